@@ -1,0 +1,184 @@
+"""Folders in Market-1501 layout as torchreid datasets, and torchreid's data manager on top of them."""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reid_integration.compat import load_torchreid, quiet
+from reid_integration.config import ReidConfig, listed
+from reid_integration.loader import image_item
+from xingaug.data.market1501 import FOLDERS, SplitName, parse_name, read_split
+from xingaug.errors import BadInput
+from xingaug.images import read_image
+
+_torchreid: Any = load_torchreid()
+_ImageDataset: Any = _torchreid.data.ImageDataset
+_registered: dict[str, Path] = {}
+
+
+class MarketImages(_ImageDataset):
+    """torchreid's image dataset, except that an unreadable image is an error (torchreid would try again for ever)."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One image, as torchreid gives it: `img`, `pid`, `camid`, `impath`, `dsetid`."""
+        return image_item(self, index, read_image(Path(self.data[index][0])))
+
+    def __add__(self, other: Any) -> "MarketImages":
+        """Joins training sets as torchreid does (identities of the second become further identities)."""
+        joined = super().__add__(other)
+        return MarketImages(
+            joined.train, self.query, self.gallery, transform=self.transform, mode=self.mode, verbose=False
+        )
+
+
+class MarketFolder(MarketImages):
+    """A folder in Market-1501 layout, read by `xingaug.data.market1501`.
+
+    Training identities are relabelled 0, 1, ...; cameras count from 0, as in torchreid; real images have dsetid 0, and
+    images marked as synthetic in their names keep pid and camid and have dsetid 1. A folder that is only trained on
+    needs neither query nor gallery.
+    """
+
+    _junk_pids = (-1, 0)
+
+    def __init__(self, folder: Path, mode: str = "train", combineall: bool = False, **options: Any) -> None:
+        """Reads the folder.
+
+        Args:
+            folder: holds bounding_box_train and, for testing, query and bounding_box_test.
+            mode: train, query or gallery.
+            combineall: train on query and gallery too.
+            options: what else torchreid's data manager passes.
+
+        Raises:
+            BadInput: a folder is missing or empty, or holds names outside the grammar.
+        """
+        needed = (
+            ("train", "query", "gallery") if combineall else ("train",) if mode == "train" else ("query", "gallery")
+        )
+        train, query, gallery = (self._entries(folder, split) if split in needed else [] for split in FOLDERS)
+        # torchreid's constructor looks at the first entry of each list, so none may be empty while it runs.
+        some = (train or query)[:1]
+        super().__init__(train or some, query or some, gallery or some, mode=mode, combineall=combineall, **options)
+        if not combineall:
+            self.train, self.query, self.gallery = train, query, gallery
+
+    @staticmethod
+    def _entries(folder: Path, name: SplitName) -> list[tuple[str, int, int, int]]:
+        """The tuples (path, pid, camid, dsetid) of a split."""
+        split = read_split(folder, name)
+        pids = np.unique(split.pids, return_inverse=True)[1] if name == "train" else split.pids
+        return [
+            (str(split.path(i)), int(pid), int(camid) - 1, int(parse_name(str(split.names[i])).synthetic is not None))
+            for i, (pid, camid) in enumerate(zip(pids, split.camids, strict=True))
+        ]
+
+
+def register_market_folder(folder: str | Path, name: str | None = None) -> str:
+    """Makes a folder in Market-1501 layout known to torchreid; doing it again is harmless.
+
+    Args:
+        folder: the dataset's root.
+        name: what to call it in torchreid; None is its absolute path.
+
+    Returns:
+        The name, for `sources=` and `targets=` of torchreid's `ImageDataManager`.
+
+    Raises:
+        BadInput: no such folder, or the name stands for another dataset.
+    """
+    path = Path(folder).expanduser().resolve()
+    if not path.is_dir():
+        raise BadInput(f"{folder}: no such folder; needed the root of a dataset in Market-1501 layout")
+    name = name or str(path)
+    if _registered.get(name) == path:
+        return name
+    try:
+        _torchreid.data.register_image_dataset(name, functools.partial(MarketFolder, path))
+    except ValueError:
+        raise BadInput(f"dataset name '{name}': torchreid has another dataset of that name; choose another") from None
+    _registered[name] = path
+    return name
+
+
+def find_folder(root: str | Path, name: str) -> Path:
+    """The folder that a source or target names: below `root`, or anywhere if it is an absolute path.
+
+    torchreid's name `market1501` finds `root/market1501/Market-1501-v15.09.15`, as torchreid does, and the usual places
+    of a tree that was merely unpacked.
+    """
+    base = Path(root).expanduser()
+    candidates = [base / name]
+    if name == "market1501":
+        unpacked = "Market-1501-v15.09.15"
+        candidates = [base / name / unpacked, base / name, base / unpacked, base]
+    for candidate in candidates:
+        if (candidate / FOLDERS["train"]).is_dir() or (candidate / FOLDERS["query"]).is_dir():
+            return candidate
+    looked = ", ".join(map(str, candidates))
+    raise BadInput(f"data: no dataset '{name}' in Market-1501 layout below data.root (looked for {looked})")
+
+
+def build_datamanager(config: ReidConfig) -> Any:
+    """Builds torchreid's `ImageDataManager` for a configuration, with every folder registered.
+
+    Raises:
+        BadInput: a folder is missing, too few training images, or a test image is among the training images.
+    """
+    data, sampler = config.data, config.sampler
+    names = {entry: find_folder(data.root, entry) for entry in {*listed(data.sources), *listed(data.targets)}}
+    registered = {entry: register_market_folder(folder) for entry, folder in names.items()}
+    try:
+        with quiet():
+            manager = _torchreid.data.ImageDataManager(
+                root=data.root,
+                sources=[registered[entry] for entry in listed(data.sources)],
+                targets=[registered[entry] for entry in listed(data.targets)],
+                height=data.height,
+                width=data.width,
+                transforms=listed(data.transforms),
+                norm_mean=data.norm_mean,
+                norm_std=data.norm_std,
+                use_gpu=config.use_gpu is not False,
+                split_id=data.split_id,
+                combineall=data.combineall,
+                batch_size_train=config.train.batch_size,
+                batch_size_test=config.test.batch_size,
+                workers=data.workers,
+                num_instances=sampler.num_instances,
+                num_cams=sampler.num_cams,
+                num_datasets=sampler.num_datasets,
+                train_sampler=sampler.train_sampler,
+            )
+    except BadInput:
+        raise
+    except (AssertionError, ValueError) as error:
+        # torchreid's samplers assert that batches can be formed.
+        raise BadInput(
+            f"sampler: {sampler.train_sampler} cannot form batches of {config.train.batch_size} from these images"
+            f"{f' ({error})' if str(error) else ''}; lower train.batch_size, or change sampler.num_*"
+        ) from None
+    _check(manager, config)
+    return manager
+
+
+def _check(manager: Any, config: ReidConfig) -> None:
+    """Refuses a training set that is too small or that holds images it will be tested on."""
+    images = manager.train_loader.dataset.data
+    if not len(manager.train_loader):
+        raise BadInput(
+            f"train.batch_size: {config.train.batch_size}, but {config.sampler.train_sampler} gives only "
+            f"{len(manager.train_loader.sampler)} training images an epoch; needed at least one full batch"
+        )
+    trained = {os.path.realpath(path) for path, *_ in images}
+    for name, splits in manager.test_dataset.items():
+        for split, entries in splits.items():
+            shared = trained.intersection(os.path.realpath(path) for path, *_ in entries)
+            if shared:
+                raise BadInput(
+                    f"{name}: {len(shared)} {split} images are among the training images, such as {min(shared)}; "
+                    "test images must not be trained on (data.combineall needs another target)"
+                )

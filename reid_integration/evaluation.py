@@ -1,0 +1,200 @@
+"""Re-ID evaluation by the Market-1501 protocol: distances, CMC, mAP and mINP."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+QUERIES_PER_CHUNK = 256
+"""Queries ranked at once; bounds the memory of `evaluate` to a few times this many rows of the distance matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReidResult:
+    """Retrieval figures, each in [0, 1].
+
+    Attributes:
+        mAP: mean average precision.
+        mINP: mean inverse negative penalty (Ye et al., 2021): how far down the hardest true match is found.
+        cmc: (R,) float64; element r is the share of queries with a true match among the first r + 1.
+        queries: queries that have a true match in the gallery; only these count.
+    """
+
+    mAP: float  # noqa: N815 - the name everybody uses
+    mINP: float  # noqa: N815
+    cmc: np.ndarray
+    queries: int
+
+    def rank(self, k: int) -> float:
+        """Rank-k: the CMC at k (1-based); a gallery smaller than k counts as seen whole."""
+        return float(self.cmc[min(k, len(self.cmc)) - 1])
+
+    @property
+    def rank1(self) -> float:
+        """Rank-1."""
+        return self.rank(1)
+
+    @property
+    def rank5(self) -> float:
+        """Rank-5."""
+        return self.rank(5)
+
+    @property
+    def rank10(self) -> float:
+        """Rank-10."""
+        return self.rank(10)
+
+    def figures(self) -> dict[str, float]:
+        """The five figures of a results table by name."""
+        return {
+            "mAP": self.mAP, "rank1": self.rank1, "rank5": self.rank5, "rank10": self.rank10, "mINP": self.mINP,
+        }  # fmt: skip
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_mapping` reads it back."""
+        return {**self.figures(), "queries": self.queries, "cmc": self.cmc.tolist()}
+
+    @classmethod
+    def from_mapping(cls, data: dict[str, Any]) -> "ReidResult":
+        """Reads what `to_mapping` gave."""
+        return cls(data["mAP"], data["mINP"], np.asarray(data["cmc"], dtype=np.float64), data["queries"])
+
+
+def evaluate(
+    distmat: np.ndarray,
+    q_pids: np.ndarray,
+    g_pids: np.ndarray,
+    q_camids: np.ndarray,
+    g_camids: np.ndarray,
+    max_rank: int = 50,
+) -> ReidResult:
+    """Ranks the gallery for every query (Zheng et al., ICCV 2015, as torchreid computes it).
+
+    Gallery images with the query's own pid and camid are left out of its ranking; every other image, distractors
+    included, stays. A query without a true match does not count. Equal distances come in the order in which
+    `np.argsort` leaves them, which is torchreid's order as well.
+
+    Args:
+        distmat: (Q, G) distances, small is similar.
+        q_pids: (Q,) identities of the queries.
+        g_pids: (G,) identities of the gallery, without the junk images (pid -1).
+        q_camids: (Q,) cameras of the queries.
+        g_camids: (G,) cameras of the gallery.
+        max_rank: length of the CMC curve; at most G is used.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN distances, or no query with a true match.
+    """
+    distmat, q_pids, g_pids, q_camids, g_camids = map(np.asarray, (distmat, q_pids, g_pids, q_camids, g_camids))
+    if distmat.ndim != 2:
+        raise ValueError(f"distmat: shape {distmat.shape}, needed (Q, G)")
+    for name, values, length in (
+        ("q_pids", q_pids, distmat.shape[0]), ("q_camids", q_camids, distmat.shape[0]),
+        ("g_pids", g_pids, distmat.shape[1]), ("g_camids", g_camids, distmat.shape[1]),
+    ):  # fmt: skip
+        if values.shape != (length,):
+            raise ValueError(f"{name}: shape {values.shape}, needed ({length},) to fit distmat {distmat.shape}")
+    if np.isnan(distmat).any():
+        raise ValueError("distmat: holds NaN; the features are not finite")
+    chunks = [
+        _rank_queries(distmat[rows], q_pids[rows], g_pids, q_camids[rows], g_camids)
+        for rows in (slice(i, i + QUERIES_PER_CHUNK) for i in range(0, len(distmat), QUERIES_PER_CHUNK))
+    ]
+    if not sum(len(first) for first, _, _ in chunks):
+        raise ValueError("no query has a true match in the gallery (same pid under another camera)")
+    first, precision, penalty = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    length = min(max_rank, distmat.shape[1])
+    cmc = np.bincount(first - 1, minlength=length).cumsum()[:length] / len(first)
+    return ReidResult(float(precision.mean()), float(penalty.mean()), cmc, len(first))
+
+
+def _rank_queries(
+    distmat: np.ndarray, q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rank of the first true match, average precision and inverse negative penalty of each query that has a match."""
+    order = np.argsort(distmat, axis=1)
+    same_pid = g_pids[order] == q_pids[:, None]
+    same_view = same_pid & (g_camids[order] == q_camids[:, None])
+    hit = same_pid & ~same_view
+    rank = (~same_view).cumsum(axis=1, dtype=np.int32)  # 1-based, among the images that stay
+    rank, hit = rank[counted := hit.any(axis=1)], hit[counted]
+    found = hit.cumsum(axis=1, dtype=np.int32)
+    total = found[:, -1] if found.size else np.zeros(0, dtype=np.int32)
+    # Rank 0 occurs before the first image that stays; `hit` is False there.
+    precision = np.where(hit, found / np.maximum(rank, 1), 0).sum(axis=1) / total
+    first = np.where(hit, rank, np.iinfo(np.int32).max).min(axis=1, initial=np.iinfo(np.int32).max)
+    last = np.where(hit, rank, 0).max(axis=1, initial=0)
+    return first, precision, total / last
+
+
+def distances(
+    query: Tensor, gallery: Tensor, metric: Literal["euclidean", "cosine"] = "euclidean", normalize: bool = False
+) -> np.ndarray:
+    """Distances between all queries and all gallery images.
+
+    Args:
+        query: (Q, D) features.
+        gallery: (G, D) features.
+        metric: `euclidean` is the squared Euclidean distance, as in torchreid; `cosine` is 1 - cosine.
+        normalize: L2-normalise the features first (`cosine` does so in any case).
+
+    Returns:
+        (Q, G) float32.
+    """
+    query, gallery = query.float(), gallery.float()
+    if normalize or metric == "cosine":
+        query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
+    product = query @ gallery.T
+    if metric == "cosine":
+        return (1 - product).numpy()
+    squares = query.square().sum(1, keepdim=True) + gallery.square().sum(1)
+    return torch.sub(squares, product, alpha=2).numpy()
+
+
+@torch.no_grad()
+def extract_features(
+    model: nn.Module, loader: Iterable[dict[str, Any]], progress: bool = False, label: str = "features"
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Runs a re-ID model over a torchreid test loader.
+
+    Args:
+        model: gives (B, D) features in eval mode; it is put into eval mode and back.
+        loader: yields torchreid's batches (`img`, `pid`, `camid`).
+        progress: show a progress bar (on a terminal only).
+        label: what the bar says.
+
+    Returns:
+        (N, D) float32 features on the CPU, (N,) pids, (N,) camids.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    features, pids, camids = [], [], []
+    try:
+        for batch in tqdm(loader, desc=label, unit="batch", leave=False, disable=None if progress else True):
+            images = batch["img"].to(device).contiguous(memory_format=torch.channels_last)
+            features.append(model(images).float().cpu())
+            pids.append(np.asarray(batch["pid"]))
+            camids.append(np.asarray(batch["camid"]))
+    finally:
+        model.train(was_training)
+    return torch.cat(features), np.concatenate(pids), np.concatenate(camids)
+
+
+def evaluate_model(
+    model: nn.Module,
+    query_loader: Iterable[dict[str, Any]],
+    gallery_loader: Iterable[dict[str, Any]],
+    metric: Literal["euclidean", "cosine"] = "euclidean",
+    normalize: bool = False,
+    progress: bool = False,
+) -> ReidResult:
+    """Features of query and gallery, their distances, and the figures; see `extract_features` and `evaluate`."""
+    query, q_pids, q_camids = extract_features(model, query_loader, progress, "query")
+    gallery, g_pids, g_camids = extract_features(model, gallery_loader, progress, "gallery")
+    return evaluate(distances(query, gallery, metric, normalize), q_pids, g_pids, q_camids, g_camids)

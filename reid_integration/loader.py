@@ -1,0 +1,314 @@
+"""The hook: a wrapper round torchreid's training loader that re-renders drawn rows of every batch in other poses.
+
+torchreid flips, crops, normalises and erases in its workers and keeps no record of it, so the keypoints of an image no
+longer fit its tensor. The dataset therefore carries a clean uint8 image and its keypoints beside the tensor, from the
+same decode; the generator renders from those, and flip, crop, normalise and erase follow on the rendered rows.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from xingaug.augment.batch import build_batch_chain
+from xingaug.augment.transform import XingPose, XingPoseOutput
+from xingaug.data.annotations import read_annotations
+from xingaug.data.market1501 import parse_name
+from xingaug.errors import BadInput
+from xingaug.images import bytes_to_unit, read_image
+from xingaug.keypoints import Keypoints
+from xingaug.poses.bank import PoseBank
+from xingaug.poses.draws import keyed_uniform
+
+
+@dataclass(frozen=True, eq=False)
+class Persons:
+    """What is known of the training images beside torchreid's tuples, in the order of the dataset.
+
+    Attributes:
+        paths: (N,) files.
+        keypoints: (N,) in the frame of each image; all joints missing where an image has no annotation.
+        pids: (N,) int64, identities as in the file names.
+        camids: (N,) int64, cameras as in the file names.
+        synthetic: (N,) bool, images marked as synthetic in their names.
+    """
+
+    paths: Sequence[str]
+    keypoints: Keypoints
+    pids: np.ndarray
+    camids: np.ndarray
+    synthetic: np.ndarray
+
+    @classmethod
+    def read(cls, paths: Sequence[str], annotations: str | Path | None = None) -> "Persons":
+        """Looks the images up by name.
+
+        Args:
+            paths: image files `root/split/name.jpg`.
+            annotations: one file for all of them; None is `annotations.npz` in the root of each.
+
+        Raises:
+            BadInput: an annotation file is missing or damaged, or knows none of the images.
+        """
+        names = [os.path.basename(path) for path in paths]
+        files = [str(annotations or Path(path).parent.parent / "annotations.npz") for path in paths]
+        joints = np.zeros((len(paths), 18, 3), np.float32)
+        for file in dict.fromkeys(files):
+            here = [i for i, other in enumerate(files) if other == file]
+            known = read_annotations(Path(file))
+            rows = known.lookup(np.array([names[i] for i in here]))
+            if (rows < 0).all():
+                raise BadInput(
+                    f"{file}: has keypoints for none of the {len(here)} training images, such as {paths[here[0]]}"
+                )
+            keypoints = known.keypoints(rows)
+            joints[here, :, :2], joints[here, :, 2] = keypoints.xy.numpy(), keypoints.visibility.numpy()
+        parsed = [parse_name(name) for name in names]
+        return cls(
+            paths,
+            Keypoints(torch.from_numpy(joints[..., :2].copy()), torch.from_numpy(joints[..., 2].copy())),
+            np.array([name.pid for name in parsed], np.int64),
+            np.array([name.camid for name in parsed], np.int64),
+            np.array([name.synthetic is not None for name in parsed], bool),
+        )
+
+    @property
+    def without_keypoints(self) -> int:
+        """Number of images without any keypoint."""
+        return int((~self.keypoints.present.any(-1)).sum())
+
+    def build_bank(self, frame: tuple[int, int]) -> PoseBank:
+        """A bank of the real images' poses.
+
+        Args:
+            frame: (height, width) to bring all poses to, whatever the size of their images.
+        """
+        real = np.flatnonzero(~self.synthetic)
+        sizes = []
+        for i in real.tolist():
+            with Image.open(self.paths[i]) as image:  # reads the header only
+                sizes.append(image.size)
+        scale = torch.tensor([frame[1], frame[0]]) / torch.tensor(sizes, dtype=torch.float32)
+        poses = self.keypoints[real]
+        return PoseBank.build(
+            Keypoints((poses.xy + 0.5) * scale[:, None] - 0.5, poses.visibility),
+            names=[os.path.basename(self.paths[i]) for i in real.tolist()],
+            pids=self.pids[real],
+            camids=self.camids[real],
+            frame=frame,
+        )
+
+
+def image_item(dataset: Any, index: int, image: np.ndarray) -> dict[str, Any]:
+    """The item that torchreid's `ImageDataset` gives, made from the decoded image, uint8 (H, W, 3)."""
+    path, pid, camid, dsetid = dataset.data[index]
+    picture = Image.fromarray(image)
+    transformed = picture if dataset.transform is None else dataset.transform(picture)
+    return {"img": transformed, "pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
+
+
+class PosedImages(Dataset[dict[str, Any]]):
+    """A torchreid image dataset whose items also hold the clean image and its keypoints.
+
+    Added keys: `source` uint8 (h, w, 3) at the generator's size, `source_xy` (18, 2) and `source_visibility` (18,) in
+    that frame, `row` the index. They draw no random number, so the tensors stay what they are without them.
+    """
+
+    def __init__(self, base: Any, persons: Persons, size: tuple[int, int]) -> None:
+        """Wraps `base`.
+
+        Args:
+            base: torchreid's `ImageDataset`.
+            persons: of the same images.
+            size: (height, width) of the clean image.
+        """
+        self.base, self.persons, self.size = base, persons, size
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.base)
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else (`num_train_pids`, `data`, ...) is the wrapped dataset's."""
+        if name == "base":  # not there yet while a worker unpickles the object
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One image, decoded once."""
+        image = read_image(Path(self.base.data[index][0]))
+        person = self.persons.keypoints[index].resize((image.shape[0], image.shape[1]), self.size)
+        clean = image
+        if image.shape[:2] != self.size:
+            clean = np.asarray(Image.fromarray(image).resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR))
+        return {
+            **image_item(self.base, index, image),
+            "source": torch.tensor(clean),
+            "source_xy": person.xy,
+            "source_visibility": person.visibility,
+            "row": index,
+        }
+
+
+class PoseLoader:
+    """A training loader that re-renders the rows which chance has drawn; everything else is the wrapped loader's.
+
+    Batches gain `is_synthetic` (B,) bool. What is drawn depends on (seed, epoch, image name) alone; flips, crops
+    and erasures of rendered rows on (seed, epoch, step). No global random generator is read or moved, and with p = 0
+    the batches are those of the wrapped loader. Every pass over the loader is an epoch, counted from 0.
+
+    Attributes:
+        epoch: number of the next pass.
+        rows: rows given so far.
+        synthetic: rendered rows among them.
+        skipped: drawn rows that stayed real, by reason.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[dict[str, Any]],
+        augment: XingPose,
+        transforms: Sequence[str],
+        size: tuple[int, int],
+        norm_mean: Sequence[float],
+        norm_std: Sequence[float],
+        start_epoch: int = 0,
+        stop_epoch: int | None = None,
+    ) -> None:
+        """Wraps a loader over `PosedImages`.
+
+        Args:
+            loader: gives batches of `PosedImages` items.
+            augment: draws and renders; rendering takes place on its generator's device, where `img` is put too.
+            transforms: torchreid's names of the transforms that follow.
+            size: (height, width) of `img`.
+            norm_mean: per channel.
+            norm_std: per channel.
+            start_epoch: first epoch with rendered rows.
+            stop_epoch: first epoch without them again; None is never.
+        """
+        self.loader, self.augment = loader, augment
+        self.chain = build_batch_chain(transforms, size, norm_mean, norm_std)
+        self.start_epoch, self.stop_epoch = start_epoch, stop_epoch
+        self.epoch = self.rows = self.synthetic = 0
+        self.skipped = {"unusable_keypoints": 0, "no_pose": 0}
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        """`dataset`, `sampler`, `batch_sampler`, `batch_size`, ... of the wrapped loader."""
+        if name == "loader":
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next pass that epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """One epoch of batches."""
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        active = epoch >= self.start_epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
+        for step, batch in enumerate(self.loader):
+            yield self._posed(batch, epoch, step, active)
+
+    def _posed(self, batch: dict[str, Any], epoch: int, step: int, active: bool) -> dict[str, Any]:
+        """The batch with rendered rows and without the fields that only rendering needs."""
+        source, xy, visibility, row = (batch.pop(key) for key in ("source", "source_xy", "source_visibility", "row"))
+        batch["is_synthetic"] = torch.zeros(len(row), dtype=torch.bool)
+        if active and self.augment.p > 0:
+            out = self._rendered(source, Keypoints(xy, visibility), row.numpy(), epoch)
+            self.skipped["unusable_keypoints"] += out.skipped.unusable_keypoints
+            self.skipped["no_pose"] += out.skipped.no_pose
+            if bool(out.is_synthetic.any()):
+                rng = torch.Generator().manual_seed(_step_seed(self.augment.seed, epoch, step))
+                batch = self._merged(batch, out, self.chain(out.images[out.is_synthetic], rng))
+        self.rows += len(batch["is_synthetic"])
+        self.synthetic += int(batch["is_synthetic"].sum())
+        return batch
+
+    def _rendered(self, source: Tensor, keypoints: Keypoints, rows: np.ndarray, epoch: int) -> XingPoseOutput:
+        """Draws for the whole batch and renders what was drawn, on the generator's device."""
+        persons: Persons = self.loader.dataset.persons  # type: ignore[attr-defined]
+        names = [os.path.basename(persons.paths[i]) for i in rows.tolist()]
+        draw = self.augment.draw(
+            keypoints, names, persons.pids[rows], persons.camids[rows], epoch, size=self.augment.size
+        )
+        device = _device_of(self.augment.generator)
+        return self.augment.render(bytes_to_unit(source.to(device)), keypoints.to(device), draw)
+
+    def _merged(self, batch: Mapping[str, Any], out: XingPoseOutput, finished: Tensor) -> dict[str, Any]:
+        """Puts the finished rows (n, 3, H, W) where the transform's mode wants them; labels follow their rows."""
+        if self.augment.mode == "replace":
+            images = batch["img"].to(finished.device, copy=True)
+            images[out.is_synthetic] = finished.to(images.dtype)
+            return {**batch, "img": images, "is_synthetic": out.is_synthetic.cpu()}
+        sources = out.sources.cpu()
+        longer = {key: _take(values, sources) for key, values in batch.items() if key != "img"}
+        images = torch.cat([batch["img"].to(finished.device), finished.to(batch["img"].dtype)])
+        return {**longer, "img": images, "is_synthetic": out.is_synthetic.cpu()}
+
+
+def attach_poses(
+    datamanager: Any,
+    augment: XingPose,
+    persons: Persons,
+    transforms: Sequence[str] = ("random_flip",),
+    norm_mean: Sequence[float] = (0.485, 0.456, 0.406),
+    norm_std: Sequence[float] = (0.229, 0.224, 0.225),
+    start_epoch: int = 0,
+    stop_epoch: int | None = None,
+) -> PoseLoader:
+    """Replaces `datamanager.train_loader` by one that re-renders poses; torchreid's image engines run on it unchanged.
+
+    Args:
+        datamanager: torchreid's `ImageDataManager`, whose sampler, batch size and workers are kept.
+        augment: draws and renders.
+        persons: of the training images, in the order of the dataset.
+        transforms: those that the data manager was built with; likewise `norm_mean` and `norm_std`.
+        norm_mean: per channel.
+        norm_std: per channel.
+        start_epoch: first epoch with rendered rows.
+        stop_epoch: first epoch without them again; None is never.
+
+    Returns:
+        The new `datamanager.train_loader`.
+    """
+    stock = datamanager.train_loader
+    loader = DataLoader(
+        PosedImages(stock.dataset, persons, augment.size),
+        sampler=stock.sampler,
+        batch_size=stock.batch_size,
+        num_workers=stock.num_workers,
+        pin_memory=stock.pin_memory,
+        drop_last=stock.drop_last,
+        persistent_workers=stock.persistent_workers,
+    )
+    size = (datamanager.height, datamanager.width)
+    datamanager.train_loader = PoseLoader(
+        loader, augment, transforms, size, norm_mean, norm_std, start_epoch, stop_epoch
+    )
+    return datamanager.train_loader
+
+
+def _take(values: Any, rows: Tensor) -> Any:
+    """Rows of a collated field, be it a tensor or a list."""
+    return values[rows] if isinstance(values, Tensor) else [values[i] for i in rows.tolist()]
+
+
+def _step_seed(seed: int, epoch: int, step: int) -> int:
+    return int(keyed_uniform(seed, epoch, [str(step)], "batch chain")[0] * 2**53)
+
+
+def _device_of(module: torch.nn.Module) -> torch.device:
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

@@ -1,0 +1,321 @@
+"""Trains and evaluates a torchreid image model: python -m reid_integration.train --config FILE [key=value ...].
+
+torchreid's stock engines compute the loss and make the step; the loop around them is here, because theirs prints
+instead of returning, counts in epochs alone, and writes checkpoints that today's torch refuses to read.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from reid_integration.compat import quiet
+from reid_integration.config import ReidConfig, listed, load_reid_config
+from reid_integration.engines import build_engine, device_of, save_weights
+from reid_integration.evaluation import ReidResult, evaluate_model
+from xingaug.config import to_mapping, to_yaml
+from xingaug.errors import BadInput, WorkFailed, guarded
+from xingaug.files import atomic_write
+
+RESULT, STATS, WEIGHTS, RESOLVED = "result.json", "stats.jsonl", "model.safetensors", "config.yaml"
+
+
+@dataclass
+class TrainResult:
+    """What a run gave.
+
+    Attributes:
+        directory: holds config.yaml (resolved), stats.jsonl, model.safetensors and, once finished, result.json.
+        results: figures for each target.
+        iterations: optimiser steps made.
+        epochs: passes over the training set that were begun.
+        train_seconds: wall time of the training loop without evaluations.
+        evaluation_seconds: wall time of the last evaluation.
+        images: training images.
+        identities: training identities.
+        synthetic_share: share of rendered rows among all rows trained on.
+        skipped: drawn rows that stayed real, by reason.
+        sources: content hashes of generator and bank, where poses were rendered.
+        history: for each iteration: iteration, epoch, lr, the engine's loss terms, synthetic (share), seconds.
+    """
+
+    directory: Path
+    results: dict[str, ReidResult] = field(default_factory=dict)
+    iterations: int = 0
+    epochs: int = 0
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    images: int = 0
+    identities: int = 0
+    synthetic_share: float = 0.0
+    skipped: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def reid(self) -> ReidResult:
+        """The figures for the first target."""
+        return next(iter(self.results.values()))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain data for result.json, without the history."""
+        plain = {name: value for name, value in vars(self).items() if name not in ("directory", "results", "history")}
+        return {**plain, "results": {name: result.to_mapping() for name, result in self.results.items()}}
+
+    @classmethod
+    def load(cls, directory: Path) -> "TrainResult":
+        """Reads a finished run.
+
+        Raises:
+            BadInput: result.json is missing or damaged.
+        """
+        path = Path(directory) / RESULT
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            results = {name: ReidResult.from_mapping(data) for name, data in plain.pop("results").items()}
+            lines = (Path(directory) / STATS).read_text(encoding="utf-8").splitlines()
+            history = [entry for entry in map(json.loads, lines) if "lr" in entry]
+            return cls(Path(directory), results, **plain, history=history)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(
+                f"{path}: not the result of a finished run ({error}); remove the folder to run again"
+            ) from None
+
+
+def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None = None) -> TrainResult:
+    """Trains as configured, evaluates, and writes the run directory `config.data.save_dir`.
+
+    The same configuration gives the same figures on the same machine with the same number of threads. The global random
+    generators are left as they were found.
+
+    Args:
+        config: the run.
+        progress: show progress bars (on a terminal only).
+        generator: renders in place of `augment.generator`.
+
+    Raises:
+        BadInput: the directory holds a finished run, or something that the configuration names cannot be used.
+        WorkFailed: the loss is no longer finite.
+    """
+    directory = Path(config.data.save_dir)
+    if (directory / RESULT).exists():
+        raise BadInput(f"{directory}: holds a finished run; give another data.save_dir, or remove it first")
+    from reid_integration.datamanager import build_datamanager  # imports torchreid, which takes seconds
+
+    with seeded(config.train.seed), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        manager = build_datamanager(config)
+        result = TrainResult(
+            directory, images=len(manager.train_loader.dataset.data), identities=manager.num_train_pids
+        )
+        if config.augmentation is not None:
+            with unmoved_rng():
+                result.sources = _attach(config, manager, generator)
+        engine = build_engine(config, manager)
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_write(directory / RESOLVED) as path:
+            path.write_text(to_yaml(config), encoding="utf-8")
+        with (directory / STATS).open("w", encoding="utf-8") as stats:
+            if not config.test.evaluate:
+                _train(config, engine, result, stats, progress)
+            _evaluate(config, engine, result, stats, progress)
+    save_weights(config, engine.model, directory / WEIGHTS)
+    with atomic_write(directory / RESULT) as path:
+        path.write_text(json.dumps(result.to_mapping(), indent=1), encoding="utf-8")
+    return result
+
+
+def _attach(config: ReidConfig, manager: Any, generator: nn.Module | None) -> dict[str, str]:
+    """Puts the rendering loader into the data manager; returns the content hashes of generator and bank."""
+    from reid_integration.loader import Persons, attach_poses
+    from xingaug.augment.transform import XingPose
+    from xingaug.poses.bank import PoseBank
+
+    chosen = config.augmentation
+    assert chosen is not None
+    if generator is None:
+        from xingaug.generators.store import load_generator
+
+        generator = load_generator(chosen.generator)
+    generator = generator.to(device_of(config))
+    size = (int(generator.size[0]), int(generator.size[1]))  # type: ignore[index]
+    persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data], chosen.annotations)
+    bank = PoseBank.load(Path(chosen.bank)) if chosen.bank else persons.build_bank(size)
+    try:
+        augment = XingPose(generator, bank, chosen.p, chosen.sampler, config.draw_seed, chosen.mode)
+    except ValueError as error:
+        raise BadInput(f"augment.{error}") from None
+    data = config.data
+    attach_poses(
+        manager, augment, persons, listed(data.transforms), data.norm_mean, data.norm_std,
+        chosen.start_epoch, chosen.stop_epoch,
+    )  # fmt: skip
+    return {"generator": str(generator.content_hash), "bank": bank.content_hash}
+
+
+def _train(config: ReidConfig, engine: Any, result: TrainResult, stats: TextIO, progress: bool) -> None:
+    """The training loop; fills `result`."""
+    train, loader = config.train, engine.train_loader
+    total = train.max_iterations or (train.max_epoch - train.start_epoch) * len(loader)
+    bar = tqdm(total=total, desc="training", unit="it", disable=None if progress else True)
+    rows, synthetic = 0, 0.0
+    started, evaluating = time.perf_counter(), 0.0
+    with bar:
+        epoch = train.start_epoch
+        while result.iterations < total if train.max_iterations else epoch < train.max_epoch:
+            _begin_epoch(engine, epoch, train)
+            for batch in loader:
+                entry = _step(engine, batch, epoch, result.iterations + 1)
+                result.iterations += 1
+                rows, synthetic = rows + len(batch["pid"]), synthetic + entry["synthetic"] * len(batch["pid"])
+                entry["seconds"] = round(time.perf_counter() - started - evaluating, 3)
+                result.history.append(entry)
+                print(json.dumps(entry), file=stats)
+                bar.update()
+                if result.iterations % train.print_freq == 0:
+                    bar.set_postfix(loss=f"{_loss(entry):.3f}", epoch=epoch)
+                if train.max_iterations:
+                    _spread_schedule(engine, result.iterations, train.max_iterations, train.max_epoch)
+                    if result.iterations == train.max_iterations:
+                        break
+            epoch += 1
+            if not train.max_iterations:
+                engine.update_lr()
+            if _evaluation_due(config, epoch, result.iterations < total):
+                before = time.perf_counter()
+                _evaluate(config, engine, result, stats, progress)
+                evaluating += time.perf_counter() - before
+            stats.flush()
+    result.epochs = epoch - train.start_epoch
+    result.train_seconds = time.perf_counter() - started - evaluating
+    result.synthetic_share = synthetic / rows
+    result.skipped = dict(getattr(loader, "skipped", {}))
+
+
+def _begin_epoch(engine: Any, epoch: int, train: Any) -> None:
+    """What torchreid does at the start of an epoch."""
+    engine.epoch = epoch
+    engine.set_model_mode("train")
+    with quiet():
+        engine.two_stepped_transfer_learning(epoch, train.fixbase_epoch, train.open_layers)
+    if hasattr(engine.train_loader, "set_epoch"):
+        engine.train_loader.set_epoch(epoch)
+
+
+def _step(engine: Any, batch: dict[str, Any], epoch: int, iteration: int) -> dict[str, float]:
+    """One optimiser step of the stock engine; returns its entry for the history."""
+    batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
+    lr = engine.get_current_lr()
+    terms = engine.forward_backward(batch)
+    synthetic = float(batch["is_synthetic"].float().mean()) if "is_synthetic" in batch else 0.0
+    entry = {"iteration": iteration, "epoch": epoch, "lr": lr, **terms, "synthetic": synthetic}
+    if not math.isfinite(_loss(entry)):
+        raise WorkFailed(f"iteration {iteration}: the loss is {_loss(entry)}; lower train.lr")
+    return entry
+
+
+def _loss(entry: dict[str, float]) -> float:
+    """The sum of the loss terms that an engine reports (`loss`, or `loss_t` and `loss_x`)."""
+    return sum(value for name, value in entry.items() if name.startswith("loss"))
+
+
+def _spread_schedule(engine: Any, iteration: int, iterations: int, epochs: int) -> None:
+    """Moves the learning rate on as if `iterations` were `epochs` epochs of equal length."""
+    for _ in range(iteration * epochs // iterations - (iteration - 1) * epochs // iterations):
+        engine.update_lr()
+
+
+def _evaluation_due(config: ReidConfig, done_epochs: int, unfinished: bool) -> bool:
+    test = config.test
+    return unfinished and test.eval_freq > 0 and done_epochs >= test.start_eval and done_epochs % test.eval_freq == 0
+
+
+def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, stats: TextIO, progress: bool) -> None:
+    """Evaluates on every target, outside the random stream of the training."""
+    started = time.perf_counter()
+    with unmoved_rng():
+        for name, loaders in zip(listed(config.data.targets), engine.test_loader.values(), strict=True):
+            try:
+                result.results[name] = evaluate_model(
+                    engine.model, loaders["query"], loaders["gallery"],
+                    config.test.dist_metric, config.test.normalize_feature, progress,
+                )  # fmt: skip
+            except ValueError as error:
+                raise BadInput(f"data.targets: {name}: {error}") from None
+            entry = {"iteration": result.iterations, "target": name, **result.results[name].figures()}
+            print(json.dumps(entry), file=stats, flush=True)
+    result.evaluation_seconds = time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def unmoved_rng() -> Iterator[None]:
+    """Puts the global random generators of Python, NumPy and torch back to where they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds the global random generators, which torchreid draws from, and puts them back afterwards."""
+    with unmoved_rng():
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        yield
+
+
+def summary_lines(result: TrainResult, ranks: Sequence[int]) -> list[str]:
+    """The figures for people to read."""
+    lines = [
+        f"{result.iterations} iterations ({result.epochs} epochs) on {result.images} images of {result.identities} "
+        f"identities in {result.train_seconds:.1f} s, {result.synthetic_share:.0%} of the rows rendered"
+    ]
+    for name, figures in result.results.items():
+        shown = ", ".join(f"Rank-{rank} {figures.rank(rank):.1%}" for rank in ranks)
+        lines.append(f"{name}: mAP {figures.mAP:.1%}, {shown}, mINP {figures.mINP:.1%}")
+    return [*lines, f"written to {result.directory}"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reid_integration.train",
+        description="Trains and evaluates a torchreid image model, with `augment: xinggan_pose` if the file says so.",
+        epilog="example: python -m reid_integration.train --config configs/reid_osnet_x0_25_pedestrians.yaml "
+        "augment=xinggan_pose train.max_iterations=200 data.save_dir=runs/posed",
+    )
+    parser.add_argument("--config", required=True, type=Path, help="torchreid-style YAML file")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.lr=3e-4")
+    given = parser.parse_args(arguments)
+
+    def command() -> None:
+        torch.set_flush_denormal(True)
+        config = load_reid_config(given.config, given.overrides)
+        result = run(config, progress=True)
+        if given.json:
+            print(json.dumps({**to_mapping(result.to_mapping()), "directory": str(result.directory)}))
+        else:
+            print("\n".join(summary_lines(result, config.test.ranks)))
+
+    return guarded(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

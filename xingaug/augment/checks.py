@@ -1,0 +1,97 @@
+"""What can be wrong with a batch that comes to `XingPose`: one clear ValueError each."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xingaug.keypoints import Keypoints
+from xingaug.poses.descriptor import MIN_VISIBLE
+
+FRAME_MARGIN = 0.25
+"""How far outside the image, as a share of its side, a visible joint may lie before the frame is called wrong."""
+
+RANGE_TOLERANCE = 1e-3
+"""What rounding in an earlier step may add to [0, 1]."""
+
+Integers = Sequence[int] | np.ndarray | Tensor
+
+
+def check_images(images: Tensor) -> None:
+    """Raises ValueError unless images are (B, 3, H, W) float in [0, 1]; says which other range they seem to have."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images: {type(images).__name__}, needed a tensor (B, 3, H, W)")
+    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 1:
+        raise ValueError(f"images: shape {tuple(images.shape)}, needed (B, 3, H, W)")
+    if images.dtype == torch.uint8:
+        raise ValueError("images: uint8, needed float in [0, 1]; divide by 255 (xingaug.images.bytes_to_unit)")
+    if not images.is_floating_point():
+        raise ValueError(f"images: {images.dtype}, needed float in [0, 1]")
+    if not images.numel():
+        return
+    low, high = torch.stack(images.detach().aminmax()).tolist()
+    if low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE:
+        return
+    span = f"images: values from {low:.3g} to {high:.3g}, needed [0, 1]"
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("images: NaN or infinite values, needed [0, 1]")
+    if low >= 0 and high > 3:
+        raise ValueError(f"{span}; they look like 0..255, divide by 255")
+    if low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE:
+        raise ValueError(f"{span}; they look like [-1, 1], use xingaug.images.signed_to_unit")
+    if low >= -3 and high <= 3:
+        raise ValueError(f"{span}; they look normalised (ImageNet mean and std); render first, normalise after")
+    raise ValueError(span)
+
+
+def check_frame(keypoints: Keypoints, size: tuple[int, int]) -> None:
+    """Raises ValueError when visible joints lie far outside an image of `size`, or all of them in one corner of it."""
+    xy, present = keypoints.xy, keypoints.present
+    side = xy.new_tensor([size[1], size[0]])
+    far = ((xy < -FRAME_MARGIN * side) | (xy > (1 + FRAME_MARGIN) * side)).any(-1) & present
+    corner = ((xy < side / 2).all(-1) | ~present).all(-1)
+    judged = usable(keypoints)
+    # One odd crop may show a person there; four persons and more, and no other, do not.
+    crowded = (corner | ~judged).all() & (judged.sum() >= 4)
+    is_far, is_crowded = torch.stack([far.any(), crowded]).tolist()  # one wait for the device
+    if is_far:
+        row, joint = (int(i) for i in far.nonzero()[0])
+        x, y = xy[row, joint].tolist()
+        raise ValueError(
+            f"keypoints: row {row} has joint {joint} at ({x:.0f}, {y:.0f}), far outside images of {size[0]}x{size[1]}; "
+            "they belong to another frame, use keypoints.resize(source, target)"
+        )
+    if is_crowded:
+        raise ValueError(
+            f"keypoints: every joint of all rows lies in the top left quarter of images of {size[0]}x{size[1]}; "
+            "they belong to a smaller frame, use keypoints.resize(source, target)"
+        )
+
+
+def checked_keys(keys: Sequence[str] | None, batch: int) -> list[str]:
+    """The B image names as a list, or ValueError."""
+    if keys is None:
+        raise ValueError("keys: missing; needed one image name per row, because draws are keyed by name")
+    if isinstance(keys, str) or len(keys) != batch:
+        came = "one string" if isinstance(keys, str) else f"{len(keys)} names"
+        raise ValueError(f"keys: {came}, needed {batch}, one image name per row")
+    wrong = [key for key in keys if not isinstance(key, str)]
+    if wrong:
+        raise ValueError(f"keys: {wrong[0]!r} ({type(wrong[0]).__name__}), needed image names as strings")
+    return list(keys)
+
+
+def checked_integers(name: str, values: Integers | None, batch: int) -> np.ndarray | None:
+    """(B,) int64, None where none were given, or ValueError."""
+    if values is None:
+        return None
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.shape != (batch,) or not (np.issubdtype(array.dtype, np.integer) or not batch):
+        raise ValueError(f"{name}: {array.dtype} {array.shape}, needed integers ({batch},), one per row")
+    return array.astype(np.int64)
+
+
+def usable(keypoints: Keypoints) -> Tensor:
+    """(B,) bool: the rows with at least `MIN_VISIBLE` visible joints."""
+    return keypoints.present.sum(-1) >= MIN_VISIBLE

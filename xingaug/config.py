@@ -1,0 +1,241 @@
+"""Typed configuration: YAML in, small dataclasses out, with errors that help.
+
+A configuration is any dataclass whose fields are annotated with bool, int, float, str, Path, Literal, lists, tuples,
+dicts, other such dataclasses, or unions of these with None. Every key, value and override is checked against it.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from xingaug.errors import BadInput
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, except that `3e-4` is a number and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.tag != "tag:yaml.org,2002:merge" and key_node.value in seen:
+                raise BadInput(f"line {key_node.start_mark.line + 1}: key '{key_node.value}' is given twice")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def load_config(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """Reads a YAML file into `cls`, then applies `key=value` overrides.
+
+    Args:
+        cls: a configuration dataclass.
+        path: YAML file.
+        overrides: such as `train.lr=3e-4`; a dot descends, the value is YAML.
+
+    Raises:
+        BadInput: unreadable file, invalid YAML, unknown key, wrong type, missing key.
+    """
+    return from_mapping(cls, override(read_yaml(path), overrides), str(path))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML file whose top level is a mapping (an empty file is an empty mapping)."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise BadInput(f"{path}: cannot read the configuration ({reason})") from None
+    data = _parse(text, str(path))
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: {_kind(data)} at the top level; a configuration is a mapping of key: value")
+    return data
+
+
+def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Applies `key=value` overrides to a mapping and returns the result; `data` stays as it is."""
+    result: dict[str, Any] = dict(data)
+    for item in overrides:
+        dotted, equals, text = item.partition("=")
+        if not equals or not dotted.strip():
+            raise BadInput(f"override '{item}': needed key=value, such as train.lr=3e-4")
+        *parents, last = dotted.strip().split(".")
+        node = result
+        for parent in parents:
+            child = node.get(parent)
+            node[parent] = dict(child) if isinstance(child, Mapping) else {}
+            node = node[parent]
+        node[last] = _parse(text, f"override '{item}'")
+    return result
+
+
+def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "configuration", prefix: str = "") -> T:
+    """Builds `cls` from plain data, checking every key and type.
+
+    Args:
+        cls: a configuration dataclass.
+        mapping: plain data, as YAML gives it.
+        where: the file's name, for messages.
+        prefix: dotted key of this mapping, for messages.
+
+    Raises:
+        BadInput: unknown key (the nearest known one is named), wrong type (key, value, expected), missing key, or a
+            value that the class itself refuses with a ValueError.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
+    for key in mapping:
+        if key not in fields:
+            raise BadInput(f"{where}: unknown key '{prefix}{key}'; {_nearest(str(key), list(fields))}")
+    values = {name: _convert(hints[name], mapping[name], where, prefix + name) for name in fields if name in mapping}
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise BadInput(f"{where}: key '{prefix}{name}' is missing; expected {_name(hints[name])}")
+    try:
+        return cls(**values)
+    except BadInput:
+        raise
+    except ValueError as error:
+        raise BadInput(f"{where}: {prefix.rstrip('.') + ': ' if prefix else ''}{error}") from None
+
+
+def to_mapping(config: Any) -> Any:
+    """Plain data (dicts, lists, numbers, strings) of a configuration; `from_mapping` reads it back."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_mapping(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {key: to_mapping(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_mapping(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def to_yaml(config: Any) -> str:
+    """YAML text of a configuration, in the order of its fields."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise BadInput(f"{where}:{line} not valid YAML ({getattr(error, 'problem', None) or error})") from None
+
+
+def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
+    """`value` as the annotated type `hint`, or BadInput."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(hint, arguments, value, where, key)
+    if origin is Literal:
+        if value in arguments and type(value) in {type(a) for a in arguments}:
+            return value
+        known = ", ".join(map(str, arguments))
+        raise BadInput(f"{where}: {key}: {value!r}, expected one of {known}")
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, Mapping):
+            return from_mapping(hint, value, where, f"{key}.")
+        raise _wrong_type(where, key, value, "a mapping of keys")
+    if origin in (list, tuple, dict):
+        return _convert_container(hint, origin, arguments, value, where, key)
+    return _convert_scalar(hint, value, where, key)
+
+
+def _convert_union(hint: Any, options: tuple[Any, ...], value: Any, where: str, key: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    remaining = [option for option in options if option is not type(None)]
+    # A mapping can only be meant for a class or a dict; its own error says more than "none of these".
+    if isinstance(value, Mapping):
+        shaped = [o for o in remaining if dataclasses.is_dataclass(o) or get_origin(o) is dict]
+        remaining = shaped or remaining
+    if len(remaining) == 1:
+        return _convert(remaining[0], value, where, key)
+    for option in remaining:
+        try:
+            return _convert(option, value, where, key)
+        except BadInput:
+            continue
+    raise _wrong_type(where, key, value, _name(hint))
+
+
+def _convert_container(hint: Any, origin: Any, arguments: tuple[Any, ...], value: Any, where: str, key: str) -> Any:
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise _wrong_type(where, key, value, _name(hint))
+        return {
+            _convert(arguments[0], k, where, f"{key} (key)"): _convert(arguments[1], v, where, f"{key}.{k}")
+            for k, v in value.items()
+        }
+    if not isinstance(value, list | tuple):
+        raise _wrong_type(where, key, value, _name(hint))
+    if origin is list or (len(arguments) == 2 and arguments[1] is Ellipsis):
+        return origin(_convert(arguments[0], v, where, f"{key}[{i}]") for i, v in enumerate(value))
+    if len(value) != len(arguments):
+        raise _wrong_type(where, key, value, f"{len(arguments)} values, {_name(hint)}")
+    return tuple(_convert(a, v, where, f"{key}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
+
+
+def _convert_scalar(hint: Any, value: Any, where: str, key: str) -> Any:
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise _wrong_type(where, key, value, _name(hint))
+
+
+def _wrong_type(where: str, key: str, value: Any, expected: str) -> BadInput:
+    return BadInput(f"{where}: {key}: {value!r} ({_kind(value)}), expected {expected}")
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "a mapping", list: "a list", str: "a string", bool: "true/false", int: "a whole number"}
+    return "nothing" if value is None else kinds.get(type(value), "a number" if isinstance(value, float) else "a value")
+
+
+def _name(hint: Any) -> str:
+    """A type as a user would say it."""
+    simple = {
+        bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path",
+        type(None): "null",
+    }  # fmt: skip
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_name(a) for a in arguments)
+    if origin in (list, tuple):
+        inner = [_name(a) for a in arguments if a is not Ellipsis]
+        return f"a list of ({', '.join(dict.fromkeys(inner))})"
+    if origin is dict:
+        return "a mapping"
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    return simple.get(hint, "a mapping" if dataclasses.is_dataclass(hint) else getattr(hint, "__name__", str(hint)))

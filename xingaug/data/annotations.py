@@ -1,0 +1,323 @@
+"""Keypoints of many images: PATN's CSV in and out, and the native .npz.
+
+Both formats put integer coordinate 0 at the centre of the first pixel, which is the convention of `Keypoints`, so
+nothing is shifted on the way.
+"""
+
+import json
+import logging
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xingaug.data.market1501 import Split
+from xingaug.errors import BadInput
+from xingaug.files import atomic_write
+from xingaug.keypoints import JOINTS, Keypoints
+
+_log = logging.getLogger(__name__)
+
+PATN_HEADER = "name:keypoints_y:keypoints_x"
+PATN_MISSING = -1
+_PATN_ROW = f"`name: [{len(JOINTS)} y]: [{len(JOINTS)} x]` with integers, -1 for a missing joint"
+_NPZ_KEYS = ("names", "xy", "visibility", "source")
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """Keypoints by image name.
+
+    Attributes:
+        names: (N,) unicode, the image file names without folder, each once.
+        xy: (N, 18, 2) float32, pixels (x, y); non-finite values at missing joints are set to 0.
+        visibility: (N, 18) float32 in [0, 1]; 0 is a missing joint.
+        source: where the keypoints come from, for people to read.
+
+    Raises:
+        ValueError: shapes or ranges do not fit, a name is doubled, or a visible joint is not finite.
+    """
+
+    names: np.ndarray
+    xy: np.ndarray
+    visibility: np.ndarray
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        """Converts the arrays and checks everything that the class promises."""
+        names = np.asarray(self.names)
+        if names.ndim != 1 or (names.size and names.dtype.kind != "U"):
+            raise ValueError(f"names: {names.dtype} of shape {names.shape}, needed (N,) strings")
+        checked = Keypoints(torch.as_tensor(np.array(self.xy)), torch.as_tensor(np.array(self.visibility)))
+        if checked.shape != names.shape:
+            raise ValueError(f"xy: {checked.shape} persons, needed {names.shape}, one for each name")
+        unique, counts = np.unique(names, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"names: {str(unique[counts > 1][0])!r} is there {counts.max()} times, needed once")
+        object.__setattr__(self, "names", names.astype(str))
+        object.__setattr__(self, "xy", checked.xy.numpy())
+        object.__setattr__(self, "visibility", checked.visibility.numpy())
+
+    def __len__(self) -> int:
+        """Number of annotated images."""
+        return len(self.names)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names.tolist())}
+
+    def lookup(self, names: Sequence[str] | np.ndarray) -> np.ndarray:
+        """(len(names),) int64: the row of each image name, -1 where it has none."""
+        return np.fromiter((self._index.get(str(name), -1) for name in names), dtype=np.int64, count=len(names))
+
+    def keypoints(self, indices: Sequence[int] | np.ndarray) -> Keypoints:
+        """Keypoints of the rows `indices` (N,).
+
+        Index -1, which `lookup` gives for an unknown name, yields a person whose joints are all missing.
+
+        Raises:
+            ValueError: an index below -1 or past the end.
+        """
+        rows = np.asarray(indices, dtype=np.int64)
+        if rows.size and (rows.min() < -1 or rows.max() >= len(self)):
+            raise ValueError(f"indices: {rows.min()} to {rows.max()}, needed -1 to {len(self) - 1}")
+        found = rows >= 0
+        xy = np.zeros((*rows.shape, len(JOINTS), 2), np.float32)
+        visibility = np.zeros((*rows.shape, len(JOINTS)), np.float32)
+        xy[found], visibility[found] = self.xy[rows[found]], self.visibility[rows[found]]
+        return Keypoints(torch.from_numpy(xy), torch.from_numpy(visibility))
+
+
+@dataclass
+class Finding:
+    """How often something was seen, with the first few examples."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, example: str) -> None:
+        """Counts one more."""
+        self.count += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(example)
+
+
+@dataclass
+class Report:
+    """What is odd about annotations, and what was done about it.
+
+    Attributes:
+        duplicates: rows of a name that an earlier row has; dropped.
+        wrong_counts: rows without 18 y and 18 x; dropped.
+        outside_frame: joints outside the frame; marked missing.
+        without_image: rows whose image is not in the split.
+        without_row: images of the split that have no row.
+    """
+
+    duplicates: Finding = field(default_factory=Finding)
+    wrong_counts: Finding = field(default_factory=Finding)
+    outside_frame: Finding = field(default_factory=Finding)
+    without_image: Finding = field(default_factory=Finding)
+    without_row: Finding = field(default_factory=Finding)
+
+    def lines(self) -> list[str]:
+        """One line for each kind of finding that occurred."""
+        texts = (
+            (self.duplicates, "rows repeat a name and were dropped"),
+            (self.wrong_counts, f"rows do not hold {len(JOINTS)} joints and were dropped"),
+            (self.outside_frame, "joints lie outside the frame and count as missing"),
+            (self.without_image, "rows name an image that is not in the split"),
+            (self.without_row, "images of the split have no row"),
+        )
+        return [
+            f"{finding.count} {text}: {', '.join(finding.examples)}{', ...' * (finding.count > len(finding.examples))}"
+            for finding, text in texts
+            if finding.count
+        ]
+
+
+def read_annotations(path: Path, frame: tuple[int, int] = (128, 64)) -> Annotations:
+    """Reads annotations, the format told by the suffix: .npz or .csv (PATN).
+
+    What `read_patn_csv` reports is logged as warnings; call that function to have it as data.
+
+    Args:
+        path: the file.
+        frame: (height, width) of the images, used by the CSV alone.
+
+    Raises:
+        BadInput: no such file, another suffix, or contents that do not fit.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npz":
+        return read_npz(path)
+    if path.suffix.lower() == ".csv":
+        annotations, report = read_patn_csv(path, frame)
+        for line in report.lines():
+            _log.warning("%s: %s", path, line)
+        return annotations
+    raise BadInput(f"{path}: unknown annotation format {path.suffix!r}; needed .npz (native) or .csv (PATN)")
+
+
+def read_patn_csv(path: Path, frame: tuple[int, int] = (128, 64)) -> tuple[Annotations, Report]:
+    """Reads the CSV in which PATN and its followers publish keypoints.
+
+    Args:
+        path: a text file with the header `name:keypoints_y:keypoints_x` and rows `name: [18 y]: [18 x]`.
+        frame: (height, width) of the images.
+
+    Returns:
+        The annotations in the order of the file, with visibility 0 or 1, and a report of the rows and joints that could
+        not be used.
+
+    Raises:
+        BadInput: the file cannot be read, has another header, a malformed row (named by its line) or no usable row.
+    """
+    path = Path(path)
+    height, width = frame
+    report = Report()
+    rows: dict[str, np.ndarray] = {}
+    for number, line in _numbered_rows(path):
+        name, y, x = _parse_row(line, f"{path}:{number}")
+        if len(y) != len(JOINTS) or len(x) != len(JOINTS):
+            report.wrong_counts.add(f"{name} (line {number}: {len(y)} y, {len(x)} x)")
+        elif name in rows:
+            report.duplicates.add(f"{name} (line {number})")
+        else:
+            rows[name] = np.stack([x, y], axis=-1)
+    if not rows:
+        raise BadInput(f"{path}: no usable row; needed rows {_PATN_ROW}")
+    names = np.array(list(rows))
+    xy = np.stack(list(rows.values()))
+    missing = (xy == PATN_MISSING).all(-1)
+    outside = ~missing & ((xy < 0) | (xy >= (width, height))).any(-1)
+    for row, joint in np.argwhere(outside):
+        x, y = xy[row, joint]
+        report.outside_frame.add(f"{names[row]} {JOINTS[joint]} at ({x}, {y})")
+    visible = ~missing & ~outside
+    xy = np.where(visible[..., None], xy, 0)
+    return Annotations(names, xy.astype(np.float32), visible.astype(np.float32), source=f"PATN CSV {path.name}"), report
+
+
+def write_patn_csv(path: Path, annotations: Annotations) -> None:
+    """Writes PATN's CSV: coordinates rounded to whole pixels, visibility reduced to present or missing.
+
+    Raises:
+        BadInput: a visible joint would be written as a negative coordinate, or a name is empty or holds a line break or
+            outer spaces, which the format cannot express.
+    """
+    visible = annotations.visibility > 0
+    pixels = np.rint(annotations.xy).astype(np.int64)
+    negative = visible & (pixels < 0).any(-1)
+    if negative.any():
+        row, joint = np.argwhere(negative)[0]
+        where = f"{annotations.names[row]}: {JOINTS[joint]} at {tuple(annotations.xy[row, joint].tolist())}"
+        raise BadInput(f"{where}; PATN CSV has no negative coordinates, mark joints outside the frame as missing")
+    pixels[~visible] = PATN_MISSING
+    lines = [PATN_HEADER]
+    for name, (x, y) in zip(annotations.names.tolist(), pixels.swapaxes(1, 2).tolist(), strict=True):
+        if name != name.strip() or len(name.splitlines()) != 1:
+            raise BadInput(f"name {name!r}: line breaks, outer spaces and empty names cannot be written as PATN CSV")
+        lines.append(f"{name}: {y}: {x}")
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read_npz(path: Path) -> Annotations:
+    """Reads the native format, the keys `names`, `xy`, `visibility`, `source` of `Annotations`.
+
+    Raises:
+        BadInput: no such file, not an .npz, other keys, pickled objects, or arrays that `Annotations` refuses.
+    """
+    path = Path(path)
+    try:
+        # A handle of our own, because numpy leaves its own open when the file is damaged.
+        with path.open("rb") as handle:
+            stored = np.load(handle, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile) or set(stored.files) != set(_NPZ_KEYS):
+                held = ", ".join(sorted(stored.files)) if hasattr(stored, "files") else "one bare array"
+                raise BadInput(f"{path}: holds {held or 'nothing'}; needed {', '.join(_NPZ_KEYS)}")
+            return Annotations(stored["names"], stored["xy"], stored["visibility"], str(stored["source"]))
+    except BadInput:
+        raise
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such annotation file") from None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, TypeError) as error:
+        raise BadInput(f"{path}: not an annotation .npz ({_first_line(error)})") from None
+
+
+def write_npz(
+    path: Path,
+    names: Sequence[str] | np.ndarray,
+    xy: np.ndarray,
+    visibility: np.ndarray,
+    source: str = "",
+) -> None:
+    """Writes the native format atomically; arguments as in `Annotations`, which checks them. Same data, same bytes.
+
+    Raises:
+        ValueError: as `Annotations`.
+    """
+    checked = Annotations(np.asarray(names, dtype=str), xy, visibility, source)
+    # A handle, because numpy appends .npz to a path that lacks it.
+    with atomic_write(path) as temporary, temporary.open("wb") as handle:
+        np.savez_compressed(
+            handle, names=checked.names, xy=checked.xy, visibility=checked.visibility, source=np.array(source)
+        )
+
+
+def match(annotations: Annotations, split: Split) -> Report:
+    """Compares annotations with the images of a split.
+
+    Returns:
+        A report whose `without_image` and `without_row` are filled. Junk images count as without image, because reading
+        the split has dropped them.
+    """
+    report = Report()
+    images = set(split.names.tolist())
+    for name in annotations.names.tolist():
+        if name not in images:
+            report.without_image.add(name)
+    for name, row in zip(split.names.tolist(), annotations.lookup(split.names).tolist(), strict=True):
+        if row < 0:
+            report.without_row.add(name)
+    return report
+
+
+def _numbered_rows(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines after the header that are not blank, with their line numbers."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such annotation file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not a readable text file ({_first_line(error)})") from None
+    if not lines or lines[0].strip() != PATN_HEADER:
+        first = lines[0].strip()[:80] if lines else ""
+        raise BadInput(f"{path}:1: header {first!r}; needed {PATN_HEADER!r}")
+    for number, line in enumerate(lines[1:], start=2):
+        if line.strip():
+            yield number, line
+
+
+def _parse_row(line: str, where: str) -> tuple[str, np.ndarray, np.ndarray]:
+    """The name and the integer arrays y and x of one row, of any length."""
+    try:
+        name, *lists = line.rsplit(":", 2)  # from the right: a name may hold a colon
+        y, x = (np.array(json.loads(text)) for text in lists)
+        well_formed = bool(name.strip()) and all(v.ndim == 1 and (v.dtype.kind == "i" or not v.size) for v in (x, y))
+    except (ValueError, OverflowError):
+        well_formed = False
+    if not well_formed:
+        raise BadInput(f"{where}: malformed row {line.strip()[:60]!r}; needed {_PATN_ROW}")
+    return name.strip(), y, x
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,47 @@
+"""What every generator asks of its inputs."""
+
+import torch
+from torch import Tensor
+
+JOINT_MAPS = 18
+
+
+def check_inputs(
+    source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor, size: tuple[int, int] | None
+) -> None:
+    """Raises a `ValueError` that names the argument, what came and what is needed.
+
+    Args:
+        source: to be (B, 3, H, W) floating point in [-1, 1].
+        source_heatmaps: to be (B, 18, H, W) floating point in [0, 1].
+        target_heatmaps: likewise.
+        size: the only (H, W) accepted, or None for any divisible by 4.
+    """
+    named = {"source": source, "source_heatmaps": source_heatmaps, "target_heatmaps": target_heatmaps}
+    for name, tensor in named.items():
+        channels = 3 if name == "source" else JOINT_MAPS
+        if tensor.ndim != 4 or tensor.shape[1] != channels:
+            raise ValueError(f"{name}: shape {tuple(tensor.shape)}, needed (B, {channels}, H, W)")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name}: {tensor.dtype}, needed floating point")
+        if tensor.shape[0] != source.shape[0] or tensor.shape[2:] != source.shape[2:]:
+            raise ValueError(f"{name}: shape {tuple(tensor.shape)} does not go with source {tuple(source.shape)}")
+    height, width = source.shape[2:]
+    if size is not None and (height, width) != tuple(size):
+        raise ValueError(f"source: {height}x{width} pixels, this generator was built for {size[0]}x{size[1]}")
+    if height % 4 or width % 4:
+        raise ValueError(f"source: {height}x{width} pixels, needed a height and width divisible by 4")
+    if torch.compiler.is_compiling():
+        return
+    for name, tensor in named.items():
+        _check_range(name, tensor, -1.0 if name == "source" else 0.0)
+
+
+def _check_range(name: str, tensor: Tensor, lowest: float) -> None:
+    if tensor.numel() == 0:
+        return
+    low, high = (float(v) for v in tensor.detach().aminmax())
+    slack = 1e-2 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    # Written so that NaN fails too.
+    if not (low >= lowest - slack and high <= 1 + slack):
+        raise ValueError(f"{name}: values in [{low:.3g}, {high:.3g}], needed [{lowest:.0f}, 1] and no NaN")

@@ -1,0 +1,98 @@
+"""The directory that a dataset is generated into: one owner at a time, one configuration, nothing half-written."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from xingaug.errors import BadInput
+from xingaug.files import atomic_write
+
+CONFIG_NAME = "config.json"
+LOCK_NAME = ".lock"
+
+Facts = Mapping[str, str | int]
+
+
+@contextmanager
+def claimed(out: Path, facts: Facts) -> Iterator[None]:
+    """Holds `out` for this process while the block runs.
+
+    A directory that is absent or empty is taken and gets its `config.json`; one with the same facts is continued, and
+    temporary files that a killed process left are removed. The lock is the kernel's, on an empty file `.lock` that
+    stays: it ends with the process, however that ends.
+
+    Args:
+        out: the directory.
+        facts: everything that the content depends on.
+
+    Raises:
+        BadInput: `out` holds something else, belongs to other facts, is in use, or cannot be written.
+    """
+    _require_ours(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / LOCK_NAME).open("a")
+    except OSError as error:
+        raise BadInput(f"{out}: cannot be written ({error.strerror}); name another directory") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"{out}: another process is generating into it; wait for it or name another one") from None
+        for leftover in out.rglob(".*.tmp"):
+            leftover.unlink()
+        if (out / CONFIG_NAME).exists():
+            _require_same(out / CONFIG_NAME, facts)
+        else:
+            with atomic_write(out / CONFIG_NAME) as temporary:
+                temporary.write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
+        yield
+
+
+def require_linkable(data: Path, out: Path) -> None:
+    """Raises `BadInput` unless hard links from `out`, which need not exist, to `data` are possible."""
+    parent = next(path for path in (out.resolve(), *out.resolve().parents) if path.exists())
+    if parent.stat().st_dev != data.stat().st_dev:
+        raise BadInput(f"{out}: on another file system than {data}, which hard links cannot cross; use real=copy")
+
+
+def place(source: Path, target: Path, link: bool) -> None:
+    """Copies or hard-links a file, unless it is there already."""
+    if target.exists() and target.stat().st_size == source.stat().st_size:
+        return
+    if not link:
+        with atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    os.link(source.resolve(), target)
+
+
+def _require_ours(out: Path) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir():
+        raise BadInput(f"{out}: is not a directory; name a new one")
+    foreign = [p for p in out.iterdir() if p.name != LOCK_NAME and not (p.name[0] == "." and p.suffix == ".tmp")]
+    if foreign and not (out / CONFIG_NAME).exists():
+        raise BadInput(f"{out}: not empty and without {CONFIG_NAME}, so not made by generate; name a new directory")
+
+
+def _require_same(path: Path, facts: Facts) -> None:
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        there = None
+    if not isinstance(there, dict):
+        raise BadInput(f"{path}: not a configuration of generate; name a new directory")
+    for key in [*facts, *there]:
+        if there.get(key) != facts.get(key):
+            raise BadInput(
+                f"{path}: was made with {key} = {there.get(key)}, asked now is {facts.get(key)}; "
+                "use the same value to continue, or name a new directory"
+            )

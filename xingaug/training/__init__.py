@@ -1,0 +1,1 @@
+"""Generator training: losses, the loop, and quality figures."""
