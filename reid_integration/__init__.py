@@ -13,7 +13,6 @@ _HOMES = {
     "ReidConfig": "config",
     "ReidResult": "evaluation",
     "attach_poses": "loader",
-    "compare": "compare",
     "evaluate": "evaluation",
     "load_reid_config": "config",
     "register_market_folder": "datamanager",

@@ -18,20 +18,34 @@ _torchreid: Any = load_torchreid()
 _ImageDataset: Any = _torchreid.data.ImageDataset
 _registered: dict[str, Path] = {}
 
+Entries = list[tuple[str, int, int, int]]
+
 
 class MarketImages(_ImageDataset):
-    """torchreid's image dataset, except that an unreadable image is an error (torchreid would try again for ever)."""
+    """torchreid's image dataset, except that an unreadable image is an error (torchreid would try again for ever).
+
+    A split that is not needed may be an empty list.
+    """
+
+    def __init__(self, train: Entries, query: Entries, gallery: Entries, **options: Any) -> None:
+        """Takes lists of (path, pid, camid, dsetid); `options` are those of torchreid's `ImageDataset`."""
+        # torchreid's constructor looks at the first entry of each list, so none may be empty while it runs.
+        some = (train or query)[:1]
+        super().__init__(train or some, query or some, gallery or some, **options)
+        if not self.combineall:
+            self.train, self.query, self.gallery = train, query, gallery
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One image, as torchreid gives it: `img`, `pid`, `camid`, `impath`, `dsetid`."""
         return image_item(self, index, read_image(Path(self.data[index][0])))
 
     def __add__(self, other: Any) -> "MarketImages":
-        """Joins training sets as torchreid does (identities of the second become further identities)."""
-        joined = super().__add__(other)
-        return MarketImages(
-            joined.train, self.query, self.gallery, transform=self.transform, mode=self.mode, verbose=False
-        )
+        """Joins training sets as torchreid does: identities, cameras and dataset ids of the second are further ones."""
+        shifted = [
+            (path, pid + self.num_train_pids, camid + self.num_train_cams, dsetid + self.num_datasets)
+            for path, pid, camid, dsetid in other.train
+        ]
+        return MarketImages(self.train + shifted, [], [], transform=self.transform, mode="train", verbose=False)
 
 
 class MarketFolder(MarketImages):
@@ -60,14 +74,10 @@ class MarketFolder(MarketImages):
             ("train", "query", "gallery") if combineall else ("train",) if mode == "train" else ("query", "gallery")
         )
         train, query, gallery = (self._entries(folder, split) if split in needed else [] for split in FOLDERS)
-        # torchreid's constructor looks at the first entry of each list, so none may be empty while it runs.
-        some = (train or query)[:1]
-        super().__init__(train or some, query or some, gallery or some, mode=mode, combineall=combineall, **options)
-        if not combineall:
-            self.train, self.query, self.gallery = train, query, gallery
+        super().__init__(train, query, gallery, mode=mode, combineall=combineall, **options)
 
     @staticmethod
-    def _entries(folder: Path, name: SplitName) -> list[tuple[str, int, int, int]]:
+    def _entries(folder: Path, name: SplitName) -> Entries:
         """The tuples (path, pid, camid, dsetid) of a split."""
         split = read_split(folder, name)
         pids = np.unique(split.pids, return_inverse=True)[1] if name == "train" else split.pids

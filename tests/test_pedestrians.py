@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from xingaug.data import pedestrians as ped
 from xingaug.data.pedestrians.body import body_joints
 from xingaug.data.pedestrians.workers import spread
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, WorkFailed
 
 NAME = re.compile(r"\d{4}_c[1-6]s\d_\d{6}_\d{2}\.jpg")
 R_SHOULDER, L_SHOULDER, NOSE, EYES, EARS = 2, 5, 0, (14, 15), (16, 17)
@@ -111,7 +111,8 @@ def test_written_world_is_found_again(world):
     root, _ = world
     loaded = ped.load_world(root)
     with np.load(root / "annotations.npz") as stored:
-        rows = {name: (xy, seen) for name, xy, seen in zip(stored["names"], stored["xy"], stored["visibility"])}
+        columns = (stored["names"], stored["xy"], stored["visibility"])
+    rows = {name: (xy, seen) for name, xy, seen in zip(*columns, strict=True)}
     assert loaded.names() == list(rows)
     for name in loaded.names()[::9]:
         true = loaded.render_in_pose(name, name)
@@ -355,8 +356,8 @@ def _fails(items):
 
 
 def test_a_failing_worker_is_reported():
-    with pytest.raises(RuntimeError, match="no such thing"):
-        spread(json.loads, (), ["no such thing"] * 100, workers=2)
+    with pytest.raises(WorkFailed, match="TypeError: the JSON object must be str"):
+        spread(json.loads, (), [0] * 100, workers=2)
     with pytest.raises(ValueError, match="workers"):
         spread(_fails, (), [1], workers=0)
     with pytest.raises(ValueError, match="no 1"):

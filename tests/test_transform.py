@@ -262,6 +262,26 @@ def test_output_keeps_size_dtype_range_and_memory_format(size, dtype, mode, layo
     assert torch.equal(out.images[~out.is_synthetic], images[~out.is_synthetic[:6]] if mode == "replace" else images)
 
 
+@pytest.mark.parametrize("mode", ["replace", "append"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_memory_format_is_the_images_and_not_the_generators(mode: str, layout: torch.memory_format) -> None:
+    class Other(Blend):
+        def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+            formats = {torch.contiguous_format: torch.channels_last, torch.channels_last: torch.contiguous_format}
+            return source.contiguous(memory_format=formats[layout])
+
+    images = images_of(4).contiguous(memory_format=layout)
+    out = XingPose(Other(), BANK, p=1, mode=mode)(images, persons(4), keys=keys_of(4))
+    assert out.images.is_contiguous(memory_format=layout)
+
+
+def test_the_frame_of_the_images_does_not_change_the_draw() -> None:
+    kp, stretched = persons(12, (128, 64)), (64, 200)
+    aug = make(p=1, sampler="near")
+    expected = aug.draw(kp, keys_of(12)).bank_rows
+    assert torch.equal(aug.draw(kp.resize((128, 64), stretched), keys_of(12), size=stretched).bank_rows, expected)
+
+
 def test_keypoints_come_back_in_the_images_frame() -> None:
     size = (64, 32)
     out = make(p=1)(images_of(3, size), persons(3, size), keys=keys_of(3))
@@ -284,6 +304,15 @@ def test_images_of_another_size_are_resized_for_the_generator_and_back() -> None
     out = XingPose(Echo(), BANK, p=1)(ramp, kp, keys=["a"])
     assert out.is_synthetic.all()
     assert torch.allclose(out.images[..., 2:-2, :], ramp[..., 2:-2, :], atol=0.01)
+
+
+def test_a_generator_that_overshoots_is_cut_to_the_range() -> None:
+    class Loud(Blend):
+        def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+            return source * 1.2
+
+    out = XingPose(Loud(), BANK, p=1)(images_of(4), persons(4), keys=keys_of(4))
+    assert (float(out.images.min()), float(out.images.max())) == (0, 1)
 
 
 def test_autocast_and_half_precision_generator() -> None:
@@ -380,7 +409,7 @@ def test_devices_that_differ() -> None:
         call(keypoints=kp)()
     aug = make(p=1)
     aug.generator.to("meta")
-    with pytest.raises(ValueError, match="images: on cpu, the generator on meta; use aug.to"):
+    with pytest.raises(ValueError, match=r"images: on cpu, the generator on meta; use aug.to"):
         aug(images_of(4), persons(4), keys=keys_of(4))
 
 

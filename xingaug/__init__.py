@@ -31,7 +31,7 @@ _HOMES = {
 }
 _PACKAGES = ("augment", "data", "generators", "offline", "poses", "report", "training")
 
-__all__ = [*_HOMES, *_PACKAGES]  # noqa: PLE0604 (names, all of them strings)
+__all__ = [*_HOMES, *_PACKAGES]
 
 
 def __getattr__(name: str) -> Any:

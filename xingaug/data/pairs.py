@@ -14,6 +14,9 @@ from xingaug.errors import BadInput
 MIN_VISIBLE = 8
 """Joints that an image needs to take part (our choice)."""
 
+IDENTITIES_PER_SCENE = 50
+"""Rendered persons that share the scenes of six cameras (our choice)."""
+
 
 @dataclass(frozen=True)
 class PairData:
@@ -46,7 +49,7 @@ class PairData:
         keep &= (counts[inverse] >= 2) & (groups[inverse] >= 0)
         if not keep.any():
             raise BadInput(
-                f"pairs: none of {len(self)} images has a partner in its group with at least {MIN_VISIBLE} visible joints"
+                f"pairs: none of {len(self)} images has a partner in its group and {MIN_VISIBLE} visible joints"
             )
         masks = None if self.masks is None else self.masks[keep]
         return PairData(
@@ -116,10 +119,11 @@ def pairs_from_pedestrians(
     """
     from xingaug.data import pedestrians as ped
 
-    cameras = [ped.make_camera(c, seed) for c in range(ped.CAMERAS)]
     requests, groups, names = [], [], []
     for i in range(identities):
         identity = ped.draw_identity(seed, i)
+        # Other scenes for every few persons, so that the generator does not learn six backgrounds by heart.
+        cameras = [ped.make_camera(c, seed + i // IDENTITIES_PER_SCENE) for c in range(ped.CAMERAS)]
         chosen = np.random.default_rng([seed, i]).permutation(ped.CAMERAS)[:tracklets]
         for t, c in enumerate(chosen):
             background = ped.draw_background(seed, i, cameras[c], 0)

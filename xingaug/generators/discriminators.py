@@ -1,5 +1,7 @@
 """Discriminators: does the image look like the source person, does it fit the target pose."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class PatchDiscriminator(nn.Module):
         channels = [4 * (3 + condition_channels)] + [width * 2**i for i in range(layers)]
         self.layers = nn.ModuleList(
             spectral_norm(nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1))
-            for i, (a, b) in enumerate(zip(channels[:-1], channels[1:], strict=True))
+            for i, (a, b) in enumerate(pairwise(channels))
         )
         self.score = spectral_norm(nn.Conv2d(channels[-1], 1, 3, padding=1))
 

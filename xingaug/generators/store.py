@@ -78,7 +78,7 @@ def load_generator(name_or_path: str | Path, device: torch.device | str = "cpu")
     digest = hashlib.sha256(json.dumps(description["config"], sort_keys=True).encode())
     digest.update(path.read_bytes())
     generator.content_hash = digest.hexdigest()
-    return generator.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return generator.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def _locate(name_or_path: str | Path) -> Path:

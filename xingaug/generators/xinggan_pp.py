@@ -218,12 +218,20 @@ class CoAttentionFusion(nn.Module):
 
 
 class XingGANPlusPlus(nn.Module):
-    """The generator: source image, source pose and target pose in; the person in the target pose out."""
+    """The generator: source image, source pose and target pose in; the person in the target pose out.
+
+    Attributes:
+        config: what it was built from.
+        content_hash: tells its stored weights and configuration apart; empty unless it was loaded from a file.
+    """
+
+    content_hash: str
 
     def __init__(self, **config: Any) -> None:
         """Args: `config`: the fields of `XingGANPlusPlusConfig`."""
         super().__init__()
         self.config = XingGANPlusPlusConfig(**config)
+        self.content_hash = ""
         self.image_stem = ImageStem(self.config.width)
         self.heatmap_stem = HeatmapStem(self.config.width)
         self.stages = nn.ModuleList(Stage(self.config, first=t == 0) for t in range(self.config.blocks))

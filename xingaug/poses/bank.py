@@ -22,7 +22,7 @@ FORMAT, VERSION = "xingaug-pose-bank", 1
 _MANIFEST = "bank.json"
 _QUERIES_AT_ONCE = 16  # FAISS computes 20 and more by another formula, whose rounding depends on the number of queries
 
-# What each file holds: the shape after the axis of poses (None: no such axis), and the dtype on disk.
+# What each file holds: its shape beside the axis of poses, its dtype on disk, whether it has an axis of poses.
 _ARRAYS: dict[str, tuple[tuple[int, ...], str, bool]] = {
     "xy": ((len(JOINTS), 2), "<f4", True),
     "visibility": ((len(JOINTS),), "<f4", True),
@@ -301,17 +301,15 @@ def _load_array(path: Path, name: str, manifest: dict[str, Any]) -> np.ndarray:
     """Memory-maps one array after checking its bytes, shape, dtype and values."""
     file = path / f"{name}.npy"
     shape, dtype, per_pose = _ARRAYS[name]
+    if not file.is_file():
+        raise BadInput(f"{file}: missing from the pose bank; build the bank again")
     try:
-        found = _sha256(file)
-        if found != manifest["sha256"].get(file.name):
-            raise BadInput(
-                f"{file}: truncated or changed, its SHA-256 is not that in {_MANIFEST}; build the bank again"
-            )
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise BadInput(f"{file}: missing from the pose bank; build the bank again") from None
-    except (OSError, EOFError) as error:
+        intact = _sha256(file) == manifest["sha256"].get(file.name)
+        array = np.load(file, mmap_mode="r", allow_pickle=False) if intact else None
+    except (OSError, EOFError, ValueError) as error:
         raise BadInput(f"{file}: not readable ({error}); build the bank again") from None
+    if array is None:
+        raise BadInput(f"{file}: truncated or changed, its SHA-256 is not that in {_MANIFEST}; build the bank again")
     expected = (manifest["poses"], *shape) if per_pose else shape
     if array.shape != expected or (array.dtype.kind != "U" if dtype == "U" else array.dtype != np.dtype(dtype)):
         raise BadInput(f"{file}: {array.dtype} {array.shape}, needed {dtype} {expected}; build the bank again")

@@ -161,7 +161,7 @@ class Trainer:
         self.step = 0
 
     def _place(self, module: nn.Module) -> nn.Module:
-        return module.to(self.device, memory_format=torch.channels_last)
+        return module.to(self.device).to(memory_format=torch.channels_last)
 
     def autocast(self) -> AbstractContextManager[object]:
         """bfloat16 where the configuration asks for it."""
@@ -281,7 +281,7 @@ def train(config: TrainConfig, out: Path, progress: bool = True) -> Path:
         trainer.restore(checkpoint)
     _keep_stats_until(out / "stats.jsonl", trainer.step)
     saved, bar = time.monotonic(), tqdm(total=config.steps, initial=trainer.step, disable=None if progress else True)
-    with bar, (out / "stats.jsonl").open("a") as stats:
+    with bar, (out / "stats.jsonl").open("a", buffering=1) as stats:
         for batch in batches(config, data, trainer.step, trainer.device):
             logged = trainer.train_step(batch)
             stats.write(json.dumps({"step": trainer.step, **{k: round(v, 5) for k, v in logged.items()}}) + "\n")
@@ -314,10 +314,10 @@ def batches(config: TrainConfig, data: PairData, first: int, device: torch.devic
     for step in range(first, config.steps):
         epoch, index = divmod(step, per_epoch)
         if epoch != drawn_epoch:
-            rows = data.draw(per_epoch * config.batch_size, config.seed, epoch)
+            sources, targets, mirror = data.draw(per_epoch * config.batch_size, config.seed, epoch)
             drawn_epoch = epoch
         chosen = slice(index * config.batch_size, (index + 1) * config.batch_size)
-        yield make_batch(data, *(r[chosen] for r in rows), config.generator.size, device)
+        yield make_batch(data, sources[chosen], targets[chosen], mirror[chosen], config.generator.size, device)
 
 
 def make_batch(
@@ -376,7 +376,9 @@ def _claim(config: TrainConfig, out: Path) -> None:
     mine, theirs = text.splitlines(), path.read_text().splitlines()
     for new, old in zip(mine, theirs, strict=False):
         if new != old:
-            raise BadInput(f"{out}: holds a run with '{old.strip()}', asked for '{new.strip()}'; name another directory")
+            raise BadInput(
+                f"{out}: holds a run with '{old.strip()}', asked for '{new.strip()}'; name another directory"
+            )
 
 
 def _keep_stats_until(path: Path, step: int) -> None:

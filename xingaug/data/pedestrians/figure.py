@@ -113,7 +113,7 @@ def _trunk(person: Identity, joints: dict[str, Vector], up: Vector, ahead: Vecto
     ]
     seat = _SEAT * build.girth
     if person.bottom != "skirt":
-        parts.append(Part("seat", pelvis + 0.05 * up, pelvis - 0.045 * up, seat, ratio=0.72, cap=0.4))
+        parts.append(Part("seat", pelvis + 0.02 * up, pelvis - 0.050 * up, seat, ratio=0.58, cap=0.4))
     if person.top == "hoodie" and person.bag != "backpack":
         behind = neck + 0.012 * up - 0.048 * ahead
         across = np.array([0.036, 0.0, 0.0])
@@ -186,8 +186,9 @@ def _lower_garment(person: Identity, joints: dict[str, Vector], up: Vector) -> l
         inside = [joints[f"knee{side}"] * (1 - more) + joints[f"ankle{side}"] * more for side in (0, 1)]
     spread = np.abs(inside[0] - inside[1]) / 2
     half_width, half_depth = max(0.092, spread[0] + 0.050), max(0.074, spread[2] + 0.052)
-    top = 0.090 * person.build.girth
-    hips = max(top * 1.12, 0.45 * top + 0.55 * half_width)
+    half_depth = min(half_depth, 1.02 * half_width)  # a leg that swings further pushes the cloth, painted on it too
+    top = 0.084 * person.build.girth
+    hips = max(top * 1.12, 0.6 * top + 0.4 * half_width)
     profile = _profile((0, top), (0.3, hips), (1, half_width * 1.06))
     end = (inside[0] + inside[1]) / 2
     start = joints["pelvis"] + 0.055 * up

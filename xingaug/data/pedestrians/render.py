@@ -19,7 +19,7 @@ DISTANCE = 7.0  # of the camera, in statures; gives a mild perspective
 
 # The 18 joints: name in the skeleton and how far (in statures) the nearest visible surface may lie before it.
 _JOINTS: tuple[tuple[str, float], ...] = (
-    ("nose", 0.030), ("neck", 0.105), ("shoulder0", 0.095), ("elbow0", 0.060), ("wrist0", 0.050),
+    ("nose", 0.030), ("neck", 0.130), ("shoulder0", 0.095), ("elbow0", 0.060), ("wrist0", 0.050),
     ("shoulder1", 0.095), ("elbow1", 0.060), ("wrist1", 0.050), ("hip0", 0.135), ("knee0", 0.075),
     ("ankle0", 0.085), ("hip1", 0.135), ("knee1", 0.075), ("ankle1", 0.085), ("eye0", 0.028),
     ("eye1", 0.028), ("ear0", 0.034), ("ear1", 0.034),

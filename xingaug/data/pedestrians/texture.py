@@ -71,7 +71,7 @@ def _head(person: Identity) -> Array:
     _paint(texture, (np.abs(turn - 0.42) < 0.30) & (np.abs(height - 0.62) < 0.025), _shade(person.hair, 0.9))
     _paint(texture, eyes, (44, 32, 30))
     if person.glasses:
-        _paint(texture, (turn < 0.85) & (np.abs(height - 0.54) < 0.05), (30, 30, 34))
+        _paint(texture, (np.abs(turn - 0.40) < 0.28) & (np.abs(height - 0.53) < 0.05), (34, 34, 40))
     _paint(texture, (turn < 0.30) & (np.abs(height - 0.23) < 0.025), _shade((176, 92, 88), person.skin[0] / 230))
     _paint(texture, (turn < 0.62) & (np.abs(height - 0.10) < 0.03), _shade(person.skin, 0.86))
     _paint(texture, (turn < 0.16) & (np.abs(height - 0.36) < 0.02), _shade(person.skin, 0.78))
@@ -174,13 +174,14 @@ def _leg(person: Identity, side: int) -> tuple[Array, Array]:
     """Thigh and shin: trousers, shorts or bare legs, and boots."""
     outer = np.abs(ANGLE - (np.pi / 2 if side == 1 else -np.pi / 2)) < 0.30
     maps = []
+    colour = person.second_colour if person.top == "dress" and person.pattern == "block" else person.bottom_colour
     covered = 2.0 if person.bottom == "trousers" else 2.0 * person.bottom_length
     if person.bottom == "skirt":
         covered -= 0.12  # under the skirt, so that a leg that comes through it shows the same cloth
     for offset in (0.0, 1.0):
         texture = _fill(person.skin)
         cloth = ALONG + offset < covered
-        _paint(texture, cloth, person.bottom_colour)
+        _paint(texture, cloth, colour)
         if person.bottom_check:
             _paint(texture, cloth & _CHECK, _shade(person.bottom_colour, 0.84))
         if person.side_stripe and person.bottom != "skirt":
@@ -216,7 +217,7 @@ def _skirt(person: Identity) -> Array:
         if person.pattern == "block":
             texture = _fill(person.second_colour)
         if person.top == "coat":
-            _paint(texture, np.abs(ANGLE) < (0.62 if person.open_front else 0.06), _shade(person.bottom_colour, 0.62))
+            _paint(texture, np.abs(ANGLE) < (0.40 if person.open_front else 0.06), _shade(person.bottom_colour, 0.62))
             _paint(texture, FROM_BACK < 0.07, _shade(person.top_colour, 0.55))
     else:
         texture = _fill(person.bottom_colour)
@@ -236,7 +237,7 @@ def _bag(person: Identity) -> Array:
     return texture
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # about 1 MB each
 def atlas(person: Identity) -> Array:
     """Texture maps of all parts.
 

@@ -17,6 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from xingaug.errors import WorkFailed
+
 _MINIMUM_PER_WORKER = 24  # below this many items per worker, starting processes costs more than it saves
 
 
@@ -48,7 +50,7 @@ def spread(
 
     Raises:
         ValueError: workers is below 1.
-        RuntimeError: a worker failed; the message holds its traceback.
+        WorkFailed: a worker process failed; its traceback is a note of the error.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}, must be at least 1")
@@ -91,11 +93,13 @@ def _in_processes(
             child.stdin.flush()
             failure, result = pickle.load(child.stdout)
         except (BrokenPipeError, EOFError) as error:
-            raise RuntimeError(f"a worker process ended early (exit code {child.wait()})") from error
+            raise WorkFailed(f"a worker process ended early (exit code {child.wait()})") from error
         finally:
             idle.put(child)
         if failure:
-            raise RuntimeError(f"a worker process failed:\n{failure}")
+            failed = WorkFailed(f"a worker process failed: {failure.splitlines()[-1]}")
+            failed.add_note(failure)
+            raise failed
         advance(len(part))
         return result
 
@@ -129,11 +133,13 @@ def serve() -> None:
     while True:
         try:
             job, arguments = pickle.load(source)
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return
         try:
             answer: tuple[str | None, Any] = (None, job(*arguments))
         except Exception:
             answer = (traceback.format_exc(), None)
+        except KeyboardInterrupt:
+            return
         pickle.dump(answer, sink, protocol=pickle.HIGHEST_PROTOCOL)
         sink.flush()

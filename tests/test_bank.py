@@ -1,0 +1,513 @@
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skeletons import random_people
+
+from xingaug.errors import BadInput
+from xingaug.keypoints import JOINTS, Keypoints
+from xingaug.poses.bank import PoseBank
+from xingaug.poses.descriptor import (
+    OKS_SIGMAS,
+    PERSON_AREA,
+    Shapes,
+    Statistics,
+    descriptor,
+    is_usable,
+    oks,
+    shapes_of,
+)
+
+FRAME = (128, 64)
+
+
+def shapes(keypoints: Keypoints) -> Shapes:
+    return shapes_of(keypoints.xy.numpy(), keypoints.visibility.numpy())
+
+
+def hide(keypoints: Keypoints, *joints: str) -> Keypoints:
+    visibility = keypoints.visibility.clone()
+    visibility[..., [JOINTS.index(joint) for joint in joints]] = 0
+    return Keypoints(keypoints.xy, visibility)
+
+
+def slow_oks(first: Keypoints, second: Keypoints) -> float:
+    """OKS of two persons, joint by joint."""
+
+    def normalised(person: Keypoints) -> dict[str, np.ndarray]:
+        seen = {
+            joint: xy.double().numpy()
+            for joint, xy, v in zip(JOINTS, person.xy, person.visibility, strict=True)
+            if v > 0
+        }
+        top = seen.get("neck")
+        if top is None:
+            top = np.mean([seen[j] for j in ("right_shoulder", "left_shoulder") if j in seen], axis=0)
+        bottom = np.mean([seen[j] for j in ("right_hip", "left_hip") if j in seen], axis=0)
+        torso = np.sqrt(((top - bottom) ** 2).sum())
+        return {joint: (xy - (top + bottom) / 2) / torso for joint, xy in seen.items()}
+
+    a, b = normalised(first), normalised(second)
+    sigmas = dict(zip(JOINTS, OKS_SIGMAS.tolist(), strict=True))
+    values = [
+        np.exp(-((a[joint] - b[joint]) ** 2).sum() / (2 * PERSON_AREA * (2 * sigmas[joint]) ** 2))
+        for joint in JOINTS
+        if joint in a and joint in b
+    ]
+    return float(np.mean(values)) if values else 0.0
+
+
+@pytest.fixture(scope="module")
+def bank() -> PoseBank:
+    people = random_people(300, seed=1, missing=0.15)
+    names = [f"{index:04d}_c1s1_000000_00.jpg" for index in range(300)]
+    return PoseBank.build(people, names=names, pids=np.arange(300) // 4, camids=np.arange(300) % 6 + 1)
+
+
+# Descriptor
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    scale=st.floats(0.2, 8),
+    dx=st.floats(-200, 200),
+    dy=st.floats(-200, 200),
+    missing=st.floats(0, 0.5),
+)
+def test_the_descriptor_ignores_place_and_size(bank, seed, scale, dx, dy, missing):
+    people = random_people(3, seed, missing)
+    moved = Keypoints(people.xy * scale + torch.tensor([dx, dy]), people.visibility)
+    np.testing.assert_allclose(descriptor(moved, bank.statistics), descriptor(people, bank.statistics), atol=2e-3)
+
+
+def test_the_descriptor_is_in_torso_lengths_about_its_middle(bank):
+    people = random_people(5)
+    vectors = descriptor(people, bank.statistics).reshape(5, 18, 2)
+    assert vectors.dtype == np.float32
+    top, hips = vectors[:, 1], vectors[:, [8, 11]].mean(1)
+    np.testing.assert_allclose(top + hips, 0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(top - hips, axis=1), 1, atol=1e-5)
+
+
+def test_a_mirrored_person_has_another_descriptor(bank):
+    people = random_people(5)
+    apart = np.abs(descriptor(people.flip(64), bank.statistics) - descriptor(people, bank.statistics)).max(1)
+    assert (apart > 0.1).all()
+
+
+def test_without_a_neck_the_shoulders_are_the_top():
+    person = random_people(1)
+    xy = person.xy.clone()
+    xy[:, 1] = xy[:, [2, 5]].mean(1)
+    whole, without = shapes(Keypoints(xy, person.visibility)), shapes(hide(Keypoints(xy, person.visibility), "neck"))
+    np.testing.assert_allclose(without.torso_px, whole.torso_px)
+    assert not without.present[0, 1]
+
+
+@pytest.mark.parametrize(
+    "gone", [("right_hip", "left_hip"), ("neck", "right_shoulder", "left_shoulder"), tuple(JOINTS)]
+)
+def test_a_person_without_a_torso_has_no_descriptor(bank, gone):
+    people = Keypoints.stack([random_people(1)[0], hide(random_people(1)[0], *gone)])
+    assert shapes(people).has_torso.tolist() == [True, False]
+    with pytest.raises(ValueError, match="keypoints: row 1 has no torso; needed a neck or shoulder, and a hip"):
+        descriptor(people, bank.statistics)
+
+
+def test_a_torso_of_no_length_is_none():
+    assert not shapes(Keypoints(torch.full((1, 18, 2), 30.0), torch.ones(1, 18))).has_torso.any()
+
+
+def test_missing_joints_are_completed_by_their_conditional_mean(bank):
+    people = random_people(6, seed=5, missing=0.3)
+    given_shapes = shapes(people)
+    completed = bank.statistics.complete(given_shapes)
+    mean, covariance = bank.statistics.mean, bank.statistics.covariance
+    for row, vector in enumerate(completed):
+        seen = np.repeat(given_shapes.present[row], 2)
+        x = given_shapes.xy[row].ravel()
+        expected = x.copy()
+        inner = np.linalg.inv(covariance[np.ix_(seen, seen)])
+        expected[~seen] = mean[~seen] + covariance[np.ix_(~seen, seen)] @ inner @ (x[seen] - mean[seen])
+        np.testing.assert_allclose(vector, expected, atol=1e-8)
+
+
+def test_the_statistics_recover_the_gaussian_behind_incomplete_poses():
+    rng = np.random.default_rng(0)
+    factor = rng.normal(0, 0.2, (36, 6))
+    truth = Statistics(rng.normal(0, 1, 36), factor @ factor.T + 0.01 * np.eye(36))
+    xy = rng.multivariate_normal(truth.mean, truth.covariance, 3000).reshape(-1, 18, 2)
+    present = rng.random((3000, 18)) < 0.7
+    fitted = Statistics.fit(Shapes(np.where(present[..., None], xy, 0), present, np.ones(3000)))
+    np.testing.assert_allclose(fitted.mean, truth.mean, atol=0.05)
+    np.testing.assert_allclose(fitted.covariance, truth.covariance, atol=0.06)
+    assert np.linalg.eigvalsh(fitted.covariance).min() > 0
+
+
+def test_completion_is_closer_than_the_mean_pose(bank):
+    people = random_people(200, seed=9)
+    truth = shapes(people).xy[:, JOINTS.index("right_eye")]
+    hidden = hide(people, "right_eye")
+    completed = bank.statistics.complete(shapes(hidden)).reshape(-1, 18, 2)[:, JOINTS.index("right_eye")]
+    error = np.linalg.norm(completed - truth, axis=1).mean()
+    assert error < 0.5 * np.linalg.norm(truth.mean(0) - truth, axis=1).mean()
+
+
+def test_joints_that_the_bank_never_saw_and_tiny_banks_stay_finite():
+    for count in (1, 2, 40):
+        people = hide(random_people(count, seed=2), "right_eye", "left_eye")
+        small = PoseBank.build(people)
+        assert np.isfinite(descriptor(random_people(3), small.statistics)).all()
+        assert np.linalg.eigvalsh(small.statistics.covariance).min() > 0
+        assert small.search(people, k=1).indices.ravel().tolist() == list(range(count))
+
+
+def test_a_row_is_described_the_same_in_any_batch(bank):
+    people = random_people(50, seed=3, missing=0.3)
+    together = descriptor(people, bank.statistics)
+    for row in range(50):
+        np.testing.assert_array_equal(descriptor(people[row : row + 1], bank.statistics)[0], together[row])
+
+
+# Usable poses
+
+
+def test_which_poses_are_usable():
+    person = random_people(1)[0]
+    eight = hide(person, *[JOINTS[j] for j in (0, 3, 4, 6, 7, 14, 15, 16, 17, 13)])
+    outside = person.xy.clone()
+    outside[4] = torch.tensor([64.0, 50.0])
+    people = [
+        person,
+        eight,
+        hide(eight, "left_knee"),
+        hide(person, "right_hip", "left_hip"),
+        hide(person, "neck", "right_shoulder", "left_shoulder"),
+        hide(person, "neck", "right_shoulder", "left_hip"),
+        Keypoints(outside, person.visibility),
+        hide(Keypoints(outside, person.visibility), "right_wrist"),
+        Keypoints((person.xy - 32) * 0.1 + 32, person.visibility),
+        Keypoints((person.xy - 32) * 0.3 + 32, person.visibility),
+    ]
+    assert int(eight.present.sum()) == 8
+    expected = [True, True, False, False, False, True, False, True, False, True]
+    assert is_usable(Keypoints.stack(people), FRAME).tolist() == expected
+
+
+# OKS
+
+
+def test_oks_against_loops(bank):
+    people = random_people(4, seed=11, missing=0.3)
+    rows = np.array([[0, 5, 9], [1, 2, 3], [7, 7, 8], [250, 299, 100]])
+    found = bank.oks(people, rows)
+    assert found.dtype == np.float32
+    for row, column in np.ndindex(rows.shape):
+        expected = slow_oks(people[row], bank.keypoints([rows[row, column]])[0])
+        assert found[row, column] == pytest.approx(expected, abs=1e-5)
+
+
+def test_oks_of_equal_symmetric_and_disjoint_poses():
+    person = random_people(2)
+    one, two = shapes(person[:1]), shapes(person[1:])
+    moved = shapes(Keypoints(person[:1].xy * 3 + 7, person[:1].visibility))
+    assert oks(one, moved) == pytest.approx(1)
+    assert oks(one, two) == oks(two, one)
+    assert 0 < oks(one, two)[0] < 1
+    right = hide(person[:1], *[joint for joint in JOINTS if joint not in ("right_shoulder", "right_hip")])
+    left = hide(person[:1], *[joint for joint in JOINTS if joint not in ("left_shoulder", "left_hip")])
+    assert oks(shapes(right), shapes(left)) == 0
+
+
+def test_sigmas_are_cocos():
+    sigma = dict(zip(JOINTS, OKS_SIGMAS.tolist(), strict=True))
+    assert [sigma[j] for j in ("nose", "left_eye", "right_ear")] == [0.026, 0.025, 0.035]
+    assert [sigma[j] for j in ("left_shoulder", "right_elbow", "left_wrist")] == [0.079, 0.072, 0.062]
+    assert [sigma[j] for j in ("right_hip", "left_knee", "right_ankle", "neck")] == [0.107, 0.087, 0.089, 0.079]
+
+
+# Search
+
+
+def slow_search(bank: PoseBank, person: Keypoints, k: int) -> tuple[list[int], list[float]]:
+    query = descriptor(person, bank.statistics)[0].astype(np.float64)
+    rows = [row for row in range(len(bank)) if bank.usable[row]]
+    distance = {row: ((bank.descriptors[row].astype(np.float64) - query) ** 2).sum() for row in rows}
+    candidates = sorted(rows, key=lambda row: (distance[row], row))[: max(4 * k, 64)]
+    similarity = {row: float(bank.oks(person, np.array([[row]]))[0, 0]) for row in candidates}
+    best = sorted(candidates, key=lambda row: (-similarity[row], row))[:k]
+    return best, [similarity[row] for row in best]
+
+
+@pytest.mark.parametrize("k", [1, 5, 30])
+def test_search_against_loops(bank, k):
+    people = random_people(25, seed=21, missing=0.2)
+    hits = bank.search(people, k=k)
+    assert hits.indices.shape == hits.oks.shape == (25, k)
+    assert hits.indices.dtype == torch.int64
+    assert hits.oks.dtype == torch.float32
+    for row in range(25):
+        best, similarity = slow_search(bank, people[row : row + 1], k)
+        assert hits.indices[row].tolist() == best
+        assert hits.oks[row].tolist() == pytest.approx(similarity)
+
+
+def test_a_pose_of_the_bank_finds_itself_wherever_it_stands(bank):
+    rows = bank.usable_rows
+    poses = bank.keypoints(rows)
+    hits = bank.search(Keypoints(poses.xy * 2 + 31, poses.visibility), k=1)
+    assert hits.indices[:, 0].tolist() == rows.tolist()
+    torch.testing.assert_close(hits.oks, torch.ones(len(rows), 1))
+
+
+def test_a_query_is_answered_the_same_in_any_batch(bank):
+    people = random_people(40, seed=4, missing=0.2)
+    together = bank.search(people, k=20)
+    for row in range(40):
+        alone = bank.search(people[row : row + 1], k=20)
+        assert alone.indices[0].tolist() == together.indices[row].tolist()
+        assert alone.oks[0].tolist() == together.oks[row].tolist()
+
+
+@pytest.mark.parametrize("k", [5, 40])
+def test_equal_poses_come_by_row(k):
+    person = random_people(1)[0]
+    many = PoseBank.build(Keypoints.stack([random_people(1, seed=8)[0], *[person] * 300]))
+    assert many.search(Keypoints.stack([person]), k=k).indices[0].tolist() == list(range(1, k + 1))
+
+
+def test_unusable_poses_are_never_found():
+    people = random_people(20, seed=6)
+    visibility = people.visibility.clone()
+    visibility[::2, 2:8] = 0
+    visibility[::2, 14:] = 0
+    visibility[::2, 0] = 0
+    few = PoseBank.build(Keypoints(people.xy, visibility))
+    assert few.usable.tolist() == [False, True] * 10
+    assert set(few.search(people, k=10).indices.ravel().tolist()) == set(range(1, 20, 2))
+    with pytest.raises(BadInput, match="k: 11 poses asked for, the bank has 10 usable ones of 20; needed k <= 10"):
+        few.search(people, k=11)
+
+
+def test_search_refuses_what_it_cannot_answer(bank):
+    with pytest.raises(BadInput, match=r"k: 301 poses asked for, the bank has \d+ usable ones of 300"):
+        bank.search(random_people(1), k=301)
+    with pytest.raises(ValueError, match="k: 0, needed at least 1"):
+        bank.search(random_people(1), k=0)
+    with pytest.raises(ValueError, match="keypoints: row 0 has no torso"):
+        bank.search(hide(random_people(1), "right_hip", "left_hip"))
+    with pytest.raises(ValueError, match=r"keypoints: batch shape \(\), needed \(N,\)"):
+        bank.search(random_people(1)[0])
+    assert bank.search(random_people(3)[:0], k=3).indices.shape == (0, 3)
+
+
+# Building
+
+
+def test_the_bank_keeps_poses_in_frame_pixels(bank):
+    people = random_people(300, seed=1, missing=0.15)
+    kept = bank.keypoints(torch.tensor([[3, 7], [3, 299]]))
+    assert kept.shape == (2, 2)
+    torch.testing.assert_close(kept.visibility[0, 1], people.visibility[7], rtol=0, atol=0)
+    torch.testing.assert_close(kept.xy[0, 1][kept.present[0, 1]], people.xy[7][people.present[7]], rtol=0, atol=0)
+    assert len(bank) == 300
+    assert bank.frame == (128, 64)
+    assert bank.pids[9] == 2
+    assert bank.camids[9] == 4
+    for index in (-1, 300):
+        with pytest.raises(ValueError, match=f"indices: {index} to {index}, needed 0 to 299"):
+            bank.keypoints([index])
+
+
+def test_names_identities_and_cameras_may_be_left_out():
+    bare = PoseBank.build(random_people(3))
+    assert bare.names.tolist() == [""] * 3
+    assert bare.pids.tolist() == bare.camids.tolist() == [-1] * 3
+
+
+def test_build_refuses_what_is_no_bank():
+    with pytest.raises(BadInput, match="pose bank: none of 0 poses is usable in a frame of 128x64; needed"):
+        PoseBank.build(random_people(3)[:0])
+    with pytest.raises(BadInput, match="none of 3 poses is usable in a frame of 32x16"):
+        PoseBank.build(random_people(3), frame=(32, 16))
+    with pytest.raises(ValueError, match=r"pids: shape \(2,\), needed \(3,\), one for each pose"):
+        PoseBank.build(random_people(3), pids=[1, 2])
+    with pytest.raises(ValueError, match=r"keypoints: batch shape \(\), needed \(N,\)"):
+        PoseBank.build(random_people(3)[0])
+
+
+def test_the_content_hash_changes_with_the_content():
+    people = random_people(4)
+    names = ["a", "b", "c", "d"]
+    first = PoseBank.build(people, names=names, pids=[1, 2, 3, 4])
+    assert first.content_hash == PoseBank.build(people, names=names, pids=[1, 2, 3, 4]).content_hash
+    unseen = Keypoints(people.xy.clone(), people.visibility.clone())
+    unseen.visibility[0, 4] = 0
+    other_xy = unseen.xy.clone()
+    other_xy[0, 4] = 99
+    hidden = PoseBank.build(unseen, names=names, pids=[1, 2, 3, 4])
+    assert (
+        hidden.content_hash == PoseBank.build(Keypoints(other_xy, unseen.visibility), names, [1, 2, 3, 4]).content_hash
+    )
+    hashes = {
+        first.content_hash,
+        hidden.content_hash,
+        PoseBank.build(people, names=["a", "b", "c", "e"], pids=[1, 2, 3, 4]).content_hash,
+        PoseBank.build(people, names=names, pids=[1, 2, 3, 5]).content_hash,
+        PoseBank.build(people, names=names, pids=[1, 2, 3, 4], camids=[1, 1, 1, 1]).content_hash,
+        PoseBank.build(people, names=names, pids=[1, 2, 3, 4], frame=(129, 64)).content_hash,
+        PoseBank.build(people[[1, 0, 2, 3]], names=names, pids=[1, 2, 3, 4]).content_hash,
+    }
+    assert len(hashes) == 7
+
+
+# Storage
+
+
+@pytest.fixture
+def stored(bank, tmp_path) -> Path:
+    bank.save(tmp_path / "bank")
+    return tmp_path / "bank"
+
+
+def rewrite(folder: Path, name: str, array: np.ndarray) -> None:
+    """Replaces an array and its checksum, as a faulty writer would."""
+    np.save(folder / f"{name}.npy", array)
+    manifest = json.loads((folder / "bank.json").read_text())
+    manifest["sha256"][f"{name}.npy"] = hashlib.sha256((folder / f"{name}.npy").read_bytes()).hexdigest()
+    (folder / "bank.json").write_text(json.dumps(manifest))
+
+
+def test_a_stored_bank_comes_back_the_same(bank, stored):
+    back = PoseBank.load(stored)
+    assert isinstance(back.xy, np.memmap)
+    assert back.content_hash == bank.content_hash
+    assert back.frame == bank.frame
+    for name in ("xy", "visibility", "names", "pids", "camids", "usable", "descriptors"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(bank, name))
+    people = random_people(10, seed=30, missing=0.2)
+    found, expected = back.search(people, k=7), bank.search(people, k=7)
+    assert found.indices.tolist() == expected.indices.tolist()
+    assert found.oks.tolist() == expected.oks.tolist()
+    back.keypoints([0, 1]).xy.zero_()  # a copy, neither read-only nor written through
+    np.testing.assert_array_equal(back.xy, bank.xy)
+
+
+def test_saving_twice_gives_the_same_bytes_and_never_overwrites(bank, stored, tmp_path):
+    bank.save(tmp_path / "again")
+    for file in stored.iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+    with pytest.raises(BadInput, match="again: exists and is not empty"):
+        bank.save(tmp_path / "again")
+
+
+def test_a_directory_without_a_bank(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(BadInput, match=rf"{path}: no pose bank here \(bank\.json is missing\); needed"):
+            PoseBank.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "not the description of a pose bank"),
+        ('{"format": "other"}', "not the description of a pose bank"),
+        ('{"format": "xingaug-pose-bank", "version": 2}', "version 2, needed 1; build the bank again"),
+        ('{"format": "xingaug-pose-bank", "version": 1}', "frame, poses or sha256 is missing or malformed"),
+        (
+            '{"format": "xingaug-pose-bank", "version": 1, "frame": [128, 0], "poses": 3, "sha256": {}}',
+            "frame, poses or sha256 is missing or malformed",
+        ),
+        (
+            '{"format": "xingaug-pose-bank", "version": 1, "frame": [128, 64], "poses": 0, "sha256": {}}',
+            "frame, poses or sha256 is missing or malformed",
+        ),
+        (
+            '{"format": "xingaug-pose-bank", "version": 1, "frame": [128, 64], "poses": 300, "sha256": {}}',
+            "truncated or changed",
+        ),
+    ],
+)
+def test_a_faulty_description_is_refused(stored, text, message):
+    (stored / "bank.json").write_text(text)
+    with pytest.raises(BadInput, match=message) as error:
+        PoseBank.load(stored)
+    assert str(error.value).startswith(str(stored))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["xy", "visibility", "names", "pids", "usable", "descriptors", "mean", "covariance"])
+def test_a_spoilt_file_is_named(stored, name):
+    file = stored / f"{name}.npy"
+    whole = file.read_bytes()
+    changed = bytearray(whole)
+    changed[-1] ^= 1
+    for contents in (whole[:-8], b"", bytes(changed)):
+        file.write_bytes(contents)
+        with pytest.raises(BadInput, match=rf"{name}\.npy: truncated or changed"):
+            PoseBank.load(stored)
+    file.unlink()
+    with pytest.raises(BadInput, match=rf"{name}\.npy: missing from the pose bank"):
+        PoseBank.load(stored)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("xy", np.full((300, 18, 2), np.nan, np.float32), "NaN or infinite values"),
+        ("covariance", np.full((36, 36), np.inf), "NaN or infinite values"),
+        ("xy", np.zeros((299, 18, 2), np.float32), r"needed <f4 \(300, 18, 2\)"),
+        ("xy", np.zeros((300, 18, 2), np.float64), r"needed <f4 \(300, 18, 2\)"),
+        ("names", np.zeros(300, np.int64), r"needed U \(300,\)"),
+    ],
+)
+def test_files_of_other_contents_are_refused(stored, name, array, message):
+    rewrite(stored, name, array)
+    with pytest.raises(BadInput, match=rf"{name}\.npy: .*{message}"):
+        PoseBank.load(stored)
+
+
+def test_pickled_objects_are_refused(stored):
+    rewrite(stored, "names", np.array(["a"] * 300, dtype=object))
+    with pytest.raises(BadInput, match=r"names\.npy: not readable"):
+        PoseBank.load(stored)
+
+
+@pytest.mark.skipif("XINGAUG_POSES" not in os.environ, reason="XINGAUG_POSES names no folder of real poses")
+def test_on_real_poses():
+    with np.load(Path(os.environ["XINGAUG_POSES"]) / "train_14point.npz", allow_pickle=False) as stored:
+        xy = stored["xy"].astype(np.float32) - 1
+        names, joints = stored["names"], stored["joints"].tolist()
+    # Their knee of the left leg and so on follow in the order of the file; the head has no counterpart.
+    ours = {
+        "neck": "neck",
+        "sho": "shoulder",
+        "elb": "elbow",
+        "wri": "wrist",
+        "hip": "hip",
+        "kne": "knee",
+        "ank": "ankle",
+    }
+    all_xy, visibility = np.zeros((len(xy), 18, 2), np.float32), np.zeros((len(xy), 18), np.float32)
+    for column, joint in enumerate(joints):
+        if joint == "head":
+            continue
+        side = {"r": "right_", "l": "left_"}.get(joint[0], "") if joint != "neck" else ""
+        index = JOINTS.index(side + ours[joint if joint == "neck" else joint[1:]])
+        all_xy[:, index], visibility[:, index] = xy[:, column], 1
+    real = PoseBank.build(Keypoints(torch.from_numpy(all_xy), torch.from_numpy(visibility)), names=names)
+    assert real.usable.mean() > 0.95
+    rows = real.usable_rows[::97]
+    hits = real.search(real.keypoints(rows), k=10)
+    assert (hits.oks[:, 0] > 0.999).all()
+    assert hits.oks[:, 1:].mean() > 0.8
+    assert hits.oks.diff(dim=1).max() <= 0

@@ -1,0 +1,492 @@
+"""Offline generation: the tree it writes, its bytes, and what it survives."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from xingaug.augment.transform import XingPose
+from xingaug.data.annotations import read_npz, write_npz
+from xingaug.data.market1501 import parse_name, read_split
+from xingaug.errors import BadInput, WorkFailed
+from xingaug.images import read_image
+from xingaug.keypoints import Keypoints
+from xingaug.offline import generate as generate_module
+from xingaug.offline import render, target
+from xingaug.offline.generate import GenerateConfig, Summary, generate
+from xingaug.offline.manifest import ManifestLine, read_manifest, synthetic_name, write_manifest
+from xingaug.poses.bank import PoseBank
+
+SIZE = (32, 16)
+TRAIN = [f"{pid:04d}_c{camid}s1_{pid:04d}{camid:02d}_00.jpg" for pid in (2, 7, 11) for camid in (1, 2, 3)]
+QUERY, GALLERY = (
+    ["0003_c1s1_000100_00.jpg"],
+    ["-1_c1s1_000100_00.jpg", "0000_c1s1_000200_00.jpg", "0003_c2s1_000300_00.jpg"],
+)
+# x and y of a standing person, as shares of a frame's sides.
+STANDING = np.array(
+    [
+        [0.50, 0.12], [0.50, 0.22], [0.38, 0.22], [0.34, 0.36], [0.32, 0.48], [0.62, 0.22], [0.66, 0.36], [0.68, 0.48],
+        [0.42, 0.52], [0.42, 0.72], [0.42, 0.92], [0.58, 0.52], [0.58, 0.72], [0.58, 0.92],
+        [0.47, 0.10], [0.53, 0.10], [0.44, 0.12], [0.56, 0.12],
+    ],
+    np.float32,
+)  # fmt: skip
+
+
+class Blend(nn.Module):
+    """The source with the target's joints burnt in; `pause` seconds for each call."""
+
+    size = SIZE
+    content_hash = "blend"
+
+    def __init__(self, pause: float = 0.0) -> None:
+        super().__init__()
+        self.pause = pause
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+        time.sleep(self.pause)
+        return torch.tanh(self.conv(source) + target_heatmaps.amax(1, keepdim=True))
+
+
+def poses(count: int, frame: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    shares = STANDING + np.random.default_rng(seed).uniform(-0.03, 0.03, (count, 18, 2)).astype(np.float32)
+    return (shares * (frame[1], frame[0]) - 0.5).astype(np.float32), np.ones((count, 18), np.float32)
+
+
+def write_images(folder: Path, names: list[str], seed: int) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (*SIZE, 3), np.uint8)).save(folder / name, quality=90)
+
+
+def build_dataset(root: Path) -> GenerateConfig:
+    """A dataset of nine training images, its annotations and a bank; the configuration to generate from it."""
+    data = root / "data"
+    write_images(data / "bounding_box_train", [*TRAIN, "-1_c1s1_000001_00.jpg"], 0)
+    write_images(data / "query", QUERY, 1)
+    write_images(data / "bounding_box_test", GALLERY, 2)
+    (data / "query" / "Thumbs.db").write_bytes(b"not an image")
+    write_npz(root / "annotations.npz", TRAIN, *poses(len(TRAIN), SIZE, 3))
+    bank = PoseBank.build(Keypoints(*poses(20, (128, 64), 4)), names=[f"0099_c1s1_{i:06d}_00.jpg" for i in range(20)])
+    bank.save(root / "bank")
+    return GenerateConfig(
+        data=data,
+        annotations=root / "annotations.npz",
+        generator="unused",
+        bank=root / "bank",
+        per_image=3,
+        out=root / "out",
+        batch_size=4,
+    )
+
+
+def run(config: GenerateConfig, generator: nn.Module | None = None) -> Summary:
+    return generate(config, progress=False, generator=generator or Blend())
+
+
+def tree(root: Path) -> dict[str, str]:
+    """SHA-256 of every file below `root`, temporary and hidden ones included."""
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> GenerateConfig:
+    return build_dataset(tmp_path)
+
+
+@pytest.fixture
+def reference(config: GenerateConfig) -> dict[str, str]:
+    """The tree of an uninterrupted run into another directory."""
+    out = config.out.with_name("reference")
+    run(replace(config, out=out))
+    return tree(out)
+
+
+def test_output_is_a_complete_dataset(config: GenerateConfig) -> None:
+    summary = run(config)
+    assert (summary.real, summary.synthetic, summary.rendered) == (9, 27, 27)
+    assert summary.images_per_second > 0
+    train = read_split(config.out, "train")
+    assert train.names.tolist() == sorted(TRAIN + [synthetic_name(name, n) for name in TRAIN for n in range(3)])
+    assert train.synthetic.sum() == 27
+    for folder, names in (("bounding_box_train", TRAIN), ("query", QUERY), ("bounding_box_test", GALLERY)):
+        for name in names:
+            assert (config.out / folder / name).read_bytes() == (config.data / folder / name).read_bytes()
+    assert sorted(os.listdir(config.out / "query")) == sorted(QUERY)
+    assert sorted(os.listdir(config.out / "bounding_box_test")) == sorted(GALLERY)
+    assert sorted(os.listdir(config.out)) == [
+        ".lock", "annotations.npz", "bounding_box_test", "bounding_box_train", "config.json", "manifest.jsonl", "query",
+    ]  # fmt: skip
+
+
+def test_manifest_and_annotations_tell_the_truth(config: GenerateConfig) -> None:
+    run(config)
+    bank = PoseBank.load(config.bank)
+    lines = read_manifest(config.out / "manifest.jsonl")
+    annotations = read_npz(config.out / "annotations.npz")
+    assert sorted(annotations.names.tolist()) == read_split(config.out, "train").names.tolist()
+    assert len(lines) == 27
+    for line in lines:
+        path = config.out / line.file
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == line.sha256
+        name = parse_name(path.name)
+        assert (name.pid, name.camid, name.synthetic) == (line.pid, line.camid, line.copy)
+        assert synthetic_name(line.source, line.copy) == path.name
+        assert (line.sampler, line.seed, line.generator, line.bank) == ("uniform", 0, "blend", bank.content_hash)
+        expected = bank.keypoints([line.bank_row]).resize(bank.frame, SIZE)
+        stored = annotations.keypoints(annotations.lookup([path.name]))
+        assert torch.equal(stored.xy, expected.xy)
+        assert torch.allclose(torch.tensor(line.target_keypoints)[:, :2], expected.xy[0], atol=1e-3)
+    source = annotations.keypoints(annotations.lookup(TRAIN))
+    assert torch.equal(source.xy, torch.from_numpy(poses(9, SIZE, 3)[0]))
+
+
+def test_images_are_those_that_the_transform_gives_in_the_epoch_of_the_copy(config: GenerateConfig) -> None:
+    run(config)
+    aug = XingPose(Blend(), PoseBank.load(config.bank), p=1)
+    images = np.stack([read_image(config.data / "bounding_box_train" / name) for name in TRAIN])
+    kp = Keypoints(*poses(9, SIZE, 3))
+    rows = {line.file: line.bank_row for line in read_manifest(config.out / "manifest.jsonl")}
+    for copy in range(3):
+        out = aug(torch.from_numpy(images).movedim(-1, 1) / 255, kp, keys=TRAIN, epoch=copy)
+        for name, row, image in zip(TRAIN, out.draw.bank_rows.tolist(), out.images, strict=True):
+            file = f"bounding_box_train/{synthetic_name(name, copy)}"
+            assert rows[file] == row
+            written = torch.from_numpy(read_image(config.out / file).copy()).movedim(-1, 0) / 255
+            assert (written - image).abs().mean() < 0.06  # JPEG
+
+
+def test_same_configuration_same_bytes(config: GenerateConfig, reference: dict[str, str]) -> None:
+    run(config)
+    assert tree(config.out) == reference
+    other = replace(config, out=config.out.with_name("other"), seed=1)
+    run(other)
+    changed = tree(other.out)
+    assert changed.keys() == reference.keys()
+    assert changed["manifest.jsonl"] != reference["manifest.jsonl"]
+
+
+def test_finished_work_is_skipped(config: GenerateConfig, reference: dict[str, str]) -> None:
+    run(config)
+    times = {path: path.stat().st_mtime_ns for path in config.out.rglob("*.jpg")}
+
+    class Untouchable(Blend):
+        def forward(self, *_: Tensor) -> Tensor:
+            raise AssertionError("rendered again")
+
+    summary = run(config, Untouchable())
+    assert (summary.synthetic, summary.rendered, summary.images_per_second) == (27, 0, 0)
+    assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*.jpg")} == times
+    assert tree(config.out) == reference
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 14, 26])
+def test_continues_after_any_image(
+    config: GenerateConfig, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    written = []
+
+    def write(path: Path, data: bytes) -> None:
+        if len(written) == after:
+            (path.parent / f".{path.name}.abc.tmp").write_bytes(data[:50])  # what a kill leaves of a half-written file
+            raise Killed
+        written.append(path)
+        original(path, data)
+
+    original = render._write
+    monkeypatch.setattr(render, "_write", write)
+    with pytest.raises(Killed):
+        run(config)
+    monkeypatch.undo()
+    assert not (config.out / "manifest.jsonl").exists()
+    assert run(config).rendered == 27 - after
+    assert tree(config.out) == reference
+
+
+@pytest.mark.parametrize("step", ["place", "write_npz", "write_manifest"])
+def test_continues_after_any_other_step(
+    config: GenerateConfig, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate_module, step, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    run(config)
+    assert tree(config.out) == reference
+
+
+def in_subprocess(config: GenerateConfig, pause: float) -> subprocess.Popen[bytes]:
+    root = str(config.out.parent)
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path; import test_offline as t\n"
+        f"root = Path({root!r})\n"
+        "inputs = root / 'data', root / 'annotations.npz', 'unused', root / 'bank'\n"
+        "c = t.GenerateConfig(*inputs, per_image=3, out=root / 'out', batch_size=4)\n"
+        f"t.run(c, t.Blend({pause}))\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_killed_and_started_again_and_started_twice(config: GenerateConfig, reference: dict[str, str]) -> None:
+    process = in_subprocess(config, pause=0.5)
+    folder = config.out / "bounding_box_train"
+    wait_for(lambda: len(list(folder.glob("*_x*.jpg"))) >= 5, process)
+    with pytest.raises(BadInput, match="another process is generating into it"):
+        run(config)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    present = len(list(folder.glob("*_x*.jpg")))
+    assert 5 <= present < 27
+    assert run(config).rendered == 27 - present
+    assert tree(config.out) == reference
+
+
+def test_damaged_images_are_made_again(config: GenerateConfig, reference: dict[str, str]) -> None:
+    run(config)
+    files = sorted((config.out / "bounding_box_train").glob("*_x*.jpg"))
+    files[0].write_bytes(b"")
+    files[5].write_bytes(files[5].read_bytes()[:-30])
+    files[9].write_bytes(files[10].read_bytes())  # a whole JPEG, but not this one
+    files[12].unlink()
+    (config.out / "query" / QUERY[0]).write_bytes(b"")
+    assert run(config).rendered == 4
+    assert tree(config.out) == reference
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 5}, r"config.json: was made with seed = 0, asked now is 5"),
+        ({"per_image": 2, "seed": 5}, "per_image = 3, asked now is 2"),
+        ({"sampler": "far"}, "sampler = uniform, asked now is far"),
+        ({"real": "omit"}, "real = copy, asked now is omit"),
+    ],
+)
+def test_another_configuration_is_refused(config: GenerateConfig, change: dict, message: str) -> None:
+    run(config)
+    before = tree(config.out)
+    with pytest.raises(BadInput, match=message):
+        run(replace(config, **change))
+    assert tree(config.out) == before
+
+
+def test_another_generator_is_refused(config: GenerateConfig) -> None:
+    run(config)
+    other = Blend()
+    other.content_hash = "other"
+    with pytest.raises(BadInput, match="generator = blend, asked now is other"):
+        run(config, other)
+
+
+def test_a_directory_of_something_else_is_refused(config: GenerateConfig) -> None:
+    config.out.mkdir()
+    (config.out / "thesis.tex").write_text("precious")
+    with pytest.raises(BadInput, match=r"out: not empty and without config.json"):
+        run(config)
+    assert os.listdir(config.out) == ["thesis.tex"]
+    (config.out / "config.json").write_text("[1]")
+    with pytest.raises(BadInput, match=r"config.json: not a configuration of generate"):
+        run(config)
+    file = config.out / "thesis.tex"
+    with pytest.raises(BadInput, match="not a directory"):
+        run(replace(config, out=file))
+
+
+def test_real_images_can_be_linked_or_left_out(config: GenerateConfig) -> None:
+    linked = replace(config, real="link")
+    run(linked)
+    for folder, name in (("bounding_box_train", TRAIN[0]), ("query", QUERY[0]), ("bounding_box_test", GALLERY[0])):
+        assert (config.out / folder / name).samefile(config.data / folder / name)
+    omitted = replace(config, real="omit", out=config.out.with_name("omitted"))
+    assert run(omitted).real == 0
+    assert len(read_split(omitted.out, "train")) == 27
+    assert read_split(omitted.out, "train").synthetic.all()
+    assert len(read_npz(omitted.out / "annotations.npz").names) == 27
+    assert len(read_split(omitted.out, "query")) == 1
+    assert len(read_split(omitted.out, "gallery")) == 2
+
+
+def test_links_across_file_systems_are_refused(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Path.stat
+
+    def stat(path: Path, **arguments: bool) -> os.stat_result:
+        result = original(path, **arguments)
+        if path == config.data:
+            return os.stat_result((*result[:2], result.st_dev + 1, *result[3:]))
+        return result
+
+    monkeypatch.setattr(target.Path, "stat", stat)
+    with pytest.raises(BadInput, match=r"another file system .* use real=copy"):
+        run(replace(config, real="link"))
+    assert not config.out.exists()
+
+
+def test_images_without_usable_keypoints_are_counted(config: GenerateConfig) -> None:
+    xy, visibility = poses(9, SIZE, 3)
+    visibility[1, 7:] = 0
+    xy[2, 4:] += 100  # outside the image: missing
+    write_npz(config.annotations, TRAIN[:8], xy[:8], visibility[:8])
+    summary = run(config)
+    assert (summary.without_annotation, summary.unusable_keypoints, summary.synthetic) == (1, 2, 18)
+    assert summary.real == 9
+    sources = {line.source for line in read_manifest(config.out / "manifest.jsonl")}
+    assert sources == set(TRAIN[:8]) - {TRAIN[1], TRAIN[2]}
+
+
+def test_copies_without_pose_are_counted(config: GenerateConfig) -> None:
+    PoseBank.build(Keypoints(*poses(1, (128, 64), 4)), names=[TRAIN[3]]).save(config.bank.with_name("one"))
+    summary = run(replace(config, bank=config.bank.with_name("one")))
+    assert (summary.copies_without_pose, summary.synthetic) == (3, 24)
+
+
+def test_images_of_several_sizes(config: GenerateConfig) -> None:
+    path = config.data / "bounding_box_train" / TRAIN[4]
+    Image.open(path).resize((48, 96)).save(path)
+    xy, visibility = poses(9, SIZE, 3)
+    xy[4] = (xy[4] + 0.5) * 3 - 0.5
+    write_npz(config.annotations, TRAIN, xy, visibility)
+    assert run(config).synthetic == 27
+    for line in read_manifest(config.out / "manifest.jsonl"):
+        assert read_image(config.out / line.file).shape == (*SIZE, 3)
+    assert read_image(config.out / "bounding_box_train" / TRAIN[4]).shape == (96, 48, 3)
+
+
+@pytest.mark.parametrize("kept", [0, -200])
+def test_unreadable_images_fail_at_the_end_with_the_rest_done(config: GenerateConfig, kept: int) -> None:
+    path = config.data / "bounding_box_train" / TRAIN[4]
+    path.write_bytes(path.read_bytes()[:kept])  # nothing, or a header without the end of the pixels
+    for _ in range(2):
+        with pytest.raises(WorkFailed, match=rf"1 images cannot be decoded \({TRAIN[4]}\); everything else is done"):
+            run(config)
+        lines = read_manifest(config.out / "manifest.jsonl")
+        assert len(lines) == 24
+        assert TRAIN[4] not in {line.source for line in lines}
+
+
+def test_full_disk_is_one_line_and_work_goes_on_later(
+    config: GenerateConfig, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(render, "_write", write)
+    with pytest.raises(WorkFailed, match=r"_x\d+.jpg: No space left on device; the finished images are kept"):
+        run(config)
+    monkeypatch.undo()
+    run(config)
+    assert tree(config.out) == reference
+
+
+def bad_inputs() -> dict[str, tuple[Callable[[GenerateConfig], GenerateConfig], str]]:
+    def with_test_poses(config: GenerateConfig) -> GenerateConfig:
+        PoseBank.build(Keypoints(*poses(2, (128, 64), 4)), names=["a.jpg", GALLERY[2]]).save(config.bank / "test")
+        return replace(config, bank=config.bank / "test")
+
+    def with_synthetic(config: GenerateConfig) -> GenerateConfig:
+        folder = config.data / "bounding_box_train"
+        (folder / synthetic_name(TRAIN[0], 0)).write_bytes((folder / TRAIN[0]).read_bytes())
+        return config
+
+    def with_other_annotations(config: GenerateConfig) -> GenerateConfig:
+        write_npz(config.annotations, ["../x.jpg"], *poses(1, SIZE, 0))
+        return config
+
+    def inside(config: GenerateConfig) -> GenerateConfig:
+        return replace(config, out=config.data / "more")
+
+    return {
+        "data": (lambda c: replace(c, data=c.data / "nowhere"), "nowhere: no such folder"),
+        "annotations": (lambda c: replace(c, annotations=c.data / "no.npz"), r"no.npz: no such"),
+        "bank": (lambda c: replace(c, bank=c.data), "data"),
+        "test poses": (with_test_poses, f"1 poses are of test images, such as {GALLERY[2]}"),
+        "generated data": (with_synthetic, "holds synthetic images already"),
+        "no sources": (with_other_annotations, r"none of 9 training images can be re-rendered \(9 without annotation"),
+        "per_image": (lambda c: replace(c, per_image=0), "per_image: 0, needed 1 to 1000"),
+        "batch_size": (lambda c: replace(c, batch_size=0), "batch_size: 0, needed at least 1"),
+        "sampler": (lambda c: replace(c, sampler="best"), "sampler: unknown 'best'; known: uniform"),
+        "real": (lambda c: replace(c, real="move"), "real: 'move', needed copy, link or omit"),
+        "inside": (inside, "lie in one another"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_inputs())
+def test_bad_input_writes_nothing(config: GenerateConfig, name: str) -> None:
+    change, message = bad_inputs()[name]
+    with pytest.raises(BadInput, match=message):
+        run(change(config))
+    assert not config.out.exists()
+    assert not (config.data / "more").exists()
+
+
+def test_a_directory_that_cannot_be_written(config: GenerateConfig) -> None:
+    (config.out.parent / "file").write_text("")
+    with pytest.raises(BadInput, match=r"file/out: cannot be written"):
+        run(replace(config, out=config.out.parent / "file" / "out"))
+
+
+def test_synthetic_names() -> None:
+    assert synthetic_name("0002_c1s1_000451_03.jpg", 7) == "0002_c1s1_000451_03_x007.jpg"
+    assert parse_name(synthetic_name("0002_c1s1_000451_03.jpg.jpg", 999)).synthetic == 999
+    for name in ("../0002_c1s1_000451_03.jpg", "/etc/0002_c1s1_000451_03.jpg", "a\\0002_c1s1_000451_03.jpg"):
+        with pytest.raises(BadInput, match="would leave the dataset's directory"):
+            synthetic_name(name, 0)
+    with pytest.raises(BadInput, match="synthetic itself"):
+        synthetic_name("0002_c1s1_000451_03_x000.jpg", 0)
+    with pytest.raises(BadInput):
+        synthetic_name("..", 0)
+    with pytest.raises(ValueError, match=r"copy: 1000, needed 0..999"):
+        synthetic_name("0002_c1s1_000451_03.jpg", 1000)
+
+
+def test_manifest_round_trip_and_damage(tmp_path: Path) -> None:
+    line = ManifestLine("a/b.jpg", "00", "b.jpg", -1, 2, 0, 5, [[1.5, 2.0, 1.0]] * 18, "near", 3, "g", "k")
+    path = tmp_path / "manifest.jsonl"
+    write_manifest(path, [line, line])
+    assert read_manifest(path) == [line, line]
+    path.write_text(path.read_text() + '{"file": "torn')
+    with pytest.raises(BadInput, match=r"manifest.jsonl, line 3: not JSON"):
+        read_manifest(path)
+    path.write_text(json.dumps({"file": "x"}) + "\n")
+    with pytest.raises(BadInput, match=r"line 1: needed an object with the keys file, sha256"):
+        read_manifest(path)
+    with pytest.raises(BadInput, match="cannot read the manifest"):
+        read_manifest(tmp_path / "none")
+
+
+def test_progress_bar_is_silent_where_asked(config: GenerateConfig, capfd: pytest.CaptureFixture[str]) -> None:
+    run(config)
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,179 @@
+"""torchreid's key tree with `augment`, and the compat module."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import gdown
+import pytest
+import torch
+
+from reid_integration import compat
+from reid_integration.compare import cell_configs, load_compare_config
+from reid_integration.config import AugmentConfig, ReidConfig, load_reid_config, reid_config
+from xingaug.config import to_mapping
+from xingaug.errors import BadInput, WorkFailed
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+# torchreid 1.4.0, scripts/default_config.py
+DEFAULTS = {
+    "model": {"name": "resnet50", "pretrained": True, "load_weights": "", "resume": ""},
+    "data": {
+        "type": "image", "root": "reid-data", "sources": ["market1501"], "targets": ["market1501"], "workers": 4,
+        "split_id": 0, "height": 256, "width": 128, "combineall": False, "transforms": ["random_flip"], "k_tfm": 1,
+        "norm_mean": [0.485, 0.456, 0.406], "norm_std": [0.229, 0.224, 0.225], "save_dir": "log",
+        "load_train_targets": False,
+    },
+    "market1501": {"use_500k_distractors": False},
+    "cuhk03": {"labeled_images": False, "classic_split": False, "use_metric_cuhk03": False},
+    "sampler": {
+        "train_sampler": "RandomSampler", "train_sampler_t": "RandomSampler", "num_instances": 4, "num_cams": 1,
+        "num_datasets": 1,
+    },
+    "video": {"seq_len": 15, "sample_method": "evenly", "pooling_method": "avg"},
+    "train": {
+        "optim": "adam", "lr": 0.0003, "weight_decay": 5e-4, "max_epoch": 60, "start_epoch": 0, "batch_size": 32,
+        "fixbase_epoch": 0, "open_layers": ["classifier"], "staged_lr": False, "new_layers": ["classifier"],
+        "base_lr_mult": 0.1, "lr_scheduler": "single_step", "stepsize": [20], "gamma": 0.1, "print_freq": 20, "seed": 1,
+    },
+    "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False},
+    "rmsprop": {"alpha": 0.99},
+    "adam": {"beta1": 0.9, "beta2": 0.999},
+    "loss": {
+        "name": "softmax", "softmax": {"label_smooth": True},
+        "triplet": {"margin": 0.3, "weight_t": 1.0, "weight_x": 0.0},
+    },
+    "test": {
+        "batch_size": 100, "dist_metric": "euclidean", "normalize_feature": False, "ranks": [1, 5, 10, 20],
+        "evaluate": False, "eval_freq": -1, "start_eval": 0, "rerank": False, "visrank": False, "visrank_topk": 10,
+    },
+}  # fmt: skip
+
+
+def test_tree_and_defaults_are_torchreids():
+    ours = to_mapping(ReidConfig())
+    assert (ours.pop("augment"), ours.pop("use_gpu"), ours["train"].pop("max_iterations")) == (None, None, None)
+    assert ours == DEFAULTS
+    assert reid_config(DEFAULTS) == ReidConfig()
+
+
+def test_resolved_configuration_reads_back():
+    config = reid_config({"augment": {"name": "xinggan_pose", "p": 0.3}, "data": {"sources": "world"}})
+    assert reid_config(to_mapping(config)) == config
+
+
+def test_augment_forms():
+    assert reid_config({}).augmentation is None
+    assert reid_config({"augment": None}).augmentation is None
+    assert reid_config({"augment": "xinggan_pose"}).augmentation == AugmentConfig()
+    chosen = reid_config({"augment": {"p": 0.25, "mode": "append"}, "train": {"seed": 7}})
+    assert chosen.augmentation == AugmentConfig(p=0.25, mode="append")
+    assert chosen.draw_seed == 7
+    assert reid_config({"augment": {"seed": 3}, "train": {"seed": 7}}).draw_seed == 3
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"data": {"transfroms": []}}, "unknown key 'data.transfroms'; did you mean 'transforms'?"),
+        ({"augmnet": "xinggan_pose"}, "unknown key 'augmnet'; did you mean 'augment'?"),
+        ({"augment": {"smapler": "near"}}, "unknown key 'augment.smapler'; did you mean 'sampler'?"),
+        ({"augment": "xingan_pose"}, "augment: 'xingan_pose', expected xinggan_pose"),
+        ({"augment": {"name": "xinggan"}}, "augment.name: 'xinggan', expected one of xinggan_pose"),
+        ({"augment": {"p": 1.5}}, "augment: p: 1.5, needed a share in"),
+        ({"augment": {"start_epoch": 3, "stop_epoch": 2}}, "stop_epoch null or not below start_epoch"),
+        ({"data": {"transforms": ["random_flip", "xinggan_pose"]}}, "write `augment: xinggan_pose` at the top level"),
+        ({"data": {"transforms": ["random_flpi"]}}, "unknown 'random_flpi'; known: random_flip, random_crop"),
+        ({"data": {"type": "video"}}, "only image models are supported"),
+        ({"data": {"k_tfm": 2}}, "k_tfm: 2"),
+        ({"train": {"lr": "fast"}}, "train.lr: 'fast' (a string), expected a number"),
+        ({"train": {"batch_size": 1}}, "batch_size: 1"),
+        ({"train": {"optim": "lion"}}, "train.optim: 'lion', expected one of adam"),
+        ({"train": {"max_iterations": 0}}, "max_iterations: needed null, or from 1"),
+        ({"model": {"resume": "x.pth"}}, "model.resume: 'x.pth' cannot be honoured"),
+        ({"test": {"visrank": True}}, "test.visrank: True cannot be honoured"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(mapping, message):
+    with pytest.raises(BadInput) as caught:
+        reid_config(mapping, "my.yaml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("my.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("model: {name: osnet_x0_25}\n")
+    config = load_reid_config(path, ["train.lr=3e-4", "augment=xinggan_pose", "data.sources=[a, b]"])
+    assert (config.model.name, config.train.lr, config.data.sources) == ("osnet_x0_25", 3e-4, ["a", "b"])
+    assert config.augmentation == AugmentConfig()
+    assert load_reid_config(path, ["augment.p=0"]).augmentation == AugmentConfig(p=0)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("reid_*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configurations_load(path):
+    assert load_reid_config(path).data.sources
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("compare_*.yaml")), ids=lambda p: p.stem)
+def test_shipped_comparisons_load(path):
+    config = load_compare_config(path)
+    cells = cell_configs(config)
+    assert len(cells) == len(config.arms) * len(config.seeds)
+    assert {cell.train.max_iterations for cell in cells.values()} == {config.iterations}
+    assert cells["real", config.seeds[0]].augmentation is None
+    assert cells["xinggan_pose", config.seeds[0]].augmentation is not None
+
+
+def test_torchreid_is_found_where_it_is_installed():
+    torchreid = compat.load_torchreid()
+    assert callable(torchreid.data.ImageDataManager)
+    assert callable(torchreid.engine.ImageSoftmaxEngine)
+
+
+@pytest.fixture
+def stand_in_package(tmp_path, monkeypatch):
+    """Makes `import torchreid` find a package of our making."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchreid"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(compat, "load_torchreid", compat.load_torchreid.__wrapped__)
+
+    def write(files):
+        for name, text in files.items():
+            path = tmp_path / "torchreid" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    yield write
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchreid"]:
+        sys.modules.pop(name)
+
+
+def test_upstream_layout_is_found(stand_in_package):
+    stand_in_package({"__init__.py": "import warnings\nwarnings.warn('no cython')\nplace = 'root'\n"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compat.load_torchreid().place == "root"
+
+
+def test_packaged_layout_is_found(stand_in_package):
+    stand_in_package({"__init__.py": "", "reid/__init__.py": "place = 'reid'\n"})
+    assert compat.load_torchreid().place == "reid"
+
+
+def test_a_missing_dependency_is_one_line(stand_in_package):
+    stand_in_package({"__init__.py": "import a_module_that_is_not_there\n"})
+    with pytest.raises(WorkFailed, match=r"torchreid cannot be imported .*a_module_that_is_not_there"):
+        compat.load_torchreid()
+
+
+def test_nothing_is_downloaded(monkeypatch):
+    before = gdown.download, torch.hub.download_url_to_file
+    with compat.without_downloads():
+        for fetch in (gdown.download, torch.hub.download_url_to_file):
+            with pytest.raises(BadInput, match=r"model.pretrained: cache/weights.pth is not there"):
+                fetch("https://example.org/weights.pth", "cache/weights.pth")
+    assert before == (gdown.download, torch.hub.download_url_to_file)

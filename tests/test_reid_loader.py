@@ -1,0 +1,318 @@
+"""Folders as torchreid datasets, and the loader that re-renders drawn rows."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reid_world import COLOUR, StandIn, settings, write_tree
+
+from reid_integration import loader as loader_module
+from reid_integration.compat import load_torchreid, quiet
+from reid_integration.config import reid_config
+from reid_integration.datamanager import build_datamanager, find_folder, register_market_folder
+from reid_integration.loader import Persons, attach_poses
+from xingaug.augment.transform import XingPose
+from xingaug.data.annotations import read_npz, write_npz
+from xingaug.errors import BadInput
+
+PLAIN = ("random_flip", "random_crop")  # leave a picture of one colour as it is
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return write_tree(tmp_path_factory.mktemp("data") / "world")
+
+
+def build(tree, transforms=PLAIN, batch_size=8, workers=0, sampler="RandomSampler", **changes):
+    tree_settings = settings(tree, "unused", data__transforms=list(transforms), data__workers=workers, **changes)
+    tree_settings["train"]["batch_size"] = batch_size
+    tree_settings["sampler"] = {"train_sampler": sampler}
+    return build_datamanager(reid_config(tree_settings))
+
+
+def posed(tree, p=0.5, seed=0, mode="replace", transforms=PLAIN, start_epoch=0, stop_epoch=None, **options):
+    manager = build(tree, transforms, **options)
+    persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data])
+    augment = XingPose(StandIn(), persons.build_bank((128, 64)), p=p, seed=seed, mode=mode)
+    attach_poses(manager, augment, persons, transforms, start_epoch=start_epoch, stop_epoch=stop_epoch)
+    return manager.train_loader
+
+
+def seed_all(seed=5):
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def global_state():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def drawn(batches):
+    """Whether each image was rendered, by name."""
+    return {
+        Path(path).name: bool(flag)
+        for batch in batches
+        for path, flag in zip(batch["impath"], batch["is_synthetic"], strict=True)
+    }
+
+
+def painted():
+    """COLOUR as the chain normalises it."""
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (torch.tensor(COLOUR) - mean) / std
+
+
+# Datasets
+
+
+def test_folder_is_a_torchreid_dataset(tree):
+    manager = build(tree)
+    images = manager.train_loader.dataset.data
+    assert len(images) == 24
+    assert sorted({pid for _, pid, _, _ in images}) == list(range(6)) == list(range(manager.num_train_pids))
+    for path, pid, camid, dsetid in images:
+        name = Path(path).name
+        assert pid == (int(name[:4]) - 2) // 3
+        assert camid == int(name[6]) - 1
+        assert dsetid == 0
+    (splits,) = manager.test_dataset.values()
+    assert len(splits["query"]) == 6
+    assert len(splits["gallery"]) == 13
+    assert 0 in {pid for _, pid, _, _ in splits["gallery"]}  # the distractor
+
+
+def test_registered_by_name_for_torchreids_own_manager(tree):
+    assert register_market_folder(tree, "my_world") == register_market_folder(tree, "my_world") == "my_world"
+    with quiet():
+        manager = load_torchreid().data.ImageDataManager(sources="my_world", height=32, width=16, workers=0)
+    assert manager.num_train_pids == 6
+    with pytest.raises(BadInput, match="'my_world': torchreid has another dataset"):
+        register_market_folder(tree.parent, "my_world")
+    with pytest.raises(BadInput, match="no such folder"):
+        register_market_folder(tree / "nowhere")
+
+
+def test_offline_synthetic_images_keep_their_labels(tmp_path):
+    root = write_tree(tmp_path / "offline", identities=3)
+    source = root / "bounding_box_train" / "0005_c2s1_000001_00.jpg"
+    (root / "bounding_box_train" / "0005_c2s1_000001_00_x000.jpg").write_bytes(source.read_bytes())
+    for folder in ("query", "bounding_box_test"):  # a folder that is only trained on needs neither
+        for path in (root / folder).iterdir():
+            path.unlink()
+        (root / folder).rmdir()
+    target = write_tree(tmp_path / "real", identities=3, seed=1)
+    manager = build(root, data__sources=["offline"], data__targets=[str(target)])
+    images = {Path(path).name: rest for path, *rest in manager.train_loader.dataset.data}
+    assert len(images) == 13
+    assert images["0005_c2s1_000001_00_x000.jpg"] == [1, 1, 1]
+    assert images["0005_c2s1_000001_00.jpg"] == [1, 1, 0]
+    persons = Persons.read([path for path, *_ in manager.train_loader.dataset.data])
+    assert persons.without_keypoints == 1
+    assert len(persons.build_bank((128, 64))) == 12
+
+
+def test_two_sources_are_joined_as_torchreid_joins_them(tree, tmp_path):
+    other = write_tree(tmp_path / "other", identities=3, seed=1)
+    manager = build(tree, data__sources=["world", str(other)])
+    assert manager.num_train_pids == 9
+    assert len(manager.train_loader.dataset) == 36
+    assert next(iter(manager.train_loader))["img"].shape == (8, 3, 32, 16)
+
+
+def test_folders_are_found(tree, tmp_path):
+    assert find_folder(tree.parent, "world") == tree
+    assert find_folder("elsewhere", str(tree)) == tree
+    assert find_folder(tree, "market1501") == tree
+    unpacked = write_tree(tmp_path / "market1501" / "Market-1501-v15.09.15", identities=2, annotations=False)
+    assert find_folder(tmp_path, "market1501") == unpacked
+    with pytest.raises(BadInput, match="no dataset 'dukemtmcreid' in Market-1501 layout below"):
+        find_folder(tree.parent, "dukemtmcreid")
+
+
+def test_test_images_are_never_trained_on(tree):
+    with pytest.raises(BadInput, match="query images are among the training images"):
+        build(tree, data__combineall=True)
+
+
+def test_too_large_batches_are_refused(tree):
+    with pytest.raises(BadInput, match="batch_size: 100, but RandomSampler gives only 24"):
+        build(tree, batch_size=100)
+    with pytest.raises(BadInput, match="RandomIdentitySampler cannot form batches of 64"):
+        build(tree, batch_size=64, sampler="RandomIdentitySampler")
+
+
+def test_an_unreadable_image_is_an_error(tmp_path):
+    root = write_tree(tmp_path / "broken", identities=2)
+    (root / "bounding_box_train" / "0002_c1s1_000000_00.jpg").write_bytes(b"nothing")
+    with pytest.raises(BadInput, match=r"0002_c1s1_000000_00.jpg: not a readable image"):
+        list(build(root, batch_size=2).train_loader)
+
+
+# The hook
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("sampler", ["RandomSampler", "RandomIdentitySampler"])
+def test_p_0_gives_the_very_same_batches(tree, sampler, workers):
+    transforms = ("random_flip", "random_crop", "random_erase", "color_jitter")
+    plain = build(tree, transforms, sampler=sampler, workers=workers).train_loader
+    ours = posed(tree, p=0.0, transforms=transforms, sampler=sampler, workers=workers)
+    seed_all()
+    expected = [batch for _ in range(2) for batch in plain]
+    state = global_state()
+    seed_all()
+    batches = [batch for _ in range(2) for batch in ours]
+    assert global_state() == state
+    assert len(batches) == len(expected) > 0
+    for batch, other in zip(batches, expected, strict=True):
+        assert torch.equal(batch["img"], other["img"])
+        assert torch.equal(batch["pid"], other["pid"])
+        assert not batch["is_synthetic"].any()
+        assert set(batch) == {*other, "is_synthetic"}
+
+
+def test_rendered_rows_are_replaced_and_the_others_are_not(tree):
+    plain = build(tree).train_loader
+    ours = posed(tree)
+    seed_all()
+    expected = list(plain)
+    state = global_state()
+    seed_all()
+    batches = list(ours)
+    assert global_state() == state  # rendering moves no global random generator
+    rendered = 0
+    for batch, other in zip(batches, expected, strict=True):
+        chosen = batch["is_synthetic"]
+        rendered += int(chosen.sum())
+        assert torch.equal(batch["img"][~chosen], other["img"][~chosen])
+        colour = painted().view(3, 1, 1).expand(3, 32, 16)
+        for image in batch["img"][chosen]:
+            torch.testing.assert_close(image, colour, atol=2e-6, rtol=0)
+    assert 4 <= rendered <= 20
+    assert (ours.rows, ours.synthetic) == (24, rendered)
+
+
+def test_draws_depend_on_seed_epoch_and_name_alone(tree):
+    first = drawn(posed(tree))
+    assert len(set(first.values())) == 2
+    assert drawn(posed(tree, batch_size=4, workers=2)) == first
+    ours = posed(tree, batch_size=6)
+    assert drawn(ours) == first
+    second = drawn(ours)
+    assert second != first
+    ours.set_epoch(0)
+    assert drawn(ours) == first
+    assert drawn(ours) == second
+    assert drawn(posed(tree, seed=1)) != first
+
+
+def test_flips_of_rendered_rows_repeat_with_seed_epoch_and_step(tree):
+    transforms = ("random_flip", "random_erase")
+    runs = []
+    for _ in range(2):
+        ours = posed(tree, p=1.0, transforms=transforms, sampler="SequentialSampler")
+        runs.append([batch["img"] for _ in range(2) for batch in ours])
+        torch.rand(3)  # the global generator stands elsewhere the second time
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    assert not torch.equal(runs[0][0], runs[0][1])  # another step
+    assert not torch.equal(runs[0][0], runs[0][3])  # another epoch
+
+
+def test_epochs_without_rendering(tree):
+    ours = posed(tree, p=1.0, start_epoch=1, stop_epoch=2)
+    assert [any(drawn(ours).values()) for _ in range(3)] == [False, True, False]
+
+
+def test_append_lengthens_the_batch_and_labels_follow(tree):
+    for batch in posed(tree, mode="append"):
+        chosen = batch["is_synthetic"]
+        assert not chosen[:8].any()
+        assert chosen[8:].all()
+        assert len(chosen) == len(batch["img"]) == len(batch["impath"]) == len(batch["pid"]) == len(batch["dsetid"])
+        for path, pid in zip(batch["impath"], batch["pid"].tolist(), strict=True):
+            assert pid == (int(Path(path).name[:4]) - 2) // 3
+        assert len(chosen) > 8
+
+
+def test_what_a_loader_offers_is_forwarded(tree):
+    ours = posed(tree)
+    assert len(ours) == 3
+    assert ours.batch_size == 8
+    assert ours.sampler is ours.loader.sampler
+    assert ours.batch_sampler is ours.loader.batch_sampler
+    assert len(ours.dataset) == 24
+    assert ours.dataset.num_train_pids == 6
+    with pytest.raises(AttributeError):
+        _ = ours.nothing_of_that_name
+
+
+def test_every_image_is_decoded_once(tree, monkeypatch):
+    read, paths = loader_module.read_image, []
+    monkeypatch.setattr(loader_module, "read_image", lambda path: paths.append(path) or read(path))
+    list(posed(tree, p=1.0))
+    assert len(paths) == len(set(paths)) == 24
+
+
+def test_images_of_another_size_bring_their_keypoints_along(tmp_path):
+    root = write_tree(tmp_path / "large", identities=2, size=(256, 96))
+    ours = posed(root, p=1.0, batch_size=4)
+    known = read_npz(root / "annotations.npz")
+    for index in (0, 5):
+        item = ours.dataset[index]
+        assert item["source"].shape == (128, 64, 3)
+        assert item["source"].dtype == torch.uint8
+        row = known.lookup([Path(item["impath"]).name])[0]
+        expected = (torch.tensor(known.xy[row]) + 0.5) * torch.tensor([64 / 96, 128 / 256]) - 0.5
+        torch.testing.assert_close(item["source_xy"], expected)
+        bank = ours.augment.bank
+        place = list(bank.names).index(Path(item["impath"]).name)
+        torch.testing.assert_close(bank.keypoints([place]).xy[0], expected)
+    assert all(batch["is_synthetic"].all() for batch in ours)
+
+
+def test_images_without_keypoints_stay_real_and_are_counted(tree, tmp_path):
+    manager = build(tree)
+    paths = [entry[0] for entry in manager.train_loader.dataset.data]
+    whole = read_npz(tree / "annotations.npz")
+    rows = whole.lookup([Path(path).name for path in paths[4:]])
+    partial = tmp_path / "partial.npz"
+    write_npz(partial, whole.names[rows], whole.xy[rows], whole.visibility[rows])
+    persons = Persons.read(paths, partial)
+    assert persons.without_keypoints == 4
+    attach_poses(manager, XingPose(StandIn(), persons.build_bank((128, 64)), p=1.0), persons, PLAIN)
+    flags = drawn(manager.train_loader)
+    assert {name for name, flag in flags.items() if not flag} == {Path(path).name for path in paths[:4]}
+    assert manager.train_loader.skipped == {"unusable_keypoints": 4, "no_pose": 0}
+
+
+def test_annotations_must_be_there_and_fit(tree, tmp_path):
+    bare = write_tree(tmp_path / "bare", identities=2, annotations=False)
+    paths = [str(path) for path in sorted((bare / "bounding_box_train").iterdir())]
+    with pytest.raises(BadInput, match=r"annotations.npz: no such annotation file"):
+        Persons.read(paths)
+    renamed = [
+        path.replace("_c1s1_", "_c1s4_").replace("_c2s1_", "_c2s4_").replace("_c3s1_", "_c3s4_") for path in paths
+    ]
+    with pytest.raises(BadInput, match="has keypoints for none of the 8 training images"):
+        Persons.read(renamed, tree / "annotations.npz")
+
+
+@pytest.mark.parametrize("loss", ["softmax", "triplet"])
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_stock_engines_run_unchanged(tree, tmp_path, loss, mode):
+    torchreid = load_torchreid()
+    manager = build(tree, sampler="RandomIdentitySampler")
+    persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data])
+    attach_poses(manager, XingPose(StandIn(), persons.build_bank((128, 64)), mode=mode), persons, PLAIN)
+    with quiet():
+        model = torchreid.models.build_model("osnet_x0_25", manager.num_train_pids, loss=loss, pretrained=False)
+        optimizer = torchreid.optim.build_optimizer(model)
+        scheduler = torchreid.optim.build_lr_scheduler(optimizer)
+        stock = {"softmax": torchreid.engine.ImageSoftmaxEngine, "triplet": torchreid.engine.ImageTripletEngine}[loss]
+        engine = stock(manager, model, optimizer, scheduler=scheduler, use_gpu=False)
+        engine.run(save_dir=str(tmp_path / "log"), max_epoch=1, print_freq=1, ranks=[1, 5])
+    assert (tmp_path / "log" / "model" / "model.pth.tar-1").is_file()
+    assert manager.train_loader.synthetic > 0

@@ -1,0 +1,270 @@
+"""Runs and comparisons: reproducible, resumable, and with p = 0 the same as without augmentation."""
+
+import csv
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from reid_world import StandIn, settings, write_tree
+
+from reid_integration import compare as compare_module
+from reid_integration.compare import CompareConfig, compare, load_compare_config
+from reid_integration.compare import main as compare_main
+from reid_integration.config import reid_config
+from reid_integration.train import TrainResult, run
+from reid_integration.train import main as train_main
+from xingaug.errors import BadInput, WorkFailed
+from xingaug.generators import store
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return write_tree(tmp_path_factory.mktemp("data") / "world")
+
+
+def finish(tree, out, **changes):
+    return run(reid_config(settings(tree, out, **changes)), generator=StandIn())
+
+
+def without_times(history):
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
+
+
+@pytest.mark.parametrize("loss", ["softmax", "triplet"])
+def test_p_0_trains_exactly_as_without_augmentation(tree, tmp_path, loss):
+    changes = {"loss__name": loss, "sampler__train_sampler": "RandomIdentitySampler"}
+    plain = finish(tree, tmp_path / "plain", **changes)
+    zero = finish(tree, tmp_path / "zero", augment={"p": 0}, **changes)
+    half = finish(tree, tmp_path / "half", augment="xinggan_pose", **changes)
+    assert without_times(plain.history) == without_times(zero.history)
+    assert plain.reid.figures() == zero.reid.figures()
+    assert without_times(plain.history) != without_times(half.history)
+    assert plain.synthetic_share == zero.synthetic_share == 0
+    assert 0 < half.synthetic_share < 1
+    assert half.sources["generator"] == "stand-in"
+
+
+def test_the_same_run_twice_and_no_trace_in_the_global_rng(tree, tmp_path):
+    def state():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    before = state()
+    first = finish(tree, tmp_path / "a", augment="xinggan_pose")
+    assert state() == before
+    torch.rand(1)
+    second = finish(tree, tmp_path / "b", augment="xinggan_pose")
+    other = finish(tree, tmp_path / "c", augment="xinggan_pose", train__seed=2)
+    assert without_times(first.history) == without_times(second.history)
+    assert first.reid.to_mapping() == second.reid.to_mapping()
+    assert without_times(first.history) != without_times(other.history)
+
+
+def test_run_directory_explains_itself(tree, tmp_path):
+    result = finish(tree, tmp_path / "run", augment={"p": 1.0})
+    assert {path.name for path in result.directory.iterdir()} == {
+        "config.yaml", "stats.jsonl", "model.safetensors", "result.json",
+    }  # fmt: skip
+    resolved = yaml.safe_load((result.directory / "config.yaml").read_text())
+    assert reid_config(resolved) == reid_config(settings(tree, tmp_path / "run", augment={"p": 1.0}))
+    assert [entry["iteration"] for entry in result.history] == [1, 2, 3, 4]
+    assert [entry["epoch"] for entry in result.history] == [0, 0, 0, 1]
+    assert all(entry["synthetic"] == 1 and entry["loss"] > 0 and "acc" in entry for entry in result.history)
+    again = TrainResult.load(result.directory)
+    assert again.history == result.history
+    assert again.to_mapping() == result.to_mapping()
+    with pytest.raises(BadInput, match="holds a finished run"):
+        finish(tree, tmp_path / "run")
+
+
+def test_saved_weights_give_the_same_figures(tree, tmp_path):
+    trained = finish(tree, tmp_path / "run")
+    weights = str(trained.directory / "model.safetensors")
+    tested = finish(tree, tmp_path / "test", model__load_weights=weights, test__evaluate=True)
+    assert tested.iterations == 0
+    assert tested.reid.figures() == trained.reid.figures()
+
+
+def test_weights_may_be_a_torchreid_checkpoint(tree, tmp_path):
+    from safetensors.torch import load_file
+
+    trained = finish(tree, tmp_path / "run")
+    state = {f"module.{key}": value for key, value in load_file(trained.directory / "model.safetensors").items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "model.pth.tar-3")
+    tested = finish(tree, tmp_path / "test", model__load_weights=str(tmp_path / "model.pth.tar-3"), test__evaluate=True)
+    assert tested.reid.figures() == trained.reid.figures()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__load_weights": "nowhere.safetensors"}, "nowhere.safetensors: no such file"),
+        ({"test__evaluate": True}, "nothing to evaluate without model.load_weights"),
+        ({"model__name": "osnet_x9"}, "model.name: Unknown model: osnet_x9"),
+        ({"model__pretrained": True}, "osnet_x0_25_imagenet.pth is not there, and nothing is downloaded"),
+        ({"data__targets": "nowhere"}, "no dataset 'nowhere'"),
+        ({"augment": {"sampler": "nearest"}}, "augment.sampler: unknown 'nearest'"),
+        ({"augment": {"annotations": "nowhere.npz"}}, "nowhere.npz: no such annotation file"),
+    ],
+)
+def test_bad_inputs_stop_before_anything_is_written(tree, tmp_path, monkeypatch, changes, message):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    with pytest.raises(BadInput) as caught:
+        finish(tree, tmp_path / "run", **changes)
+    assert message in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_model_are_refused(tree, tmp_path):
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(BadInput, match="not the weights of this model"):
+        finish(tree, tmp_path / "run", model__load_weights=str(tmp_path / "other.pth"))
+
+
+def test_iterations_share_one_schedule_whatever_the_epoch_length(tree, tmp_path):
+    changes = {"train__max_iterations": 6, "train__max_epoch": 3, "train__lr": 0.1, "train__optim": "sgd"}
+    schedule = {"train__lr_scheduler": "multi_step", "train__stepsize": [1, 2]}
+    for name, batch_size in (("short", 12), ("long", 6)):
+        result = finish(tree, tmp_path / name, train__batch_size=batch_size, **changes, **schedule)
+        rates = [entry["lr"] for entry in result.history]
+        assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_epochs_and_evaluation_between_them(tree, tmp_path):
+    changes = {"train__max_iterations": None, "train__max_epoch": 3, "train__lr_scheduler": "single_step"}
+    result = finish(tree, tmp_path / "run", **changes, train__stepsize=1, test__eval_freq=1, test__start_eval=2)
+    assert (result.iterations, result.epochs) == (9, 3)
+    assert [entry["lr"] for entry in result.history][::3] == pytest.approx([3e-4, 3e-5, 3e-6])
+    lines = [json.loads(line) for line in (result.directory / "stats.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "mAP" in line] == [6, 9]
+    silent = finish(tree, tmp_path / "silent", **changes, train__stepsize=1)
+    assert without_times(silent.history) == without_times(result.history)  # evaluating does not disturb training
+
+
+def test_a_diverged_run_fails(tree, tmp_path):
+    with pytest.raises(WorkFailed, match=r"the loss is .*; lower train.lr"):
+        finish(tree, tmp_path / "run", train__lr=1e30, train__optim="sgd")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_train_command(tree, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(settings(tree, tmp_path / "run")))
+    assert train_main(["--config", str(path), "train.max_iterations=2", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)["iterations"] == 2
+    assert set(json.loads(out)["results"]["world"]) >= {"mAP", "rank1", "rank5", "rank10", "mINP"}
+    assert train_main(["--config", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert (
+        train_main(["--config", str(path), "train.lr=1e30", "train.optim=sgd", f"data.save_dir={tmp_path / 'x'}"]) == 1
+    )
+    monkeypatch.setattr(store, "load_generator", lambda name: StandIn())
+    overrides = ["augment=xinggan_pose", f"data.save_dir={tmp_path / 'posed'}"]
+    assert train_main(["--config", str(path), *overrides]) == 0
+    assert "mAP" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("main", [train_main, compare_main])
+def test_help_shows_an_example(main, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "example: python -m reid_integration." in capsys.readouterr().out
+
+
+# Comparisons
+
+
+def comparison(tree, tmp_path, **changes):
+    values = {
+        "out": tmp_path / "compare",
+        "common": settings(tree, "unused", train__batch_size=8) | {"train": {"batch_size": 8}},
+        "arms": {"real": {}, "xinggan_pose": {"augment": {"p": 1.0}}},
+        "seeds": [1, 2],
+        "iterations": 2,
+    }
+    values["common"]["data"].pop("save_dir")
+    return CompareConfig(**(values | changes))
+
+
+def test_comparison_runs_resumes_and_tabulates(tree, tmp_path, monkeypatch):
+    config = comparison(tree, tmp_path)
+    first = compare(config, generator=StandIn())
+    assert list(first.cells) == [("real", 1), ("real", 2), ("xinggan_pose", 1), ("xinggan_pose", 2)]
+    assert {cell.iterations for cell in first.cells.values()} == {2}
+    assert [cell.synthetic_share for cell in first.cells.values()] == [0, 0, 1, 1]
+    with (config.out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["arm"], row["seed"]) for row in rows] == [(arm, str(seed)) for arm, seed in first.cells]
+    assert float(rows[0]["mAP"]) == first.cells["real", 1].reid.mAP
+    data = json.loads((config.out / "results.json").read_text())
+    values = [first.cells["real", seed].reid.mAP for seed in (1, 2)]
+    assert data["summary"]["real"]["mAP"]["mean"] == pytest.approx(np.mean(values))
+    assert data["summary"]["real"]["mAP"]["std"] == pytest.approx(np.std(values, ddof=1))
+    assert len(data["cells"]) == 4
+
+    (config.out / "real" / "seed_2" / "result.json").unlink()
+    ran = []
+    monkeypatch.setattr(compare_module, "run", lambda cell, *rest: ran.append(cell.data.save_dir) or run(cell, *rest))
+    second = compare(config, generator=StandIn())
+    assert ran == [str(config.out / "real" / "seed_2")]
+    assert second.to_mapping()["summary"] == data["summary"]
+
+
+def test_a_stale_cell_is_not_passed_off_as_the_result(tree, tmp_path):
+    arms = {"xinggan_pose": {"augment": {"p": 1.0}}}
+    compare(comparison(tree, tmp_path, arms=arms, seeds=[1]), generator=StandIn())
+    with pytest.raises(
+        BadInput, match=r"seed_1: finished with another configuration \(train.max_iterations: 2, now 3\)"
+    ):
+        compare(comparison(tree, tmp_path, arms=arms, seeds=[1], iterations=3))
+    other = StandIn()
+    other.content_hash = "other"
+    with pytest.raises(BadInput, match=r"\(generator: 'stand-in', now 'other'\)"):
+        compare(comparison(tree, tmp_path, arms=arms, seeds=[1]), generator=other)
+
+
+def test_an_arm_may_train_on_another_folder(tree, tmp_path):
+    offline = write_tree(tmp_path / "offline", identities=4, seed=3)
+    arms = {"real": {}, "offline": {"data": {"sources": [str(offline)]}}}
+    result = compare(comparison(tree, tmp_path, arms=arms, seeds=[1]))
+    assert [cell.identities for cell in result.cells.values()] == [6, 4]
+    assert [list(cell.results) for cell in result.cells.values()] == [["world"], ["world"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": {"a": {"augmnet": "xinggan_pose"}}}, "arms.a: unknown key 'augmnet'; did you mean 'augment'?"),
+        ({"arms": {"a": {"train": {"seed": 3}}}}, "arms.a: sets train.seed, which the comparison sets"),
+        ({"arms": {"a/b": {}}}, "arms: 'a/b', needed a name of letters"),
+        ({"seeds": [1, 1]}, "seeds, each once"),
+        ({"iterations": 0}, "iterations: 0"),
+    ],
+)
+def test_bad_comparisons_are_named(tree, tmp_path, changes, message):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared below
+        compare(comparison(tree, tmp_path, **changes))
+    assert message in str(caught.value)
+    assert not (tmp_path / "compare").exists()
+
+
+def test_compare_command(tree, tmp_path, capsys):
+    (tmp_path / "configs").mkdir()
+    base = settings(tree, "unused")
+    (tmp_path / "configs" / "base.yaml").write_text(yaml.safe_dump(base))
+    path = tmp_path / "configs" / "compare.yaml"
+    plain = {"out": str(tmp_path / "out"), "base": "base.yaml", "arms": {"real": {}}, "iterations": 2}
+    path.write_text(yaml.safe_dump(plain))
+    assert load_compare_config(path).base == tmp_path / "configs" / "base.yaml"
+    assert compare_main(["--config", str(path), "iterations=1"]) == 0
+    assert "real" in capsys.readouterr().out
+    assert compare_main(["--config", str(path), "iterations=1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["arms"] == ["real"]
+    assert compare_main(["--config", str(path), "itertions=1"]) == 2
+    assert "did you mean 'iterations'?" in capsys.readouterr().err

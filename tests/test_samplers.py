@@ -1,0 +1,221 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skeletons import random_people
+
+from xingaug.errors import BadInput
+from xingaug.keypoints import Keypoints
+from xingaug.poses.bank import PoseBank
+from xingaug.poses.draws import keyed_uniform
+from xingaug.poses.samplers import FAR_TRIES, NEAR_POOL, SAMPLERS, Sources, sample
+
+EVERY = sorted(SAMPLERS)
+
+
+def name(index: int) -> str:
+    return f"{index:04d}_c1s1_000000_00.jpg"
+
+
+def torsoless(keypoints: Keypoints) -> Keypoints:
+    visibility = keypoints.visibility.clone()
+    visibility[:, [8, 11]] = 0
+    return Keypoints(keypoints.xy, visibility)
+
+
+@pytest.fixture(scope="module")
+def bank() -> PoseBank:
+    """200 poses of 100 images, two of each, every tenth pose unusable."""
+    people = random_people(200, seed=1, missing=0.1)
+    visibility = people.visibility.clone()
+    visibility[::10, 8:] = 0
+    return PoseBank.build(Keypoints(people.xy, visibility), names=[name(index // 2) for index in range(200)])
+
+
+# Keyed numbers
+
+
+def test_keyed_numbers_are_the_same_on_every_machine():
+    numbers = keyed_uniform(7, 3, ["a.jpg", "ü.jpg"], "uniform")
+    assert numbers.dtype == np.float64
+    assert numbers.tolist() == [0.667167677881595, 0.16391783292459072]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(-(2**63), 2**63),
+    epoch=st.integers(0, 1000),
+    names=st.lists(st.text(max_size=20), max_size=8),
+    stream=st.text(max_size=8),
+)
+def test_a_name_draws_the_same_number_in_any_batch(seed, epoch, names, stream):
+    together = keyed_uniform(seed, epoch, names, stream)
+    assert together.shape == (len(names),)
+    assert ((together >= 0) & (together < 1)).all()
+    assert together.tolist() == [keyed_uniform(seed, epoch, [one], stream)[0] for one in names]
+
+
+def test_each_part_of_the_key_counts():
+    keys = [(0, 0, "a", "s"), (1, 0, "a", "s"), (0, 1, "a", "s"), (0, 0, "b", "s"), (0, 0, "a", "t")]
+    keys += [(0, 0, "a/b", "s"), (0, 0, "b", "s/a"), (10, 0, "a", "s"), (1, 0, "0a", "s")]
+    assert len({float(keyed_uniform(seed, epoch, [key], stream)[0]) for seed, epoch, key, stream in keys}) == len(keys)
+
+
+def test_keyed_numbers_are_uniform_and_streams_independent():
+    names = [name(index) for index in range(4000)]
+    first, second = (keyed_uniform(0, 0, names, stream) for stream in "ab")
+    counts = np.bincount((first * 20).astype(int), minlength=20)
+    assert ((counts - 200) ** 2 / 200).sum() < 45  # chi-square, 19 degrees of freedom: exceeded once in 1000
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+
+
+def test_keyed_numbers_leave_the_global_generators_alone(bank):
+    torch.manual_seed(0)
+    np.random.seed(0)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    for sampler in EVERY:
+        sample(bank, sampler, random_people(4), [name(i) for i in range(4)])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+
+
+# What holds for every sampler
+
+
+@pytest.mark.parametrize("sampler", EVERY)
+def test_a_draw_is_a_usable_pose_of_another_image(bank, sampler):
+    keys = [name(index) for index in range(100)]
+    people = bank.keypoints(np.arange(1, 200, 2))
+    for epoch in range(5):
+        rows = sample(bank, sampler, people, keys, epoch=epoch)
+        assert rows.shape == (100,)
+        assert rows.dtype == torch.int64
+        assert (rows >= 0).all()
+        assert bank.usable[rows.numpy()].all()
+        assert (bank.names[rows.numpy()] != np.array(keys)).all()
+
+
+@pytest.mark.parametrize("sampler", EVERY)
+def test_a_draw_does_not_depend_on_the_batch(bank, sampler):
+    keys = [name(index) for index in range(120)]  # the last 20 are not in the bank
+    people = random_people(120, seed=3, missing=0.2)
+    whole = sample(bank, sampler, people, keys, seed=5, epoch=2)
+    order = np.random.default_rng(0).permutation(120)
+    shuffled = sample(bank, sampler, people[torch.from_numpy(order)], [keys[i] for i in order], seed=5, epoch=2)
+    assert shuffled.tolist() == whole[order].tolist()
+    alone = [int(sample(bank, sampler, people[i : i + 1], keys[i : i + 1], seed=5, epoch=2)[0]) for i in range(120)]
+    assert alone == whole.tolist()
+
+
+@pytest.mark.parametrize("sampler", EVERY)
+def test_seed_and_epoch_change_the_draw(bank, sampler):
+    keys, people = [name(index) for index in range(64)], random_people(64, seed=3)
+    draws = [sample(bank, sampler, people, keys, seed=s, epoch=e) for s, e in ((0, 0), (0, 1), (1, 0))]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert (draws[first] != draws[second]).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("sampler", EVERY)
+def test_minus_one_only_when_nothing_is_left(sampler):
+    people = random_people(3, seed=2)
+    visibility = people.visibility.clone()
+    visibility[2, 8:] = 0
+    few = PoseBank.build(Keypoints(people.xy, visibility), names=["a.jpg", "a.jpg", "b.jpg"])
+    rows = sample(few, sampler, random_people(3), ["a.jpg", "b.jpg", "c.jpg"])
+    assert rows[0] == -1
+    assert set(rows[1:].tolist()) <= {0, 1}
+    two = PoseBank.build(random_people(2), names=["a.jpg", "b.jpg"])
+    assert sample(two, sampler, random_people(2), ["a.jpg", "b.jpg"]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("sampler", EVERY)
+def test_sources_without_a_torso_and_empty_batches(bank, sampler):
+    mixed = Keypoints.stack([random_people(1)[0], torsoless(random_people(1))[0]])
+    rows = sample(bank, sampler, mixed, [name(0), name(1)])
+    assert (rows >= 0).all()
+    assert sample(bank, sampler, random_people(2)[:0], []).shape == (0,)
+
+
+@pytest.mark.parametrize("sampler", EVERY)
+def test_a_bank_without_names_excludes_nothing(sampler):
+    bare = PoseBank.build(random_people(3))
+    assert set(sample(bare, sampler, random_people(60), ["", *[name(i) for i in range(59)]]).tolist()) <= {0, 1, 2}
+    assert (sample(bare, sampler, random_people(2), ["", "a"]) >= 0).all()
+
+
+# One by one
+
+
+def test_uniform_reaches_every_other_pose_equally(bank):
+    keys = [name(7)]
+    rows = np.array([int(sample(bank, "uniform", random_people(1), keys, epoch=e)[0]) for e in range(4000)])
+    expected = [row for row in range(200) if bank.usable[row] and bank.names[row] != keys[0]]
+    values, counts = np.unique(rows, return_counts=True)
+    assert values.tolist() == expected
+    mean = 4000 / len(expected)
+    assert ((counts - mean) ** 2 / mean).sum() < 250  # chi-square, 177 degrees of freedom: exceeded once in 3000
+
+
+def test_near_draws_from_the_upper_half_of_the_nearest(bank):
+    people = random_people(6, seed=12)
+    keys = [name(index) for index in range(6)]
+    seen: list[set[int]] = [set() for _ in keys]
+    for epoch in range(150):
+        for found, row in zip(seen, sample(bank, "near", people, keys, epoch=epoch).tolist(), strict=True):
+            found.add(row)
+    for index, key in enumerate(keys):
+        hits = bank.search(people[index : index + 1], k=NEAR_POOL + len(bank.positions_named(key))).indices[0].tolist()
+        others = [row for row in hits if bank.names[row] != key]
+        assert seen[index] == set(others[: NEAR_POOL // 2])
+
+
+def test_far_is_the_least_similar_of_several_uniform_draws(bank):
+    people = random_people(20, seed=12)
+    keys = [f"other{index}.jpg" for index in range(20)]
+    rows = sample(bank, "far", people, keys, seed=4, epoch=1)
+    for index, key in enumerate(keys):
+        numbers = [keyed_uniform(4, 1, [key], f"far/{attempt}")[0] for attempt in range(FAR_TRIES)]
+        tried = [bank.usable_rows[int(number * len(bank.usable_rows))] for number in numbers]
+        similarity = bank.oks(people[index : index + 1], np.array([tried]))[0]
+        assert rows[index] == tried[int(np.argmin(similarity))]
+
+
+def test_near_is_nearer_than_uniform_and_far_is_farther(bank):
+    people, keys = random_people(100, seed=40), [f"other{index}.jpg" for index in range(100)]
+    mean = {sampler: bank.oks(people, sample(bank, sampler, people, keys)[:, None]).mean() for sampler in EVERY}
+    assert mean["near"] > mean["uniform"] + 0.05
+    assert mean["far"] < mean["uniform"] - 0.05
+
+
+# Bad input and speed
+
+
+def test_an_unknown_sampler_is_refused(bank):
+    with pytest.raises(BadInput, match="sampler: 'unifrom', needed one of uniform, near, far"):
+        sample(bank, "unifrom", random_people(1), ["a"])
+
+
+def test_lengths_that_differ_are_refused(bank):
+    people = random_people(2)
+    with pytest.raises(ValueError, match=r"keypoints: batch shape \(2,\), needed \(1,\) to fit keys"):
+        sample(bank, "uniform", people, ["a"])
+    with pytest.raises(ValueError, match="pids: 1 of them, needed 2 to fit keys"):
+        sample(bank, "uniform", people, ["a", "b"], pids=[1])
+    with pytest.raises(ValueError, match="camids: 3 of them, needed 2 to fit keys"):
+        Sources(people, ["a", "b"], camids=np.arange(3))
+
+
+def test_uniform_draws_64_in_under_two_milliseconds():
+    people = random_people(13_000, seed=1)
+    large = PoseBank.build(people, names=[name(index) for index in range(13_000)])
+    keys, batch = [name(index) for index in range(64)], people[:64]
+    sample(large, "uniform", batch, keys)
+    times = []
+    for epoch in range(20):
+        start = time.process_time()
+        sample(large, "uniform", batch, keys, epoch=epoch)
+        times.append(time.process_time() - start)
+    assert np.median(times) < 2e-3  # measured 0.1 ms

@@ -1,0 +1,296 @@
+"""The command line: a thin parser in front of plain functions. torch is imported only by the command that runs."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xingaug import __version__
+from xingaug.errors import BadInput, guarded
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `xingaug ARGUMENTS`; exit code 0 done, 1 failed while working, 2 bad input."""
+    args = build_parser().parse_args(arguments)
+
+    def command() -> int | None:
+        if args.needs_torch:
+            import torch
+
+            # Numbers below 1e-38 mean nothing here and slow a CPU down by an order of magnitude.
+            torch.set_flush_denormal(True)
+        result: int | None = args.run(args)
+        return result
+
+    return guarded(command)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all commands."""
+    parser = argparse.ArgumentParser(prog="xingaug", description="Pose augmentation for person re-identification.")
+    parser.add_argument("--version", action="version", version=f"xingaug {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_demo, _add_world, _add_annotate, _add_train, _add_evaluate, _add_bank, _add_generate, _add_bench):
+        add(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, help_text: str, example: str, torch: bool = True) -> Any:
+    parser = commands.add_parser(
+        name,
+        help=help_text,
+        description=help_text,
+        epilog=f"example: {example}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(run=run, needs_torch=torch)
+    return parser
+
+
+def _print_figures(figures: dict[str, Any], as_json: bool) -> None:
+    """One JSON line, or a line a figure."""
+    if as_json:
+        print(json.dumps(figures))
+        return
+    for key, value in figures.items():
+        print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+
+
+def _add_demo(commands: Any) -> None:
+    text = "The whole pipeline on a small scale: data, bank, generation, re-ID with and without, and a page."
+    parser = _command(commands, "demo", _demo, text, "xingaug demo --out demo-out")
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="directory to write, new or empty")
+    parser.add_argument("--data", type=Path, help="a Market-1501 tree in place of the pedestrian world")
+    parser.add_argument("--annotations", type=Path, help="keypoints of the tree's training images, .csv or .npz")
+    parser.add_argument("--identities", type=int, help="identities in each of training and test; 100 for the world")
+    parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
+    parser.add_argument("--iterations", type=int, default=150, help="re-ID training iterations of each arm")
+    parser.add_argument("--seed", type=int, default=0, help="of the world, the draws and the training")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from xingaug.demo import DemoConfig, run_demo
+
+    fields = ("out", "data", "annotations", "identities", "generator", "iterations", "seed")
+    figures = run_demo(DemoConfig(**{name: getattr(args, name) for name in fields}))
+    if args.json:
+        print(json.dumps(figures))
+
+
+def _add_world(commands: Any) -> None:
+    text = "Write a pedestrian world: a Market-1501 layout with exact keypoints and person masks."
+    parser = _command(
+        commands, "world", _world, text, "xingaug world runs/world --identities 200 --images-per-identity 8", False
+    )
+    parser.add_argument("out", type=Path, help="directory to write, new or empty")
+    parser.add_argument("--identities", type=int, default=200, help="in all; the first half is for training")
+    parser.add_argument("--images-per-identity", type=int, default=8, help="images of each")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
+    parser.add_argument("--train-poses", choices=("any", "starved"), default="any", help="poses of training persons")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+
+def _world(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from xingaug.data.pedestrians import write_world
+
+    summary = write_world(args.out, args.identities, args.images_per_identity, args.seed, args.train_poses)
+    _print_figures({**asdict(summary), "root": str(summary.root)}, args.json)
+
+
+def _add_annotate(commands: Any) -> None:
+    text = "Turn keypoints from another format into one annotation .npz and report what does not fit the images."
+    parser = _command(
+        commands, "annotate", _annotate, text, "xingaug annotate ROOT --from patn-csv market-annotation-train.csv"
+    )
+    parser.add_argument("root", type=Path, help="a Market-1501 tree")
+    parser.add_argument("--from", dest="source", nargs=2, required=True, metavar=("FORMAT", "FILE"),
+                        help="patn-csv or npz, and the file")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="file to write (default: ROOT/annotations.npz)")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+
+def _annotate(args: argparse.Namespace) -> None:
+    from xingaug.data.annotations import match, read_npz, read_patn_csv, write_npz
+    from xingaug.data.market1501 import read_split
+
+    kind, file = args.source[0], Path(args.source[1])
+    if kind not in ("patn-csv", "npz"):
+        raise BadInput(f"--from: unknown format '{kind}'; known: patn-csv, npz")
+    split = read_split(args.root, "train")
+    reports = []
+    if kind == "patn-csv":
+        annotations, report = read_patn_csv(file)
+        reports.append(report)
+    else:
+        annotations = read_npz(file)
+    reports.append(match(annotations, split))
+    out = args.out or args.root / "annotations.npz"
+    write_npz(out, annotations.names, annotations.xy, annotations.visibility, annotations.source)
+    for report in reports:
+        for line in report.lines():
+            print(line, file=sys.stderr)
+    _print_figures({"written": str(out), "annotations": len(annotations.names), "images": len(split)}, args.json)
+
+
+def _add_train(commands: Any) -> None:
+    text = "Train a generator; run again on the same directory, it continues where it was stopped."
+    parser = _command(
+        commands, "train", _train, text, "xingaug train configs/train_pedestrians.yaml steps=200 --out runs/short"
+    )
+    parser.add_argument("config", type=Path, help="YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as lr=2e-4")
+    parser.add_argument("--out", type=Path, required=True, help="run directory")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from xingaug.config import load_config
+    from xingaug.training.loop import TrainConfig, train
+
+    print(train(load_config(TrainConfig, args.config, args.overrides), args.out))
+
+
+def _add_evaluate(commands: Any) -> None:
+    text = "Measure generated images against true ones, beside copying the source and the identity's mean image."
+    parser = _command(
+        commands, "evaluate", _evaluate, text,
+        "xingaug evaluate --generator pedestrians-small --data ROOT --annotations A.npz --pairs pairs.csv --json",
+    )  # fmt: skip
+    parser.add_argument("--generator", required=True, help="bundled name or .safetensors file")
+    parser.add_argument("--data", type=Path, required=True, help="a Market-1501 tree")
+    parser.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
+    parser.add_argument("--pairs", type=Path, required=True, help="CSV with the header from,to")
+    parser.add_argument("--split", choices=("train", "query", "gallery"), default="gallery", help="where images lie")
+    parser.add_argument("--limit", type=int, help="measure the first pairs only")
+    parser.add_argument("--batch-size", type=int, default=32, help="images rendered at a time")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from xingaug.training.evaluate import EvaluateConfig, evaluate
+
+    fields = ("generator", "data", "annotations", "pairs", "split", "limit", "batch_size", "device")
+    figures = evaluate(EvaluateConfig(**{name: getattr(args, name) for name in fields}))
+    if args.json:
+        print(json.dumps(figures))
+        return
+    keys = [key for key in figures if key not in ("pairs", "baselines")]
+    print(f"{figures['pairs']} pairs")
+    for name, row in {"generated": figures, **figures["baselines"]}.items():
+        print(f"{name:>14}: " + ", ".join(f"{key} {row[key]:.4f}" for key in keys if key in row))
+
+
+def _add_bank(commands: Any) -> None:
+    text = "Build, look at and query a pose bank."
+    bank = commands.add_parser("bank", help=text, description=text)
+    actions = bank.add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = _command(
+        actions, "build", _bank_build, "Collect the poses of a training split.",
+        "xingaug bank build --data ROOT --annotations A.npz --out bank",
+    )  # fmt: skip
+    build.add_argument("--data", type=Path, required=True, help="a Market-1501 tree")
+    build.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
+    build.add_argument("--out", type=Path, required=True, help="directory to write, new or empty")
+    build.add_argument("--json", action="store_true", help="print the counts as JSON")
+    show = _command(
+        actions, "show", _bank_show, "Write a page of skeletons.", "xingaug bank show --bank bank --out bank.html"
+    )
+    show.add_argument("--bank", type=Path, required=True, help="directory of the bank")
+    show.add_argument("--out", type=Path, required=True, help="HTML file to write")
+    show.add_argument("--count", type=int, default=120, help="poses drawn, spread over the bank")
+    query = _command(
+        actions, "query", _bank_query, "Find the poses nearest to one image's.",
+        "xingaug bank query --bank bank --name 0002_c1s1_000451_03.jpg --k 5",
+    )  # fmt: skip
+    query.add_argument("--bank", type=Path, required=True, help="directory of the bank")
+    query.add_argument("--name", required=True, help="image whose pose is in the bank")
+    query.add_argument("--k", type=int, default=5, help="number of poses")
+    query.add_argument("--json", action="store_true", help="print them as JSON")
+
+
+def _bank_build(args: argparse.Namespace) -> None:
+    from xingaug.poses.collect import bank_from_tree
+
+    bank = bank_from_tree(args.data, args.annotations)
+    bank.save(args.out)
+    usable = int(bank.usable.sum())
+    _print_figures({"poses": len(bank), "usable": usable, "written": str(args.out)}, args.json)
+
+
+def _bank_show(args: argparse.Namespace) -> None:
+    from xingaug.poses.bank import PoseBank
+    from xingaug.report.bank import write_bank_page
+
+    print(write_bank_page(PoseBank.load(args.bank), args.out, args.count))
+
+
+def _bank_query(args: argparse.Namespace) -> None:
+    from xingaug.poses.bank import PoseBank
+
+    bank = PoseBank.load(args.bank)
+    rows = [i for i, name in enumerate(bank.names.tolist()) if name == args.name]
+    if not rows:
+        raise BadInput(f"--name: the bank {args.bank} has no pose of '{args.name}'")
+    hits = bank.search(bank.keypoints([rows[0]]), args.k)
+    found = [
+        {"row": int(row), "name": str(bank.names[row]), "oks": round(float(oks), 4)}
+        for row, oks in zip(hits.indices[0], hits.oks[0], strict=True)
+    ]
+    if args.json:
+        print(json.dumps(found))
+    else:
+        print("\n".join(f"{hit['oks']:.4f}  {hit['name']}  (row {hit['row']})" for hit in found))
+
+
+def _add_generate(commands: Any) -> None:
+    text = "Write an augmented dataset: the real images, and each again in poses from a bank. Continues if stopped."
+    parser = _command(
+        commands, "generate", _generate, text,
+        "xingaug generate --data ROOT --annotations A.npz --bank bank --per-image 2 --out augmented",
+    )  # fmt: skip
+    parser.add_argument("--data", type=Path, required=True, help="a Market-1501 tree")
+    parser.add_argument("--annotations", type=Path, required=True, help="keypoints of its training images")
+    parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
+    parser.add_argument("--bank", type=Path, required=True, help="directory of the bank")
+    parser.add_argument("--per-image", type=int, default=1, help="synthetic images for each real one")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write, new or of the same run")
+    parser.add_argument("--sampler", default="uniform", help="how poses are drawn: uniform, near, far")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--batch-size", type=int, default=32, help="images rendered at a time")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument("--real", choices=("copy", "link", "omit"), default="copy", help="what becomes of real images")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+
+def _generate(args: argparse.Namespace) -> None:
+    from dataclasses import asdict, fields
+
+    from xingaug.offline.generate import GenerateConfig, generate
+
+    config = GenerateConfig(**{field.name: getattr(args, field.name) for field in fields(GenerateConfig)})
+    _print_figures(asdict(generate(config)), args.json)
+
+
+def _add_bench(commands: Any) -> None:
+    text = "Measure speed, the variants of one part alternating within one run."
+    parser = _command(commands, "bench", _bench, text, "xingaug bench generator --json")
+    parser.add_argument("part", choices=("generator", "augment"), help="what to measure")
+    parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
+    parser.add_argument("--batch-size", type=int, default=16, help="images at a time")
+    parser.add_argument("--rounds", type=int, default=8, help="measured rounds; the median counts")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from xingaug.bench import BENCHMARKS
+
+    _print_figures(BENCHMARKS[args.part](args.generator, args.batch_size, args.rounds), args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,322 @@
+"""The whole pipeline on a small scale: data, bank, generation, re-ID with and without, and a page.
+
+Each step leaves its result on disk; a demo that was stopped continues, and one that is finished only writes its page
+again.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from xingaug.config import to_mapping, to_yaml
+from xingaug.data.annotations import Annotations, read_annotations, write_npz
+from xingaug.data.market1501 import FOLDERS, Split, read_images, read_split
+from xingaug.data.pairs import read_masks
+from xingaug.errors import BadInput, WorkFailed
+from xingaug.files import atomic_directory, atomic_write
+from xingaug.generators.render import render_images
+from xingaug.generators.store import load_generator
+from xingaug.keypoints import Keypoints
+from xingaug.offline.generate import GenerateConfig, generate
+from xingaug.poses.bank import PoseBank
+from xingaug.poses.collect import bank_from_tree
+from xingaug.report.demo import HeldOut, write_demo_page
+from xingaug.training.quality import measure
+
+WORLD_IDENTITIES = 100
+IMAGES_PER_IDENTITY = 8
+HELD_OUT_PAIRS = 200
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What the demo runs on.
+
+    Attributes:
+        out: directory to write; absent, empty, or an earlier demo of the same configuration.
+        data: a Market-1501 tree; None writes a pedestrian world.
+        annotations: keypoints of the tree's training images; needed with `data`.
+        identities: in each of training and test; None takes 100 for the world, and all of a tree.
+        generator: bundled name or .safetensors file.
+        iterations: re-ID training iterations of each arm.
+        seed: of the world, the draws and the training.
+    """
+
+    out: Path
+    data: Path | None = None
+    annotations: Path | None = None
+    identities: int | None = None
+    generator: str = "pedestrians-small"
+    iterations: int = 150
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without opening a file."""
+        if (self.data is None) != (self.annotations is None):
+            raise BadInput("--data and --annotations belong together: give both, or neither for the pedestrian world")
+        if self.identities is not None and self.identities < 2:
+            raise BadInput(f"--identities: {self.identities}, needed at least 2")
+        if self.iterations < 1 or self.seed < 0:
+            raise BadInput("--iterations: needed at least 1; --seed: needed at least 0")
+
+
+class Clock:
+    """Prints each step with its time, and remembers the times across runs."""
+
+    def __init__(self, path: Path, steps: int) -> None:
+        """Args: `path`: file that keeps the times; `steps`: how many there will be."""
+        self.path, self.steps, self.number = path, steps, 0
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Times a block; a step that was finished before keeps the time that it took then."""
+        self.number += 1
+        print(f"[{self.number}/{self.steps}] {name}", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        yield
+        taken = time.perf_counter() - start
+        self.seconds[name] = max(taken, self.seconds.get(name, 0.0))
+        with atomic_write(self.path) as temporary:
+            temporary.write_text(json.dumps(self.seconds, indent=1))
+        print(f"      {taken:.1f} s", file=sys.stderr, flush=True)
+
+
+def run_demo(config: DemoConfig) -> dict[str, Any]:
+    """Runs all steps.
+
+    Returns:
+        `report` (path), `reid` (figures of each arm), `held_out` (quality beside copying the source), `seconds`.
+
+    Raises:
+        BadInput: unusable input, or `out` holds something else.
+        WorkFailed: the re-ID training failed.
+    """
+    _claim(config)
+    clock = Clock(config.out / "times.json", steps=7)
+    root = config.out / "data"
+    with clock.step("pedestrian world" if config.data is None else "subset of the dataset"):
+        _once(root, lambda: _write_data(config, root))
+    with clock.step("reading it back"):
+        splits: dict[str, Split] = {name: read_split(root, name) for name in FOLDERS}
+        annotations = read_annotations(root / "annotations.npz")
+    with clock.step("pose bank"):
+        _once(config.out / "bank", lambda: bank_from_tree(root, root / "annotations.npz").save(config.out / "bank"))
+        bank = PoseBank.load(config.out / "bank")
+    with clock.step("generator on held-out pairs"):
+        generator = load_generator(config.generator)
+        held_out = _held_out(config, root, splits, annotations, generator)
+        walks = _walks(config, splits["train"], annotations, bank, generator)
+    with clock.step("augmented dataset on disk"):
+        offline = generate(
+            GenerateConfig(
+                data=root, annotations=root / "annotations.npz", generator=config.generator, bank=config.out / "bank",
+                per_image=1, out=config.out / "augmented", seed=config.seed, real="link",
+            )
+        )  # fmt: skip
+    with clock.step("re-ID training, real only and with augment: xinggan_pose"):
+        comparison = _compare(config)
+    with clock.step("report"):
+        counts: dict[str, int] = {name: len(split) for name, split in splits.items()}
+        report = write_demo_page(
+            config.out / "report.html", config.data is None, config.generator, config.iterations, counts, bank,
+            held_out, walks, asdict(offline), comparison, clock.seconds,
+        )  # fmt: skip
+    print(f"open {report.resolve()}", file=sys.stderr)
+    reid = {cell["arm"]: next(iter(cell["results"].values())) for cell in comparison["cells"]}
+    figures = {arm: {k: v for k, v in row.items() if k != "cmc"} for arm, row in reid.items()}
+    quality = {"generated": held_out.generated.to_json(), "copy_source": held_out.copied.to_json()}
+    return {"report": str(report), "reid": figures, "held_out": quality, "seconds": clock.seconds}
+
+
+def _claim(config: DemoConfig) -> None:
+    """Writes the configuration into `out`, or makes sure that it is this demo's."""
+    path = config.out / "demo.json"
+    wanted = {key: value for key, value in to_mapping(config).items() if key != "out"}
+    if path.exists():
+        found = json.loads(path.read_text())
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                raise BadInput(
+                    f"{config.out}: holds a demo with {key} {found.get(key)!r}, asked for {value!r}; "
+                    "name another --out, or remove it first"
+                )
+        return
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise BadInput(f"{config.out}: exists and is no demo's directory; name a new one with --out")
+    load_generator(config.generator)  # before anything is written
+    if config.data is not None and config.annotations is not None:
+        read_split(config.data, "train")
+        read_annotations(config.annotations)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=1))
+
+
+def _once(path: Path, make: Callable[[], object]) -> None:
+    if not path.exists():
+        make()
+
+
+def _write_data(config: DemoConfig, root: Path) -> None:
+    if config.data is None or config.annotations is None:
+        from xingaug.data.pedestrians import write_world
+
+        count = config.identities or WORLD_IDENTITIES
+        write_world(root, 2 * count, IMAGES_PER_IDENTITY, config.seed, train_poses="starved")
+    else:
+        write_subset(config.data, config.annotations, root, config.identities)
+
+
+def write_subset(data: Path, annotations: Path, out: Path, identities: int | None) -> None:
+    """Links a part of a Market-1501 tree into a new one.
+
+    Args:
+        data: the tree.
+        annotations: keypoints of its training images; those of the part are written to `out/annotations.npz`.
+        out: directory to write, new or empty.
+        identities: of training and of test each, the first by number among those that have images in both query and
+            gallery, or keypoints; None keeps all. Junk and distractors are left out.
+    """
+    table = read_annotations(annotations)
+    train, query, gallery = (read_split(data, name) for name in FOLDERS)
+    rows = table.lookup(train.names)
+    if not (rows >= 0).any():
+        raise BadInput(f"{annotations}: annotates none of the {len(train)} training images of {data}")
+    learn = np.unique(train.pids[rows >= 0])[:identities]
+    test = np.intersect1d(query.pids, gallery.pids[gallery.pids > 0])[:identities]
+    with atomic_directory(out) as folder:
+        for (name, subfolder), split, pids in zip(
+            FOLDERS.items(), (train, query, gallery), (learn, test, test), strict=True
+        ):
+            part = split.select(np.isin(split.pids, pids))
+            if not len(part):
+                raise BadInput(f"{data}: no {name} image of the chosen identities")
+            (folder / subfolder).mkdir()
+            for i in range(len(part)):
+                _link(part.path(i), folder / subfolder / str(part.names[i]))
+        kept = rows[(rows >= 0) & np.isin(train.pids, learn)]
+        write_npz(folder / "annotations.npz", table.names[kept], table.xy[kept], table.visibility[kept], table.source)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _held_out(
+    config: DemoConfig, root: Path, splits: dict[str, Split], annotations: Annotations, generator: nn.Module
+) -> HeldOut:
+    """Pairs that the generator has not seen, rendered and measured against the true images."""
+    split = splits["gallery" if config.data is None else "train"]
+    rows = annotations.lookup(split.names)
+    visible = (annotations.visibility[rows] > 0).sum(1) * (rows >= 0)
+    usable = np.flatnonzero(visible >= 8)
+    rng = np.random.default_rng([config.seed, 1])
+    pairs = []
+    for source in rng.permutation(usable):
+        partners = usable[(split.pids[usable] == split.pids[source]) & (usable != source)]
+        if len(partners):
+            pairs.append((source, rng.choice(partners)))
+    if not pairs:
+        raise BadInput(f"{root}: no identity has two images with at least 8 visible joints")
+    sources, targets = np.array(pairs[:HELD_OUT_PAIRS]).T
+    source_kp, target_kp = annotations.keypoints(rows[sources]), annotations.keypoints(rows[targets])
+    size: tuple[int, int] = generator.size  # type: ignore[assignment]
+    images = read_images(split.select(sources), size=size)
+    if config.data is None:
+        true, target_kp, masks = _true_images(root, split, sources, targets)
+        own = read_masks(split.select(sources))
+        union = masks if own is None else np.maximum(masks, own)
+    else:
+        true, union = read_images(split.select(targets), size=size), None
+    generated = render_images(generator, images, source_kp, target_kp, progress="rendering")
+    return HeldOut(images, target_kp, generated, true, measure(generated, true, union), measure(images, true, union))
+
+
+def _true_images(
+    root: Path, split: Split, sources: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, Keypoints, np.ndarray]:
+    """In the world the true image of any person in any pose exists: images, keypoints, masks."""
+    from xingaug.data.pedestrians import load_world
+
+    world = load_world(root)
+    names = split.names
+    made = [world.render_in_pose(str(names[a]), str(names[b])) for a, b in zip(sources, targets, strict=True)]
+    keypoints = Keypoints(
+        *(torch.from_numpy(np.stack(a)) for a in ([r.xy for r in made], [r.visibility for r in made]))
+    )
+    return np.stack([r.image for r in made]), keypoints, np.stack([r.mask for r in made])
+
+
+def _walks(
+    config: DemoConfig, train: Split, annotations: Annotations, bank: PoseBank, generator: nn.Module, poses: int = 8
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A few training persons, each in several poses of the bank: (image, (poses, H, W, 3) generated)."""
+    rows = annotations.lookup(train.names)
+    visible = (annotations.visibility[rows] > 0).sum(1) * (rows >= 0)
+    rng = np.random.default_rng([config.seed, 2])
+    candidates = [int(np.flatnonzero(train.pids == pid)[0]) for pid in np.unique(train.pids)]
+    persons = rng.permutation([i for i in candidates if visible[i] >= 12] or candidates)[:4]
+    size: tuple[int, int] = generator.size  # type: ignore[assignment]
+    walks = []
+    for person in persons:
+        image = read_images(train.select(np.array([person])), size=size)
+        chosen = rng.choice(bank.usable_rows, poses)
+        source = annotations.keypoints(np.repeat(rows[person], poses))
+        target = bank.keypoints(chosen).resize(bank.frame, size)
+        walks.append((image[0], render_images(generator, np.repeat(image, poses, 0), source, target)))
+    return walks
+
+
+def _compare(config: DemoConfig) -> dict[str, Any]:
+    """Runs `reid_integration.compare` on two arms as its own process; returns its results."""
+    settings = {
+        "out": str(config.out / "reid"),
+        "iterations": config.iterations,
+        "seeds": [config.seed],
+        "common": {
+            "model": {"name": "osnet_x0_25", "pretrained": False},
+            "data": {
+                "root": str(config.out), "sources": ["data"], "targets": ["data"], "height": 128, "width": 64,
+                "transforms": ["random_flip", "random_crop"], "workers": 0,
+            },
+            "loss": {"name": "softmax"},
+            "train": {"optim": "adam", "lr": 0.002, "batch_size": 64, "lr_scheduler": "cosine"},
+            "test": {"dist_metric": "cosine"},
+        },
+        "arms": {
+            "real": {},
+            "xinggan_pose": {
+                "augment": {
+                    "name": "xinggan_pose", "generator": config.generator, "bank": str(config.out / "bank"),
+                    "annotations": str(config.out / "data" / "annotations.npz"), "p": 0.5,
+                }
+            },
+        },
+    }  # fmt: skip
+    path = config.out / "compare.yaml"
+    with atomic_write(path) as temporary:
+        temporary.write_text(to_yaml(settings))
+    # A process of its own: this package knows nothing of torchreid, and a user would type the same line.
+    command = [sys.executable, "-m", "reid_integration.compare", "--config", str(path)]
+    code = subprocess.run(command, stdout=sys.stderr.fileno(), check=False).returncode
+    if code:
+        raise WorkFailed(f"{' '.join(command[1:])}: ended with exit code {code}")
+    results: dict[str, Any] = json.loads((config.out / "reid" / "results.json").read_text())
+    return results
