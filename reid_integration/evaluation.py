@@ -120,16 +120,15 @@ def _rank_queries(
     order = np.argsort(distmat, axis=1)
     same_pid = g_pids[order] == q_pids[:, None]
     same_view = same_pid & (g_camids[order] == q_camids[:, None])
-    hit = same_pid & ~same_view
-    rank = (~same_view).cumsum(axis=1, dtype=np.int32)  # 1-based, among the images that stay
-    rank, hit = rank[counted := hit.any(axis=1)], hit[counted]
-    found = hit.cumsum(axis=1, dtype=np.int32)
-    total = found[:, -1] if found.size else np.zeros(0, dtype=np.int32)
-    # Rank 0 occurs before the first image that stays; `hit` is False there.
-    precision = np.where(hit, found / np.maximum(rank, 1), 0).sum(axis=1) / total
-    first = np.where(hit, rank, np.iinfo(np.int32).max).min(axis=1, initial=np.iinfo(np.int32).max)
-    last = np.where(hit, rank, 0).max(axis=1, initial=0)
-    return first, precision, total / last
+    query, place = np.nonzero(same_pid & ~same_view)  # the true matches, query by query, best first
+    rank = place + 1 - same_view.cumsum(axis=1, dtype=np.int32)[query, place]  # among the images that stay
+    total = np.bincount(query, minlength=len(distmat))
+    total = total[total > 0]
+    last = total.cumsum() - 1
+    first = last - total + 1
+    found = np.arange(len(rank)) - np.repeat(first, total) + 1
+    precision = np.add.reduceat(found / rank, first) / total if len(total) else np.zeros(0)
+    return rank[first], precision, total / rank[last]
 
 
 def distances(

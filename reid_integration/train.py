@@ -25,7 +25,7 @@ from reid_integration.compat import quiet
 from reid_integration.config import ReidConfig, listed, load_reid_config
 from reid_integration.engines import build_engine, device_of, save_weights
 from reid_integration.evaluation import ReidResult, evaluate_model
-from xingaug.config import to_mapping, to_yaml
+from xingaug.config import to_yaml
 from xingaug.errors import BadInput, WorkFailed, guarded
 from xingaug.files import atomic_write
 
@@ -175,6 +175,7 @@ def _train(config: ReidConfig, engine: Any, result: TrainResult, stats: TextIO, 
         epoch = train.start_epoch
         while result.iterations < total if train.max_iterations else epoch < train.max_epoch:
             _begin_epoch(engine, epoch, train)
+            before = result.iterations
             for batch in loader:
                 entry = _step(engine, batch, epoch, result.iterations + 1)
                 result.iterations += 1
@@ -189,13 +190,16 @@ def _train(config: ReidConfig, engine: Any, result: TrainResult, stats: TextIO, 
                     _spread_schedule(engine, result.iterations, train.max_iterations, train.max_epoch)
                     if result.iterations == train.max_iterations:
                         break
+            if result.iterations == before:  # P x K samplers promise more than they give
+                raise WorkFailed(
+                    f"sampler.train_sampler: {config.sampler.train_sampler} gave no full batch in an epoch"
+                )
             epoch += 1
             if not train.max_iterations:
                 engine.update_lr()
             if _evaluation_due(config, epoch, result.iterations < total):
-                before = time.perf_counter()
                 _evaluate(config, engine, result, stats, progress)
-                evaluating += time.perf_counter() - before
+                evaluating += result.evaluation_seconds
             stats.flush()
     result.epochs = epoch - train.start_epoch
     result.train_seconds = time.perf_counter() - started - evaluating
@@ -310,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_reid_config(given.config, given.overrides)
         result = run(config, progress=True)
         if given.json:
-            print(json.dumps({**to_mapping(result.to_mapping()), "directory": str(result.directory)}))
+            print(json.dumps({**result.to_mapping(), "directory": str(result.directory)}))
         else:
             print("\n".join(summary_lines(result, config.test.ranks)))
 

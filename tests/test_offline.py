@@ -264,11 +264,14 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 def test_killed_and_started_again_and_started_twice(config: GenerateConfig, reference: dict[str, str]) -> None:
     process = in_subprocess(config, pause=0.5)
     folder = config.out / "bounding_box_train"
-    wait_for(lambda: len(list(folder.glob("*_x*.jpg"))) >= 5, process)
-    with pytest.raises(BadInput, match="another process is generating into it"):
-        run(config)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    try:
+        wait_for(lambda: len(list(folder.glob("*_x*.jpg"))) >= 5, process)
+        process.send_signal(signal.SIGSTOP)  # holds the lock, however slow this process is
+        with pytest.raises(BadInput, match="another process is generating into it"):
+            run(config)
+    finally:
+        process.kill()
+        process.communicate()
     present = len(list(folder.glob("*_x*.jpg")))
     assert 5 <= present < 27
     assert run(config).rendered == 27 - present

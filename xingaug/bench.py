@@ -29,6 +29,7 @@ def alternate(variants: dict[str, Callable[[], object]], rounds: int) -> dict[st
 
 def bench_generator(name: str, batch_size: int, rounds: int) -> dict[str, Any]:
     """Images per second of a generator in fp32 and bf16, contiguous and channels-last."""
+    _positive("rounds", rounds)
     generator = load_generator(name)
     inputs = example_batch(generator, batch_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -39,7 +40,7 @@ def bench_generator(name: str, batch_size: int, rounds: int) -> dict[str, Any]:
         batch = [x.contiguous(memory_format=memory_format) for x in inputs]
         for kind, autocast in (("fp32", False), ("bf16", True)):
             variants[f"{kind}_{layout}"] = _forward(placed, batch, autocast)
-    seconds = alternate(variants, _positive("rounds", rounds))
+    seconds = alternate(variants, rounds)
     return {
         "generator": name,
         "batch_size": batch_size,
@@ -57,20 +58,21 @@ def bench_augment(name: str, batch_size: int, rounds: int) -> dict[str, Any]:
     from xingaug.augment.transform import XingPose
     from xingaug.poses.bank import PoseBank
 
+    _positive("rounds", rounds)
     generator = load_generator(name)
+    inputs = example_batch(generator, batch_size)
     size: tuple[int, int] = generator.size  # type: ignore[assignment]
-    keypoints = example_keypoints(1024, size)
-    bank = PoseBank.build(keypoints, names=[f"pose{i}" for i in range(1024)], frame=size)
+    keypoints = example_keypoints(max(1024, batch_size), size)
+    bank = PoseBank.build(keypoints, names=[f"pose{i}" for i in range(len(keypoints))], frame=size)
     augment = XingPose(generator, bank, p=1.0)
     images = torch.rand(batch_size, 3, *size, generator=torch.Generator().manual_seed(0))
     names = [f"image{i}" for i in range(batch_size)]
-    inputs = example_batch(generator, batch_size)
     seconds = alternate(
         {
             "generator": _forward(generator, list(inputs), False),
             "transform": lambda: augment(images, keypoints[:batch_size], keys=names),
         },
-        _positive("rounds", rounds),
+        rounds,
     )
     return {
         "generator": name,

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from xingaug import __version__
 from xingaug.errors import BadInput, guarded
@@ -21,15 +21,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             # Numbers below 1e-38 mean nothing here and slow a CPU down by an order of magnitude.
             torch.set_flush_denormal(True)
+        if hasattr(args, "device"):
+            _require_device(args.device)
         result: int | None = args.run(args)
         return result
 
     return guarded(command)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that complains as every other part does: one line that starts with `error:`."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that gives a default only where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
-    parser = argparse.ArgumentParser(prog="xingaug", description="Pose augmentation for person re-identification.")
+    text = "Pose augmentation for person re-identification."
+    parser = _Parser(prog="xingaug", description=text, epilog="example: xingaug demo --out demo-out")
     parser.add_argument("--version", action="version", version=f"xingaug {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_add_demo, _add_world, _add_annotate, _add_train, _add_evaluate, _add_bank, _add_generate, _add_bench):
@@ -43,10 +60,20 @@ def _command(commands: Any, name: str, run: Any, help_text: str, example: str, t
         help=help_text,
         description=help_text,
         epilog=f"example: {example}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     parser.set_defaults(run=run, needs_torch=torch)
     return parser
+
+
+def _require_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"--device: '{name}' cannot be used ({reason}); such as cpu or cuda") from None
 
 
 def _print_figures(figures: dict[str, Any], as_json: bool) -> None:
@@ -110,7 +137,7 @@ def _add_annotate(commands: Any) -> None:
     parser.add_argument("root", type=Path, help="a Market-1501 tree")
     parser.add_argument("--from", dest="source", nargs=2, required=True, metavar=("FORMAT", "FILE"),
                         help="patn-csv or npz, and the file")  # fmt: skip
-    parser.add_argument("--out", type=Path, help="file to write (default: ROOT/annotations.npz)")
+    parser.add_argument("--out", type=Path, help="file to write (ROOT/annotations.npz if left out)")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
@@ -121,6 +148,9 @@ def _annotate(args: argparse.Namespace) -> None:
     kind, file = args.source[0], Path(args.source[1])
     if kind not in ("patn-csv", "npz"):
         raise BadInput(f"--from: unknown format '{kind}'; known: patn-csv, npz")
+    out = args.out or args.root / "annotations.npz"
+    if out.suffix != ".npz":
+        raise BadInput(f"--out: {out}, expected a name that ends in .npz")
     split = read_split(args.root, "train")
     reports = []
     if kind == "patn-csv":
@@ -129,7 +159,6 @@ def _annotate(args: argparse.Namespace) -> None:
     else:
         annotations = read_npz(file)
     reports.append(match(annotations, split))
-    out = args.out or args.root / "annotations.npz"
     write_npz(out, annotations.names, annotations.xy, annotations.visibility, annotations.source)
     for report in reports:
         for line in report.lines():
@@ -187,7 +216,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _add_bank(commands: Any) -> None:
     text = "Build, look at and query a pose bank."
-    bank = commands.add_parser("bank", help=text, description=text)
+    example = "example: xingaug bank build --data ROOT --annotations A.npz --out bank"
+    bank = commands.add_parser("bank", help=text, description=text, epilog=example)
     actions = bank.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = _command(
         actions, "build", _bank_build, "Collect the poses of a training split.",
@@ -232,10 +262,15 @@ def _bank_show(args: argparse.Namespace) -> None:
 def _bank_query(args: argparse.Namespace) -> None:
     from xingaug.poses.bank import PoseBank
 
+    if args.k < 1:
+        raise BadInput(f"--k: {args.k}, needed at least 1")
     bank = PoseBank.load(args.bank)
     rows = [i for i, name in enumerate(bank.names.tolist()) if name == args.name]
     if not rows:
         raise BadInput(f"--name: the bank {args.bank} has no pose of '{args.name}'")
+    rows = [i for i in rows if bank.usable[i]]
+    if not rows:
+        raise BadInput(f"--name: the pose of '{args.name}' has too few joints to search with; name another image")
     hits = bank.search(bank.keypoints([rows[0]]), args.k)
     found = [
         {"row": int(row), "name": str(bank.names[row]), "oks": round(float(oks), 4)}

@@ -22,13 +22,15 @@ T = TypeVar("T")
 class _Loader(yaml.SafeLoader):
     """The safe loader, except that `3e-4` is a number and a key given twice is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.tag != "tag:yaml.org,2002:merge" and key_node.value in seen:
-                raise BadInput(f"line {key_node.start_mark.line + 1}: key '{key_node.value}' is given twice")
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise BadInput(f"line {key.start_mark.line + 1}: key '{key.value}' is given twice")
+                seen.add(key.value)
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -140,6 +142,8 @@ def _parse(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise BadInput(f"{where}:{line} not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    except ValueError as error:  # such as the date 2025-02-30
+        raise BadInput(f"{where}: not valid YAML ({error})") from None
 
 
 def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
@@ -171,6 +175,9 @@ def _convert_union(hint: Any, options: tuple[Any, ...], value: Any, where: str, 
     if isinstance(value, Mapping):
         shaped = [o for o in remaining if dataclasses.is_dataclass(o) or get_origin(o) is dict]
         remaining = shaped or remaining
+        # Of several classes the one that knows most of the keys is meant, so that a misspelt key is told as such.
+        if all(dataclasses.is_dataclass(option) for option in remaining):
+            remaining = [max(remaining, key=lambda option: _known_keys(option, value))]
     if len(remaining) == 1:
         return _convert(remaining[0], value, where, key)
     for option in remaining:
@@ -179,6 +186,12 @@ def _convert_union(hint: Any, options: tuple[Any, ...], value: Any, where: str, 
         except BadInput:
             continue
     raise _wrong_type(where, key, value, _name(hint))
+
+
+def _known_keys(cls: Any, mapping: Mapping[Any, Any]) -> int:
+    """How many keys of a mapping a class has or nearly has."""
+    names = [f.name for f in dataclasses.fields(cls)]
+    return sum(bool(difflib.get_close_matches(str(key), names, n=1, cutoff=0.8)) for key in mapping)
 
 
 def _convert_container(hint: Any, origin: Any, arguments: tuple[Any, ...], value: Any, where: str, key: str) -> Any:

@@ -1,5 +1,6 @@
 """The two ways in which work can end badly, and what a command does about them."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -23,12 +24,15 @@ def guarded(command: Callable[[], int | None]) -> int:
         130 when the user interrupted it. Any other exception is a defect of ours and keeps its traceback.
     """
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()  # here, where a failure can still be answered
+        return code
     except BadInput as error:
         _complain(error)
         return 2
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has gone; nobody is left to tell
+        # The reader of a pipe has gone; what is left to print goes nowhere, or Python would complain on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (WorkFailed, OSError) as error:
         _complain(error)

@@ -1,8 +1,8 @@
 """Writing files so that a reader never sees half of one."""
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +19,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Yields:
         The path to write to. After an exception it is removed and `path` stays as it was.
+
+    Raises:
+        BadInput: `path` is a directory, or lies below a file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    if path.is_dir():
+        raise BadInput(f"{path}: is a directory; name a file")
+    _make_parent(path)
+    temporary = _beside(path)
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -44,15 +47,15 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         The directory to fill. After an exception it is removed.
 
     Raises:
-        BadInput: `path` holds something already.
+        BadInput: `path` holds something already, or lies below a file.
     """
     path = Path(path)
     require_new_directory(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    _make_parent(path)
+    temporary = _beside(path)
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
         if path.exists():
             path.rmdir()
         os.replace(temporary, path)
@@ -61,14 +64,24 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def require_new_directory(path: Path) -> None:
-    """Raises `BadInput` unless `path` is absent or an empty directory."""
-    if path.is_dir() and not any(path.iterdir()):
+    """Raises `BadInput` unless `path` is absent or an empty directory (no link, and not the one we are in)."""
+    if path.resolve() == Path.cwd():
+        raise BadInput(f"{path}: is the directory you are in, which cannot be replaced; name a new one")
+    if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
         return
-    if path.exists() or path.is_symlink():
+    if path.is_dir() and not path.is_symlink():
         raise BadInput(f"{path}: exists and is not empty; name a new directory, or remove this one first")
+    if path.exists() or path.is_symlink():
+        raise BadInput(f"{path}: exists and is no directory; name a new one")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise BadInput(f"{path}: lies below a file; name a place in a directory") from None
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name in the same folder that nobody else has; `tempfile` would make it readable by its owner alone."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -33,18 +33,33 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
             rgb = image.convert("RGB")
     except FileNotFoundError:
         raise BadInput(f"{path}: no such image") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise BadInput(f"{path}: not a readable image ({str(error).splitlines()[0]})") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = str(error) or type(error).__name__
+        raise BadInput(f"{path}: not a readable image ({reason.splitlines()[0]})") from None
     if size is not None and rgb.size != (size[1], size[0]):
         rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(rgb)
+    return np.array(rgb)  # a copy, because Pillow's own bytes are read-only
 
 
 def write_image(path: Path, image: np.ndarray, quality: int = 95) -> None:
-    """Writes uint8 (H, W, 3) or (H, W) atomically; the suffix of `path` picks the format, `quality` is for JPEG."""
+    """Writes an image atomically.
+
+    Args:
+        path: ends in .jpg, .jpeg or .png, which picks the format.
+        image: uint8 (H, W, 3) or (H, W).
+        quality: of JPEG, 1 to 95.
+
+    Raises:
+        ValueError: another suffix, or an array that is no such image.
+    """
+    formats = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+    suffix = Path(path).suffix.lower()
+    if suffix not in formats:
+        raise ValueError(f"path: {path}, needed a name that ends in {', '.join(formats)}")
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise ValueError(f"image: {image.dtype} {image.shape}, needed uint8 (H, W, 3) or (H, W)")
     with atomic_write(path) as temporary:
-        formats = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
-        Image.fromarray(image).save(temporary, format=formats[Path(path).suffix.lower()], quality=quality)
+        Image.fromarray(image).save(temporary, format=formats[suffix], quality=quality)
 
 
 def bytes_to_unit(images: Tensor) -> Tensor:

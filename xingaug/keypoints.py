@@ -164,7 +164,8 @@ def _gaussian(centre: Tensor, length: int, sigma: float) -> Tensor:
 
 def _as_float32(name: str, values: Tensor | np.ndarray | Sequence[float]) -> Tensor:
     try:
-        return torch.as_tensor(values).to(torch.float32)
+        # A copy of what is no tensor yet: a NumPy array may change later, or be a read-only memory map.
+        return (values if isinstance(values, Tensor) else torch.tensor(values)).to(torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: cannot be made a float tensor ({error})") from None
 

@@ -20,7 +20,8 @@ from xingaug.poses.descriptor import DESCRIPTOR_LENGTH, Shapes, Statistics, desc
 
 FORMAT, VERSION = "xingaug-pose-bank", 1
 _MANIFEST = "bank.json"
-_QUERIES_AT_ONCE = 16  # FAISS computes 20 and more by another formula, whose rounding depends on the number of queries
+# Above 20 queries (older releases; 128,000 in 1.15) FAISS uses a formula whose rounding depends on their number.
+_QUERIES_AT_ONCE = 16
 
 # What each file holds: its shape beside the axis of poses, its dtype on disk, whether it has an axis of poses.
 _ARRAYS: dict[str, tuple[tuple[int, ...], str, bool]] = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xingaug.data.annotations import read_annotations
-from xingaug.data.market1501 import Split, read_images, read_split
+from xingaug.data.market1501 import FOLDERS, Split, read_images, read_split
 from xingaug.data.pairs import read_masks
 from xingaug.errors import BadInput
 from xingaug.generators.render import render_images
@@ -29,6 +29,9 @@ class EvaluateConfig:
         limit: measure the first pairs only.
         batch_size: images rendered at a time.
         device: where the generator runs.
+
+    Raises:
+        BadInput: a value outside its range.
     """
 
     generator: str
@@ -40,6 +43,15 @@ class EvaluateConfig:
     batch_size: int = 32
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        """Checks what can be checked without opening a file."""
+        if self.split not in FOLDERS:
+            raise BadInput(f"split: '{self.split}', expected {', '.join(FOLDERS)}")
+        for name in ("limit", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInput(f"{name}: {value}, needed at least 1")
+
 
 def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
     """Renders the source of every pair in the target's pose and compares with the target.
@@ -49,15 +61,17 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
         `baselines` the same figures for `copy_source` and for `identity_mean`, the mean of the identity's other images.
 
     Raises:
-        BadInput: unreadable input, or a pair whose images or keypoints are unknown.
+        BadInput: unreadable input, or a pair of two identities or whose images or keypoints are unknown.
     """
     generator = load_generator(config.generator, config.device)
-    if config.split not in ("train", "query", "gallery"):
-        raise BadInput(f"split: '{config.split}', expected train, query or gallery")
     split = read_split(config.data, config.split)  # type: ignore[arg-type]
     pairs = read_pairs(config.pairs)[: config.limit]
     table = read_annotations(config.annotations)
     sources, targets = (_rows(split, [pair[side] for pair in pairs], config.pairs) for side in (0, 1))
+    for source, target in zip(sources, targets, strict=True):
+        if split.pids[source] != split.pids[target]:
+            names = f"'{split.names[source]}' and '{split.names[target]}'"
+            raise BadInput(f"{config.pairs}: {names} show two persons, expected two images of one")
     annotated = table.lookup(split.names)
     for row in (*sources, *targets):
         if annotated[row] < 0:
@@ -88,7 +102,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: cannot read the pairs ({error})") from None
     if not rows or [cell.strip() for cell in rows[0]] != ["from", "to"]:
         raise BadInput(f"{path}: line 1: expected the header from,to")

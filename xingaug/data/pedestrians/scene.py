@@ -82,12 +82,12 @@ class Background:
 
 # Per camera: pitch, azimuth and height of the light in degrees, ambient light, tint (RGB), saturation, gamma.
 _LOOKS = (
-    (10.0, -50.0, 48.0, 0.52, (1.04, 1.00, 0.94), 1.05, 0.95),
-    (16.0, 55.0, 40.0, 0.46, (1.00, 1.03, 0.96), 0.95, 1.08),
-    (7.0, 20.0, 58.0, 0.62, (0.95, 1.00, 1.07), 0.80, 0.88),
-    (20.0, -25.0, 66.0, 0.56, (1.02, 0.99, 1.00), 0.72, 1.00),
-    (13.0, 62.0, 34.0, 0.52, (1.06, 1.00, 0.91), 1.05, 1.04),
-    (9.0, -80.0, 52.0, 0.58, (0.93, 1.01, 1.05), 0.85, 1.16),
+    (10.0, -50.0, 48.0, 0.54, (1.02, 1.00, 0.97), 1.02, 0.97),
+    (16.0, 55.0, 40.0, 0.50, (1.00, 1.015, 0.98), 0.98, 1.04),
+    (7.0, 20.0, 58.0, 0.60, (0.975, 1.00, 1.035), 0.89, 0.93),
+    (20.0, -25.0, 66.0, 0.56, (1.01, 0.995, 1.00), 0.84, 1.00),
+    (13.0, 62.0, 34.0, 0.54, (1.03, 1.00, 0.955), 1.02, 1.02),
+    (9.0, -80.0, 52.0, 0.57, (0.965, 1.005, 1.025), 0.92, 1.08),
 )
 
 
@@ -108,7 +108,7 @@ def make_camera(index: int, world_seed: int) -> Camera:
     grey = np.full((3, 3), (1.0 - saturation) / 3.0)
     matrix = np.diag(np.array(tint) * rng.uniform(0.96, 1.04, 3)) @ (saturation * np.eye(3) + grey)
     matrix = matrix + rng.normal(0.0, 0.02, (3, 3))
-    low, middle, high = rng.uniform(-6.0, 9.0, 3).tolist()
+    low, middle, high = rng.uniform(-3.0, 5.0, 3).tolist()
     return Camera(
         index=index,
         world_seed=world_seed,
@@ -136,7 +136,7 @@ def draw_background(seed: int, identity_index: int, camera: Camera, image_index:
     """
     track = keyed_rng("track", seed, identity_index, camera.index)
     place = int(track.integers(2 * MARGIN, SCENE_WIDTH - CANVAS_WIDTH - 2 * MARGIN))
-    gain = float(track.uniform(0.88, 1.10))
+    gain = float(track.uniform(0.92, 1.06))
     rng = keyed_rng("image", seed, identity_index, camera.index, image_index)
     wide = 2.2 if rng.random() < 0.08 * camera.jitter else 1.0  # now and then the detector misses by more
     x, y = rng.normal(0.0, 0.022 * camera.jitter * wide, 2).tolist()
