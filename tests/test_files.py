@@ -1,5 +1,7 @@
 import os
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,18 @@ def everything(folder: Path) -> list[str]:
 
 class Stop(Exception):
     """Ends a block."""
+
+
+def fail_in(manager: AbstractContextManager[Path], error: type[BaseException], work: Callable[[Path], object]) -> None:
+    """Does some work in a block that then fails."""
+
+    def block() -> None:
+        with manager as temporary:
+            work(temporary)
+            raise error
+
+    with pytest.raises(error):
+        block()
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -37,17 +51,13 @@ def test_write_replaces_in_one_step(tmp_path):
 def test_write_keeps_what_was_there_when_the_block_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("before")
-    with pytest.raises(Stop), atomic_write(path) as temporary:
-        temporary.write_text("half")
-        raise Stop
+    fail_in(atomic_write(path), Stop, lambda temporary: temporary.write_text("half"))
     assert path.read_text() == "before"
     assert everything(tmp_path) == ["a.txt"]
 
 
 def test_write_leaves_nothing_when_interrupted(tmp_path):
-    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+    fail_in(atomic_write(tmp_path / "a.txt"), KeyboardInterrupt, lambda temporary: temporary.write_text("half"))
     assert everything(tmp_path) == []
 
 
@@ -70,10 +80,11 @@ def test_directory_takes_the_place_of_an_empty_one(tmp_path):
 
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
 def test_directory_is_removed_when_the_block_fails(tmp_path, error):
-    with pytest.raises(error), atomic_directory(tmp_path / "out") as folder:
+    def fill(folder: Path) -> None:
         (folder / "sub").mkdir()
         (folder / "sub" / "a").write_text("half")
-        raise error
+
+    fail_in(atomic_directory(tmp_path / "out"), error, fill)
     assert everything(tmp_path) == []
 
 

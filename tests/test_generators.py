@@ -291,7 +291,7 @@ def test_saved_and_loaded_generator_gives_the_same_images(tmp_path) -> None:  # 
 
 
 def test_bad_generator_files(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(BadInput, match="generator 'nobody': no such file .* bundled: "):
+    with pytest.raises(BadInput, match=r"generator 'nobody': no such file .* bundled: "):
         load_generator("nobody")
     path = save_generator(seeded_network(), tmp_path / "g.safetensors")
     other = save_generator(seeded_network(width=12), tmp_path / "other.safetensors")
@@ -305,7 +305,7 @@ def test_bad_generator_files(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(BadInput, match="not a generator description"):
         load_generator(path)
     path.with_suffix(".json").unlink()
-    with pytest.raises(BadInput, match="with its .json beside it"):
+    with pytest.raises(BadInput, match=r"with its \.json beside it"):
         load_generator(path)
-    with pytest.raises(BadInput, match="saved as .safetensors"):
+    with pytest.raises(BadInput, match=r"saved as \.safetensors"):
         save_generator(seeded_network(), tmp_path / "g.pth")

@@ -27,7 +27,6 @@ LEVELS = (
     ("examples",),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-# The report of the demo shows a `Quality`, which training measures.
 LATE_ONLY = ("torchreid", "albumentations", "faiss", "matplotlib", "ray", "scipy", "torchmetrics", "skimage")
 
 

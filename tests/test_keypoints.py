@@ -261,7 +261,7 @@ def test_no_denormal_numbers_at_the_usual_size():
 
 @pytest.mark.parametrize("sigma", [0, -1.0, float("nan"), float("inf")])
 def test_sigma_is_checked(sigma):
-    with pytest.raises(ValueError, match="sigma: .*, needed a finite number of pixels above 0"):
+    with pytest.raises(ValueError, match=r"sigma: .*, needed a finite number of pixels above 0"):
         render_heatmaps(standing(1), sigma=sigma)
 
 

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-
 from skeletons import random_people
+
 from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank

@@ -74,9 +74,9 @@ def test_pairs_of_a_written_world_have_masks_and_one_camera(tmp_path: Path) -> N
     assert len(np.unique(same.groups)) > 2
     across = pairs_from_tree(tmp_path / "w", tmp_path / "w" / "annotations.npz", within="identity")
     assert len(np.unique(across.groups)) == 2
+    other = tmp_path / "other.npz"
+    np.savez(other, names=np.array(["x.jpg"]), xy=same.xy[:1], visibility=same.visibility[:1], source="")
     with pytest.raises(BadInput, match="annotates none"):
-        other = tmp_path / "other.npz"
-        np.savez(other, names=np.array(["x.jpg"]), xy=same.xy[:1], visibility=same.visibility[:1], source="")
         pairs_from_tree(tmp_path / "w", other)
 
 
@@ -140,9 +140,7 @@ def test_a_run_describes_itself_and_leaves_the_global_rng_alone(given: PairData,
     assert not list((tmp_path / "run").glob(".*"))
 
 
-def test_a_stopped_run_continues_bit_for_bit(
-    given: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_continues_bit_for_bit(given: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(config(checkpoint_minutes=0), tmp_path / "whole", progress=False)
     step = Trainer.train_step
 
