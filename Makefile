@@ -1,5 +1,5 @@
 # make demo   installs into .venv and runs the demo; the page is demo-out/report.html
-# make test   installs what the tests need and runs lint, types and tests
+# make test   installs what the tests need and runs them
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
