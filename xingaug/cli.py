@@ -37,7 +37,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that gives a default only where there is one."""
+    """Help that gives a default only where there is one, and leaves an example on one line, to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("example:") else super()._fill_text(text, width, indent)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
@@ -46,10 +49,14 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
     text = "Pose augmentation for person re-identification."
-    parser = _Parser(prog="xingaug", description=text, epilog="example: xingaug demo --out demo-out")
+    example = "example: xingaug demo --out demo-out"
+    parser = _Parser(prog="xingaug", description=text, epilog=example, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"xingaug {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_world, _add_annotate, _add_train, _add_evaluate, _add_bank, _add_generate, _add_bench):
+    for add in (
+        _add_demo, _add_world, _add_annotate, _add_train, _add_convert, _add_evaluate, _add_bank, _add_generate,
+        _add_bench,
+    ):  # fmt: skip
         add(commands)
     return parser
 
@@ -183,6 +190,29 @@ def _train(args: argparse.Namespace) -> None:
     print(train(load_config(TrainConfig, args.config, args.overrides), args.out))
 
 
+def _add_convert(commands: Any) -> None:
+    text = "Turn a released XingGAN checkpoint (netG, .pth) into a generator that every command reads."
+    parser = _command(commands, "convert", _convert, text, "xingaug convert latest_net_netG.pth xinggan.safetensors")
+    parser.add_argument("checkpoint", type=Path, help="state dict of the released netG")
+    parser.add_argument("out", type=Path, help="file to write, .safetensors; a .json is written beside it")
+    parser.add_argument("--size", type=int, nargs=2, default=(128, 64), metavar=("HEIGHT", "WIDTH"),
+                        help="pixels of its images; 256 176 for DeepFashion")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from xingaug.generators.official import convert
+    from xingaug.generators.xinggan import XingGANConfig
+
+    try:
+        size = XingGANConfig(size=tuple(args.size)).size
+    except ValueError as error:
+        raise BadInput(f"--{error}") from None
+    network = convert(args.checkpoint, args.out, size)
+    parameters = sum(p.numel() for p in network.parameters())
+    _print_figures({"written": str(args.out), "blocks": len(network.blocks), "parameters": parameters}, args.json)
+
+
 def _add_evaluate(commands: Any) -> None:
     text = "Measure generated images against true ones, beside copying the source and the identity's mean image."
     parser = _command(
@@ -217,7 +247,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _add_bank(commands: Any) -> None:
     text = "Build, look at and query a pose bank."
     example = "example: xingaug bank build --data ROOT --annotations A.npz --out bank"
-    bank = commands.add_parser("bank", help=text, description=text, epilog=example)
+    bank = commands.add_parser("bank", help=text, description=text, epilog=example, formatter_class=_Help)
     actions = bank.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = _command(
         actions, "build", _bank_build, "Collect the poses of a training split.",

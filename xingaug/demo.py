@@ -38,6 +38,7 @@ from xingaug.training.quality import measure
 WORLD_IDENTITIES = 100
 IMAGES_PER_IDENTITY = 8
 HELD_OUT_PAIRS = 200
+BATCH_SIZE = 64
 
 T = TypeVar("T")
 
@@ -129,7 +130,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
             )
         )  # fmt: skip
     with clock.step("re-ID training, real only and with augment: xinggan_pose"):
-        comparison = _compare(config)
+        comparison = _compare(config, len(splits["train"]))
     with clock.step("report"):
         counts: dict[str, int] = {name: len(split) for name, split in splits.items()}
         report = write_demo_page(
@@ -284,7 +285,7 @@ def _walks(
     return walks
 
 
-def _compare(config: DemoConfig) -> dict[str, Any]:
+def _compare(config: DemoConfig, training_images: int) -> dict[str, Any]:
     """Runs `reid_integration.compare` on two arms as its own process; returns its results."""
     settings = {
         "out": str(config.out / "reid"),
@@ -297,7 +298,7 @@ def _compare(config: DemoConfig) -> dict[str, Any]:
                 "transforms": ["random_flip", "random_crop"], "workers": 0,
             },
             "loss": {"name": "softmax"},
-            "train": {"optim": "adam", "lr": 0.002, "batch_size": 64, "lr_scheduler": "cosine"},
+            "train": {"optim": "adam", "lr": 0.002, "batch_size": min(BATCH_SIZE, training_images), "lr_scheduler": "cosine"},
             "test": {"dist_metric": "cosine"},
         },
         "arms": {

@@ -46,3 +46,62 @@ class PatchDiscriminator(nn.Module):
             x = F.leaky_relu(layer(x), 0.2)
             features.append(x)
         return self.score(x), features
+
+
+class ResidualDiscriminator(nn.Module):
+    """PATN's discriminator, which XingGAN uses for both conditions (METHOD: XingGAN, discriminators).
+
+    Every channel of the last residual block is a score. Scores are logits: the sigmoid of the released training
+    belongs to its loss.
+    """
+
+    def __init__(self, condition_channels: int, width: int = 64, blocks: int = 3, dropout: float = 0.5) -> None:
+        """Builds the network.
+
+        Args:
+            condition_channels: 3 for a source image, 18 for target heatmaps.
+            width: channels of the first layer, doubled at each of the two stride-2 layers.
+            blocks: residual blocks, at least 1.
+            dropout: inside a residual block.
+        """
+        super().__init__()
+        if blocks < 1:
+            raise ValueError(f"blocks: {blocks}, needed at least 1")
+        stem = nn.Conv2d(3 + condition_channels, width, 7, padding=3, padding_mode="reflect", bias=False)
+        self.down = nn.ModuleList([nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU(inplace=True))])
+        for channels in (width, 2 * width):
+            convolution = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False)
+            self.down.append(nn.Sequential(convolution, nn.BatchNorm2d(2 * channels), nn.ReLU(inplace=True)))
+        self.blocks = nn.ModuleList(_residual_branch(4 * width, dropout) for _ in range(blocks))
+
+    def forward(self, image: Tensor, condition: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scores patches.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1], H and W divisible by 4 and at least 8.
+            condition: (B, condition_channels, H, W).
+
+        Returns:
+            Scores (B, 4 * width, H/4, W/4), higher for real, and the features of each layer before them.
+        """
+        x = torch.cat([image, condition], 1)
+        features = []
+        for layer in self.down:
+            x = layer(x)
+            features.append(x)
+        for block in self.blocks:
+            x = x + block(x)
+            features.append(x)
+        return features[-1], features[:-1]
+
+
+def _residual_branch(channels: int, dropout: float) -> nn.Sequential:
+    """What a residual block adds to its input."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False),
+        nn.BatchNorm2d(channels),
+    )

@@ -13,17 +13,18 @@ from torch import nn
 from xingaug.config import from_mapping
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
+from xingaug.generators.xinggan import XingGAN, XingGANConfig
 from xingaug.generators.xinggan_pp import XingGANPlusPlus, XingGANPlusPlusConfig
 
 FORMAT = 1
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
-def save_generator(generator: XingGANPlusPlus, path: Path, notes: dict[str, Any] | None = None) -> Path:
-    """Writes the weights as half-precision safetensors and a JSON file of the same name.
+def save_generator(generator: XingGAN | XingGANPlusPlus, path: Path, notes: dict[str, Any] | None = None) -> Path:
+    """Writes the weights as safetensors and a JSON file of the same name.
 
     Args:
-        generator: to be saved.
+        generator: to be saved; XingGANPlusPlus in half precision, XingGAN in full, as its released weights are.
         path: ends in `.safetensors`.
         notes: plain data kept in the JSON, such as the training configuration.
 
@@ -31,16 +32,23 @@ def save_generator(generator: XingGANPlusPlus, path: Path, notes: dict[str, Any]
         `path`.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise BadInput(f"{path}: a generator is saved as .safetensors")
+    require_safetensors_name(path)
     # Half precision halves the file and changes an image by less than one grey level.
-    state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in generator.state_dict().items()}
-    description = {"format": FORMAT, "class": "XingGANPlusPlus", "config": generator.settings(), **(notes or {})}
+    dtype = torch.float16 if isinstance(generator, XingGANPlusPlus) else torch.float32
+    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in generator.state_dict().items()}
+    name = type(generator).__name__
+    description = {"format": FORMAT, "class": name, "config": generator.settings(), **(notes or {})}
     with atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n")
     with atomic_write(path) as temporary:
         save_file(state, temporary)
     return path
+
+
+def require_safetensors_name(path: Path) -> None:
+    """Raises `BadInput` unless a generator can be saved under this name."""
+    if Path(path).suffix != ".safetensors":
+        raise BadInput(f"{path}: a generator is saved as .safetensors")
 
 
 def bundled() -> list[str]:
@@ -65,8 +73,7 @@ def load_generator(name_or_path: str | Path, device: torch.device | str = "cpu")
     """
     path = _locate(name_or_path)
     description = _describe(path.with_suffix(".json"))
-    settings = from_mapping(XingGANPlusPlusConfig, description["config"], str(path.with_suffix(".json")), "config.")
-    generator = XingGANPlusPlus(**vars(settings))
+    generator = _build(description, str(path.with_suffix(".json")))
     try:
         state = load_file(path)
         generator.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
@@ -75,10 +82,25 @@ def load_generator(name_or_path: str | Path, device: torch.device | str = "cpu")
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise BadInput(f"{path}: weights do not fit the configuration beside them ({first})") from None
-    digest = hashlib.sha256(json.dumps(description["config"], sort_keys=True).encode())
-    digest.update(path.read_bytes())
-    generator.content_hash = digest.hexdigest()
+    generator.content_hash = content_hash(description["config"], path)
     return generator.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def content_hash(config: dict[str, Any], path: Path) -> str:
+    """What tells a generator's configuration and the file of its weights apart from any other."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _build(description: dict[str, Any], where: str) -> XingGAN | XingGANPlusPlus:
+    """The network of a description, its weights random."""
+    name, config = description.get("class"), description["config"]
+    if name == "XingGAN":
+        return XingGAN(**vars(from_mapping(XingGANConfig, config, where, "config.")))
+    if name == "XingGANPlusPlus":
+        return XingGANPlusPlus(**vars(from_mapping(XingGANPlusPlusConfig, config, where, "config.")))
+    raise BadInput(f"{where}: class: {name!r}, expected XingGAN or XingGANPlusPlus")
 
 
 def _locate(name_or_path: str | Path) -> Path:

@@ -1,0 +1,205 @@
+"""XingGAN as released (Tang, Bai, Zhang, Torr, Sebe, ECCV 2020, arXiv 2007.09278): METHOD "XingGAN (2020)".
+
+Written plainly, one operation a line of the method: it is what faster forms are measured against. Read from top to
+bottom: the configuration, encoders and decoders, one block, the generator.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xingaug.generators.checks import JOINT_MAPS, check_inputs
+
+CANDIDATES = 10
+"""RGB candidates of each branch."""
+
+SMALLEST_SIDE = 8
+"""Pixels: below that a reflection pad has nothing to reflect."""
+
+
+@dataclass(frozen=True)
+class XingGANConfig:
+    """Sizes of the generator; the defaults are the released network.
+
+    Attributes:
+        size: (height, width) in pixels, both divisible by 4, at which it is used; any other such size works too.
+        blocks: T, number of crossed blocks.
+        width: channels after the first convolution, even; both codes have four times as many.
+        dropout: inside a block.
+    """
+
+    size: tuple[int, int] = (128, 64)
+    blocks: int = 9
+    width: int = 64
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Checks what types alone cannot."""
+        if len(self.size) != 2 or min(self.size) < SMALLEST_SIDE or any(side % 4 for side in self.size):
+            raise ValueError(f"size: {self.size}, needed (height, width), both divisible by 4 and at least 8")
+        if self.blocks < 1:
+            raise ValueError(f"blocks: {self.blocks}, needed at least 1")
+        if self.width < 2 or self.width % 2:
+            raise ValueError(f"width: {self.width}, needed a positive even number")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: {self.dropout}, needed in [0, 1)")
+
+
+def _conv(inputs: int, outputs: int, kernel: int, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, padding_mode="reflect", bias=bias)
+
+
+def _normed(convolution: nn.Module, channels: int) -> list[nn.Module]:
+    return [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+
+
+def _down(inputs: int, outputs: int) -> list[nn.Module]:
+    return _normed(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), outputs)
+
+
+def _up(inputs: int, outputs: int) -> list[nn.Module]:
+    double = nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1, bias=False)
+    return _normed(double, outputs)
+
+
+def encoder(inputs: int, width: int) -> nn.Sequential:
+    """(B, inputs, H, W) to a code (B, 4 * width, H/4, W/4)."""
+    return nn.Sequential(
+        *_normed(_conv(inputs, width, 7), width), *_down(width, 2 * width), *_down(2 * width, 4 * width)
+    )
+
+
+def decoder(width: int) -> nn.Sequential:
+    """A code (B, 4 * width, h, w) to candidates (B, 3 * CANDIDATES, H, W) in [-1, 1]."""
+    return nn.Sequential(
+        *_up(4 * width, 2 * width), *_up(2 * width, width), _conv(width, 3 * CANDIDATES, 7, bias=True), nn.Tanh()
+    )
+
+
+def map_decoder(width: int) -> nn.Sequential:
+    """Both codes (B, 12 * width, h, w) to the logits (B, 2 * CANDIDATES + 1, H, W) of the attention maps."""
+    return nn.Sequential(
+        *_up(12 * width, 4 * width),
+        *_up(4 * width, 2 * width),
+        nn.ConvTranspose2d(2 * width, 2 * CANDIDATES + 1, 1, bias=False),
+    )
+
+
+class CrossedBlock(nn.Module):
+    """Convolutions in each branch, then both crossed attentions, which share their 1x1 convolutions and gamma."""
+
+    def __init__(self, channels: int, first: bool, dropout: float) -> None:
+        """Builds the block.
+
+        Args:
+            channels: C of the appearance code.
+            first: whether the shape code coming in has C channels; in later blocks it has 2C.
+            dropout: probability after the first ReLU of each branch.
+        """
+        super().__init__()
+        wide = channels if first else 2 * channels
+        self.appearance = nn.Sequential(
+            *_normed(_conv(channels, channels, 3), channels),
+            nn.Dropout(dropout),
+            _conv(channels, channels, 3),
+            nn.BatchNorm2d(channels),
+        )
+        self.shape = nn.Sequential(*_normed(_conv(wide, wide, 3), wide), nn.Dropout(dropout), _conv(wide, channels, 3))
+        self.query = nn.Conv2d(channels, channels // 8, 1)
+        self.key = nn.Conv2d(channels, channels // 8, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, appearance: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
+        """Appearance (B, C, h, w) and shape (B, C or 2C, h, w) to the next appearance and shape (B, 2C, h, w)."""
+        x_i = self.appearance(appearance)  # (B, C, h, w)
+        x_p = self.shape(shape)  # (B, C, h, w)
+        # Both directions read x_i and x_p from before the update.
+        next_appearance = self._ask(x_i, x_p)
+        return next_appearance, torch.cat([next_appearance, self._ask(x_p, x_i)], 1)
+
+    def _ask(self, x: Tensor, other: Tensor) -> Tensor:
+        """`x` updated by its own values, weighted by how its queries meet the keys of `other`; no 1/sqrt(d)."""
+        query = self.query(x).flatten(2).transpose(1, 2)  # (B, N, C/8)
+        key = self.key(other).flatten(2)  # (B, C/8, N)
+        value = self.value(x).flatten(2)  # (B, C, N)
+        attention = (query @ key).softmax(-1)  # (B, N queries, N keys)
+        return x + self.gamma * (value @ attention.transpose(1, 2)).reshape(x.shape)
+
+
+class XingGAN(nn.Module):
+    """The released generator: source image, source pose and target pose in; the person in the target pose out.
+
+    Attributes:
+        config: what it was built from.
+        content_hash: tells its stored weights and configuration apart; empty unless it was loaded from a file.
+    """
+
+    content_hash: str
+
+    def __init__(self, **config: Any) -> None:
+        """Args: `config`: the fields of `XingGANConfig`."""
+        super().__init__()
+        self.config = XingGANConfig(**config)
+        self.content_hash = ""
+        width, code = self.config.width, 4 * self.config.width
+        self.appearance_encoder = encoder(3, width)
+        self.shape_encoder = encoder(2 * JOINT_MAPS, width)
+        self.blocks = nn.ModuleList(
+            CrossedBlock(code, first=t == 0, dropout=self.config.dropout) for t in range(self.config.blocks)
+        )
+        self.appearance_decoder = decoder(width)
+        self.shape_squeeze = nn.Sequential(*_normed(nn.ConvTranspose2d(2 * code, code, 1, bias=False), code))
+        self.shape_decoder = decoder(width)
+        self.map_decoder = map_decoder(width)
+        self.apply(_initialise)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images at which it is used."""
+        return self.config.size
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration as plain data, for storing."""
+        return asdict(self.config)
+
+    def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+        """Renders the source person in the target pose.
+
+        Args:
+            source: (B, 3, H, W) float in [-1, 1], H and W divisible by 4 and at least 8.
+            source_heatmaps: (B, 18, H, W) float in [0, 1].
+            target_heatmaps: (B, 18, H, W) float in [0, 1].
+
+        Returns:
+            (B, 3, H, W) float32 in [-1, 1].
+
+        Raises:
+            ValueError: an argument of another shape, type, size or range.
+        """
+        check_inputs(source, source_heatmaps, target_heatmaps, None)
+        height, width = source.shape[2:]
+        if min(height, width) < SMALLEST_SIDE:
+            raise ValueError(f"source: {height}x{width} pixels, needed at least {SMALLEST_SIDE} either way")
+        appearance = self.appearance_encoder(source)  # (B, C, h, w)
+        shape = self.shape_encoder(torch.cat([source_heatmaps, target_heatmaps], 1))  # (B, C, h, w)
+        for block in self.blocks:
+            appearance, shape = block(appearance, shape)  # (B, C, h, w), (B, 2C, h, w)
+        rgb = [
+            self.appearance_decoder(appearance).unflatten(1, (CANDIDATES, 3)),
+            self.shape_decoder(self.shape_squeeze(shape)).unflatten(1, (CANDIDATES, 3)),
+            source.unsqueeze(1),
+        ]
+        candidates = torch.cat([r.float() for r in rgb], 1)  # (B, 21, 3, H, W)
+        maps = self.map_decoder(torch.cat([appearance, shape], 1)).float().softmax(1)  # (B, 21, H, W)
+        return (maps.unsqueeze(2) * candidates).sum(1)
+
+
+def _initialise(module: nn.Module) -> None:
+    """As the released training starts: convolutions N(0, 0.02), scales of norms N(1, 0.02)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
