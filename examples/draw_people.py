@@ -1,6 +1,6 @@
 """Draws persons the generator has never seen, and what it makes of them: source, target pose, generated, true.
 
-    python examples/draw_people.py people.png
+python examples/draw_people.py people.png
 """
 
 import sys

@@ -13,7 +13,13 @@ from xingaug.errors import BadInput, guarded
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `xingaug ARGUMENTS`; exit code 0 done, 1 failed while working, 2 bad input."""
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(arguments)
+    # argparse gives up on key=value words that come after an option.
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    elif rest:
+        args.overrides += rest
 
     def command() -> int | None:
         if args.needs_torch:
@@ -180,14 +186,15 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("config", type=Path, help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as lr=2e-4")
-    parser.add_argument("--out", type=Path, required=True, help="run directory")
+    parser.add_argument("--out", type=Path, help="run directory (default: runs/ and the file's name)")
 
 
 def _train(args: argparse.Namespace) -> None:
     from xingaug.config import load_config
     from xingaug.training.loop import TrainConfig, train
 
-    print(train(load_config(TrainConfig, args.config, args.overrides), args.out))
+    out = args.out or Path("runs") / args.config.stem
+    print(train(load_config(TrainConfig, args.config, args.overrides), out))
 
 
 def _add_convert(commands: Any) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from xingaug.config import to_mapping, to_yaml
-from xingaug.data.annotations import Annotations, read_annotations, write_npz
+from xingaug.data.annotations import Annotations, keypoints_of, read_annotations, write_npz
 from xingaug.data.market1501 import FOLDERS, Split, read_images, read_split
 from xingaug.data.pairs import read_masks
 from xingaug.errors import BadInput, WorkFailed
@@ -149,7 +149,10 @@ def _claim(config: DemoConfig) -> None:
     path = config.out / "demo.json"
     wanted = {key: value for key, value in to_mapping(config).items() if key != "out"}
     if path.exists():
-        found = json.loads(path.read_text())
+        try:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise BadInput(f"{path}: damaged; remove {config.out}, or name another --out") from None
         for key, value in wanted.items():
             if found.get(key) != value:
                 raise BadInput(
@@ -237,12 +240,12 @@ def _held_out(
     if not pairs:
         raise BadInput(f"{root}: no identity has two images with at least 8 visible joints")
     sources, targets = np.array(pairs[:HELD_OUT_PAIRS]).T
-    source_kp, target_kp = annotations.keypoints(rows[sources]), annotations.keypoints(rows[targets])
     size: tuple[int, int] = generator.size  # type: ignore[assignment]
+    source_kp, target_kp = (keypoints_of(annotations, split.select(side), size) for side in (sources, targets))
     images = read_images(split.select(sources), size=size)
     if config.data is None:
         true, target_kp, masks = _true_images(root, split, sources, targets)
-        own = read_masks(split.select(sources))
+        own = read_masks(split.select(sources), size)
         union = masks if own is None else np.maximum(masks, own)
     else:
         true, union = read_images(split.select(targets), size=size), None
@@ -279,7 +282,7 @@ def _walks(
     for person in persons:
         image = read_images(train.select(np.array([person])), size=size)
         chosen = rng.choice(bank.usable_rows, poses)
-        source = annotations.keypoints(np.repeat(rows[person], poses))
+        source = keypoints_of(annotations, train.select(np.repeat(person, poses)), size)
         target = bank.keypoints(chosen).resize(bank.frame, size)
         walks.append((image[0], render_images(generator, np.repeat(image, poses, 0), source, target)))
     return walks
@@ -298,7 +301,10 @@ def _compare(config: DemoConfig, training_images: int) -> dict[str, Any]:
                 "transforms": ["random_flip", "random_crop"], "workers": 0,
             },
             "loss": {"name": "softmax"},
-            "train": {"optim": "adam", "lr": 0.002, "batch_size": min(BATCH_SIZE, training_images), "lr_scheduler": "cosine"},
+            "train": {
+                "optim": "adam", "lr": 0.002, "lr_scheduler": "cosine",
+                "batch_size": min(BATCH_SIZE, training_images),
+            },
             "test": {"dist_metric": "cosine"},
         },
         "arms": {

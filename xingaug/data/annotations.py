@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xingaug.data.market1501 import Split
+from xingaug.data.market1501 import Split, image_sizes
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.keypoints import JOINTS, Keypoints
@@ -270,6 +270,16 @@ def write_npz(
         np.savez_compressed(
             handle, names=checked.names, xy=checked.xy, visibility=checked.visibility, source=np.array(source)
         )
+
+
+def keypoints_of(annotations: Annotations, split: Split, size: tuple[int, int]) -> Keypoints:
+    """Keypoints (N,) of a split's images, brought from the frame of each stored image to `size` (height, width).
+
+    An image without annotation is a person with all joints missing.
+    """
+    keypoints = annotations.keypoints(annotations.lookup(split.names))
+    scale = torch.from_numpy(np.array(size)[::-1] / image_sizes(split)[:, ::-1]).float()
+    return Keypoints((keypoints.xy + 0.5) * scale[:, None] - 0.5, keypoints.visibility)
 
 
 def match(annotations: Annotations, split: Split) -> Report:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from xingaug.errors import BadInput
 from xingaug.images import read_image
@@ -144,6 +145,22 @@ def read_split(root: Path, split: SplitName) -> Split:
         only = f"only {len(names)} junk or distractor images" if names else "no .jpg"
         raise BadInput(f"{folder}: {only}, the split is empty; needed images named {_GRAMMAR}")
     return Split(root, split, np.array(names, dtype=str)[keep], pids[keep], camids[keep])
+
+
+def image_sizes(split: Split) -> np.ndarray:
+    """(N, 2) int64 (height, width) of the stored images; reads their headers only.
+
+    Raises:
+        BadInput: an image cannot be read.
+    """
+    sizes = np.empty((len(split), 2), np.int64)
+    for i in range(len(split)):
+        try:
+            with Image.open(split.path(i)) as image:
+                sizes[i] = image.height, image.width
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadInput(f"{split.path(i)}: not a readable image ({error})") from None
+    return sizes
 
 
 def read_images(split: Split, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
-from xingaug.data.annotations import read_annotations
+from xingaug.data.annotations import keypoints_of, read_annotations
 from xingaug.data.market1501 import Split, read_images, read_split
 from xingaug.errors import BadInput
+from xingaug.images import read_image
 
 MIN_VISIBLE = 8
 """Joints that an image needs to take part (our choice)."""
@@ -77,31 +77,38 @@ class PairData:
         return order[starts[group] + first], order[starts[group] + second], mirror
 
 
-def pairs_from_tree(root: Path, annotations: Path, within: Literal["camera", "identity"] = "camera") -> PairData:
+def pairs_from_tree(
+    root: Path,
+    annotations: Path,
+    within: Literal["camera", "identity"] = "camera",
+    size: tuple[int, int] = (128, 64),
+) -> PairData:
     """Reads the training split of a Market-1501 tree; masks are taken where every image has a PNG beside it.
 
     Args:
         root: the tree.
         annotations: `.npz` or PATN `.csv`.
         within: pair images of one identity under one camera, or under any.
+        size: (height, width) to bring images, keypoints and masks to.
     """
     split = read_split(root, "train")
     table = read_annotations(annotations)
     rows = table.lookup(split.names)
     if not (rows >= 0).any():
         raise BadInput(f"{annotations}: annotates none of the {len(split)} training images of {root}")
-    split, rows = split.select(rows >= 0), rows[rows >= 0]
+    split = split.select(rows >= 0)
+    keypoints = keypoints_of(table, split, size)
     groups = split.pids if within == "identity" else split.pids * 100 + split.camids
-    images = read_images(split, size=(128, 64))
-    return PairData(images, table.xy[rows], table.visibility[rows], read_masks(split), groups, split.names)
+    xy, visibility = keypoints.xy.numpy(), keypoints.visibility.numpy()
+    return PairData(read_images(split, size), xy, visibility, read_masks(split, size), groups, split.names)
 
 
-def read_masks(split: Split) -> np.ndarray | None:
+def read_masks(split: Split, size: tuple[int, int]) -> np.ndarray | None:
     """Person masks (N, H, W) uint8 that lie beside the images as PNG; None unless every image has one."""
     paths = [split.path(i).with_suffix(".png") for i in range(len(split))]
     if not all(path.is_file() for path in paths):
         return None
-    return np.stack([np.asarray(Image.open(path).convert("L")) for path in paths])
+    return np.stack([read_image(path, size)[..., 0] for path in paths])
 
 
 def pairs_from_pedestrians(

@@ -120,7 +120,7 @@ def _bare_keys(path: Path, state: object) -> tuple[dict[str, Tensor], dict[str, 
     names: dict[str, str] = {}
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            _refuse(path, f"key '{name}' holds {_a(type(value).__name__)}, needed a tensor")
+            _refuse(path, f"key '{name}' holds {_a(type(value).__name__)}, needed a tensor under a name")
         key = _PREFIX.sub("", name)
         if key in bare:
             _refuse(path, f"key '{name}' is unexpected, for '{names[key]}' is there too")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from xingaug.data.annotations import read_annotations
+from xingaug.data.annotations import keypoints_of, read_annotations
 from xingaug.data.market1501 import read_split
 from xingaug.errors import BadInput
 from xingaug.poses.bank import PoseBank
@@ -14,7 +14,7 @@ def bank_from_tree(root: Path, annotations: Path, frame: tuple[int, int] = (128,
     Args:
         root: a Market-1501 tree.
         annotations: keypoints of its images, .npz or PATN .csv.
-        frame: (height, width) in pixels that the keypoints refer to.
+        frame: (height, width) in pixels that the poses are brought to.
 
     Raises:
         BadInput: unreadable input, no annotated training image, or no usable pose.
@@ -25,5 +25,5 @@ def bank_from_tree(root: Path, annotations: Path, frame: tuple[int, int] = (128,
     if not (rows >= 0).any():
         raise BadInput(f"{annotations}: annotates none of the {len(split)} training images of {root}")
     known = split.select(rows >= 0)
-    keypoints = table.keypoints(rows[rows >= 0])
+    keypoints = keypoints_of(table, known, frame)
     return PoseBank.build(keypoints, names=known.names, pids=known.pids, camids=known.camids, frame=frame)

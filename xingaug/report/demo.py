@@ -118,7 +118,7 @@ def _reid_section(comparison: dict[str, Any], iterations: int, counts: dict[str,
         for arm, row in figures.items()
     ]
     text = (
-        f"OSNet x0.25 at 128x64 from random weights, {iterations} iterations of up to 64 images in both arms, one seed. "
+        f"OSNet x0.25 at 128x64 from random weights, {iterations} iterations in both arms, one seed. "
         f"Queries and gallery are real images of other persons ({counts['query']} and {counts['gallery']})."
     )
     head = ("", "mAP", "Rank-1", "Rank-5", "Rank-10", "mINP", "training (s)")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xingaug.data.annotations import read_annotations
+from xingaug.data.annotations import keypoints_of, read_annotations
 from xingaug.data.market1501 import FOLDERS, Split, read_images, read_split
 from xingaug.data.pairs import read_masks
 from xingaug.errors import BadInput
@@ -64,6 +64,7 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
         BadInput: unreadable input, or a pair of two identities or whose images or keypoints are unknown.
     """
     generator = load_generator(config.generator, config.device)
+    size: tuple[int, int] = generator.size  # type: ignore[assignment]
     split = read_split(config.data, config.split)  # type: ignore[arg-type]
     pairs = read_pairs(config.pairs)[: config.limit]
     table = read_annotations(config.annotations)
@@ -77,15 +78,15 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
         if annotated[row] < 0:
             raise BadInput(f"{config.annotations}: no keypoints for '{split.names[row]}', which {config.pairs} names")
     needed = np.unique(np.concatenate([sources, targets, _others(split, targets)]))
-    images = np.zeros((len(split), *generator.size, 3), np.uint8)  # type: ignore[misc]
-    images[needed] = read_images(split.select(needed), size=generator.size)  # type: ignore[arg-type]
-    source_kp, target_kp = (table.keypoints(annotated[rows]) for rows in (sources, targets))
+    images = np.zeros((len(split), *size, 3), np.uint8)
+    images[needed] = read_images(split.select(needed), size=size)
+    source_kp, target_kp = (keypoints_of(table, split.select(rows), size) for rows in (sources, targets))
     generated = render_images(
         generator, images[sources], source_kp, target_kp, config.batch_size, config.device,
         progress="rendering" if progress else None,
     )  # fmt: skip
-    masks = read_masks(split)
-    union = None if masks is None else np.maximum(masks[sources], masks[targets])
+    masks = [read_masks(split.select(rows), size) for rows in (sources, targets)]
+    union = None if masks[0] is None or masks[1] is None else np.maximum(masks[0], masks[1])
     true = images[targets]
     copied = measure(images[sources], true, union).to_json()
     mean = measure(_identity_means(split, images, targets), true, union).to_json()

@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ from xingaug.training import losses
 
 PAIRS_PER_EPOCH = 4000
 """As in the released XingGAN; an epoch is only the unit in which pairs are drawn."""
+
+PEDESTRIAN_SIZE = (128, 64)
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,7 @@ class TreeData:
 
     root: Path
     annotations: Path
-    within: str = "camera"
-
-    def __post_init__(self) -> None:
-        """Checks `within`."""
-        if self.within not in ("camera", "identity"):
-            raise ValueError(f"within: {self.within!r}, expected camera or identity")
+    within: Literal["camera", "identity"] = "camera"
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,16 @@ class TrainConfig:
         """Checks ranges."""
         if min(self.steps, self.batch_size, self.sample_every) < 1:
             raise ValueError("steps, batch_size, sample_every: needed at least 1")
-        if not 0 <= self.discriminator_start <= 1 or not 0 <= self.ema_decay < 1 or self.lr <= 0:
+        if not 0 <= self.discriminator_start <= 1 or not 0 <= self.ema_decay < 1 or not self.lr > 0:
             raise ValueError("discriminator_start: needed in [0, 1]; ema_decay: in [0, 1); lr: above 0")
+        if isinstance(self.data, PedestrianData) and self.generator.size != PEDESTRIAN_SIZE:
+            raise ValueError(f"generator.size: {self.generator.size}, but pedestrians are drawn at {PEDESTRIAN_SIZE}")
+        try:
+            available = torch.device(self.device).type != "cuda" or torch.cuda.is_available()
+        except RuntimeError:
+            available = False
+        if not available:
+            raise ValueError(f"device: '{self.device}' is not available here; expected cpu, or cuda with a GPU")
 
 
 @dataclass(frozen=True)
@@ -272,10 +279,11 @@ def train(config: TrainConfig, out: Path, progress: bool = True) -> Path:
         BadInput: `out` holds a run of another configuration.
         WorkFailed: the loss is no longer finite.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(config, out)
+    require_own_directory(config, out)
     data = load_pairs(config, progress).usable()
     trainer = Trainer(config)
+    with atomic_write(out / "config.yaml") as temporary:
+        temporary.write_text(to_yaml(config))
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.restore(checkpoint)
@@ -300,11 +308,10 @@ def train(config: TrainConfig, out: Path, progress: bool = True) -> Path:
 
 def load_pairs(config: TrainConfig, progress: bool = True) -> PairData:
     """The images that the configuration names."""
-    if isinstance(config.data, PedestrianData):
-        d = config.data
+    d = config.data
+    if isinstance(d, PedestrianData):
         return pairs_from_pedestrians(d.identities, d.tracklets, d.poses, d.seed, progress=progress)
-    within = config.data.within
-    return pairs_from_tree(config.data.root, config.data.annotations, "camera" if within == "camera" else "identity")
+    return pairs_from_tree(d.root, d.annotations, d.within, config.generator.size)
 
 
 def batches(config: TrainConfig, data: PairData, first: int, device: torch.device) -> Iterator[Batch]:
@@ -366,15 +373,15 @@ def save_samples(trainer: Trainer, data: PairData, path: Path, count: int = 8) -
         save_image((sheet + 1) / 2, temporary, format="png")
 
 
-def _claim(config: TrainConfig, out: Path) -> None:
-    """Writes the resolved configuration, or makes sure that the directory is of this very run."""
-    path, text = out / "config.yaml", to_yaml(config)
+def require_own_directory(config: TrainConfig, out: Path) -> None:
+    """Raises `BadInput` unless `out` can be made, or holds a run of this very configuration."""
+    path = out / "config.yaml"
     if not path.exists():
-        with atomic_write(path) as temporary:
-            temporary.write_text(text)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise BadInput(f"{out}: exists and is no run's directory; name another one")
         return
-    mine, theirs = text.splitlines(), path.read_text().splitlines()
-    for new, old in zip(mine, theirs, strict=False):
+    mine, theirs = to_yaml(config).splitlines(), path.read_text().splitlines()
+    for new, old in zip_longest(mine, theirs, fillvalue=""):
         if new != old:
             raise BadInput(
                 f"{out}: holds a run with '{old.strip()}', asked for '{new.strip()}'; name another directory"
