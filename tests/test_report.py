@@ -118,13 +118,13 @@ def test_cmc_svg():
 
 def test_page_escapes_text(tmp_path):
     content = paragraph(EVIL) + paragraph(EVIL, "note") + table([EVIL], [[EVIL]])
-    content += image_rows([[png_uri(noise())]], [EVIL], [EVIL]) + image_wall([png_uri(noise())], EVIL)
+    content += image_rows([[png_uri(noise())]], [EVIL]) + image_wall([png_uri(noise())], EVIL)
     path = write_page(tmp_path / "p.html", EVIL, paragraph("lead"), [(EVIL, content)])
     page = path.read_text(encoding="utf-8")
     outline = Outline(page)
     assert "<b " not in page
     assert "b" not in outline.tags
-    assert outline.texts.count(EVIL) == 9  # two titles, heading, two paragraphs, head, cell, label, caption
+    assert outline.texts.count(EVIL) == 8  # two titles, heading, two paragraphs, head, cell, label
     assert len(outline.images) == 2
     assert self_contained(page)
     assert list(tmp_path.iterdir()) == [path]
@@ -133,9 +133,7 @@ def test_page_escapes_text(tmp_path):
 def test_image_rows_need_a_label_for_every_image():
     uri = png_uri(noise())
     with pytest.raises(ValueError, match="zip"):
-        image_rows([[uri, uri]], ["one"], [""])
-    with pytest.raises(ValueError, match="zip"):
-        image_rows([[uri]], ["one"], [])
+        image_rows([[uri, uri]], ["one"])
 
 
 @pytest.fixture(scope="module")

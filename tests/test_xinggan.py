@@ -17,7 +17,7 @@ from xingaug.cli import main
 from xingaug.errors import BadInput
 from xingaug.generators import XingGAN, XingGANPlusPlus, load_generator, load_official_checkpoint, save_generator
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
-from xingaug.training.losses import feature_matching, hinge_discriminator
+from xingaug.training.losses import feature_matching, hinge_generator
 
 State = dict[str, Tensor]
 
@@ -121,7 +121,7 @@ def slow_encoder(state: State, name: str, x: Tensor) -> Tensor:
 def slow_double(weight: Tensor, x: Tensor) -> Tensor:
     """A transposed 3x3 convolution of stride 2, padding 1, output padding 1: each pixel paints its kernel."""
     count, _, height, width = x.shape
-    canvas = torch.zeros(count, weight.shape[1], 2 * height + 2, 2 * width + 2)
+    canvas = x.new_zeros(count, weight.shape[1], 2 * height + 2, 2 * width + 2)
     for i in range(height):
         for j in range(width):
             painted = torch.einsum("bi,iokl->bokl", x[:, :, i, j], weight)
@@ -215,14 +215,15 @@ def test_a_released_checkpoint_gives_the_images_of_the_method(
     assert not any(p.requires_grad for p in network.parameters())
     assert len(network.content_hash) == 64
     batch = inputs(size)
+    exact = {key: v.double() for key, v in state.items()}
     with torch.no_grad():
-        expected, got = slow_xinggan(state, *batch), network(*batch)
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+        expected, got = slow_xinggan(exact, *(x.double() for x in batch)), network(*batch)
+        torch.testing.assert_close(got.double(), expected, rtol=0, atol=3e-5)
         # The comparison means something: nothing saturates, the source does not drown the rest, attention matters.
-        assert 0.1 < expected.std() < 0.7
+        assert 0.05 < expected.std() < 0.6
         assert (expected - batch[0]).abs().max() > 0.3
-        without = {key: v * 0 if key.endswith("gamma") else v for key, v in state.items()}
-        assert (slow_xinggan(without, *batch) - expected).abs().max() > 0.02
+        deaf = {key: v * 0 if key.endswith("gamma") else v for key, v in state.items()}
+        assert (slow_xinggan(deaf, *batch) - expected).abs().max() > 0.1
 
 
 def test_half_precision_and_nested_parameters_are_read(tmp_path: Path) -> None:
@@ -357,9 +358,9 @@ def renamed(state: State, old: str, new: str) -> State:
         (lambda s: without(s, "att.1.conv_block_stream2.6.weight"), "'att.1.conv_block_stream2.6.weight' is missing"),
         (
             lambda s: {k: v for k, v in s.items() if not k.startswith("att.0.")},
-            "key 'att.0.conv_block_stream1.1.weight",
+            "key 'att.0.gamma' is missing",
         ),
-        (lambda s: {k: v for k, v in s.items() if not k.startswith("att.")}, "key 'att.0.conv_block_stream1.1.weight"),
+        (lambda s: {k: v for k, v in s.items() if not k.startswith("att.")}, "key 'att.0.gamma' is missing"),
         (lambda s: renamed(s, "x2_norm.bias", "x2_norm.beta"), "key 'x2_norm.bias' is missing"),
         (lambda s: {f"model.{k}": v for k, v in without(s, "att.1.gamma").items()}, "'model.att.1.gamma' is missing"),
         (lambda s: {**s, "fc.weight": s["att.0.gamma"]}, "key 'fc.weight' is unexpected"),
@@ -502,11 +503,11 @@ def test_discriminators_are_called_alike(
         network = kind(condition_channels, width=4).train()
         image, condition = torch.rand(2, 3, 16, 8, generator=rng()), torch.rand(2, condition_channels, 16, 8)
         scores, features = network(image, condition)
-        other, others = network(image.flip(0), condition)
+        _, others = network(image.flip(0), condition)
     assert scores.shape[0] == 2
     assert scores.ndim == 4
     assert len(features) >= 3
-    loss = hinge_discriminator(scores, other) + feature_matching(others, features)
+    loss = hinge_generator(scores) + feature_matching(others, features)
     loss.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name

@@ -38,10 +38,9 @@ def save_generator(generator: XingGAN | XingGANPlusPlus, path: Path, notes: dict
     state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in generator.state_dict().items()}
     name = type(generator).__name__
     description = {"format": FORMAT, "class": name, "config": generator.settings(), **(notes or {})}
-    with atomic_write(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(description, indent=2) + "\n")
-    with atomic_write(path) as temporary:
-        save_file(state, temporary)
+    with atomic_write(path) as weights, atomic_write(path.with_suffix(".json")) as beside:
+        save_file(state, weights)
+        beside.write_text(json.dumps(description, indent=2) + "\n")
     return path
 
 

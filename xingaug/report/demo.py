@@ -64,7 +64,7 @@ def write_demo_page(
     data = "a drawn pedestrian world" if is_world else "a part of your dataset"
     lead = paragraph(
         f"The whole pipeline on {data}: {counts['train']} training images, {counts['query']} queries, "
-        f"{counts['gallery']} gallery images; generator {generator}.",
+        f"{counts['gallery']} gallery images; generator {Path(generator).stem}.",
         "soft",
     )
     return write_page(path, "xingaug demo", lead, sections)
@@ -73,12 +73,11 @@ def write_demo_page(
 def _pairs_section(held_out: HeldOut, is_world: bool, generator: str) -> str:
     size = held_out.sources.shape[1:3]
     xy, visibility = held_out.target.xy.numpy(), held_out.target.visibility.numpy()
-    rows, captions = [], []
+    rows = []
     for i in range(min(SHOWN_PAIRS, len(held_out.sources))):
         pose = skeleton(xy[i], visibility[i], (size[0], size[1]))
         images = (held_out.sources[i], pose, held_out.generated_images[i], held_out.true[i])
         rows.append([png_uri(image) for image in images])
-        captions.append(f"pair {i + 1}")
     if is_world:
         text = (
             "Persons the generator has never seen. The true image is the same person, camera and background drawn in "
@@ -93,7 +92,7 @@ def _pairs_section(held_out: HeldOut, is_world: bool, generator: str) -> str:
         "both person masks, where masks exist. The shown pairs are the first of those measured, not chosen.",
         "soft",
     )
-    pairs = image_rows(rows, ("source", "target pose", "generated", "true image"), captions)
+    pairs = image_rows(rows, ("source", "target pose", "generated", "true image"))
     return paragraph(text) + table(head, body) + note + pairs
 
 
@@ -106,7 +105,7 @@ def _walks_section(walks: list[tuple[np.ndarray, np.ndarray]]) -> str:
     rows = [[png_uri(image), *(png_uri(g) for g in generated)] for image, generated in walks]
     labels = ["source", *[""] * (len(rows[0]) - 1)]
     text = "The first image of each row is real, from the training set; the others are generated."
-    return paragraph(text) + image_rows(rows, labels, [""] * len(rows))
+    return paragraph(text) + image_rows(rows, labels, wide=True)
 
 
 def _reid_section(comparison: dict[str, Any], iterations: int, counts: dict[str, int]) -> str:

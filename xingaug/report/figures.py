@@ -71,6 +71,7 @@ def cmc_svg(curves: Mapping[str, np.ndarray], ranks: int = 20) -> str:
     for name, values in curves.items():
         shown = np.asarray(values)[:ranks]
         axes.plot(np.arange(1, len(shown) + 1), 100 * shown, marker="o", markersize=3, label=name)
+    axes.set_xticks([1, *range(5, ranks + 1, 5)])
     axes.set_xlabel("rank k")
     axes.set_ylabel("queries with a match\namong the first k (%)")
     axes.set_ylim(0, 102)

@@ -19,9 +19,8 @@ th, td { padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--line); t
 th:first-child, td:first-child { text-align: left; } th { color: var(--soft); font-weight: 600; font-size: .88rem; }
 .note { border-left: 4px solid var(--accent); padding: .2rem 0 .2rem .9rem; }
 .strip { display: grid; gap: .7rem 1.6rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr)); }
-figure { margin: 0; } .strip figure { display: grid; gap: 4px; }
+.strip.wide { grid-template-columns: 1fr; max-width: 860px; } figure { margin: 0; }
 .strip img { width: 100%; image-rendering: auto; border-radius: 4px; display: block; }
-figcaption { color: var(--soft); font-size: .82rem; }
 .cells { display: grid; gap: 6px; } .cells span { color: var(--soft); font-size: .78rem; text-align: center; }
 .wall { display: grid; gap: 4px; grid-template-columns: repeat(auto-fill, minmax(58px, 1fr)); }
 .wall img { width: 100%; border-radius: 3px; display: block; }
@@ -65,24 +64,21 @@ def paragraph(text: str, css_class: str = "") -> str:
     return f'<p class="{css_class}">{escape(text)}</p>' if css_class else f"<p>{escape(text)}</p>"
 
 
-def image_rows(rows: Sequence[Sequence[str]], labels: Sequence[str], captions: Sequence[str]) -> str:
-    """Rows of images side by side, each row with labels above and a caption below.
+def image_rows(rows: Sequence[Sequence[str]], labels: Sequence[str], wide: bool = False) -> str:
+    """Rows of images side by side, each row with labels above.
 
     Args:
         rows: for each row the images' `data:` addresses, as many as there are labels.
         labels: what each column shows.
-        captions: one a row.
+        wide: one row beside the other, where the page is broad enough, or each row over the whole page.
     """
     columns = f"grid-template-columns: repeat({len(labels)}, 1fr)"
     heads = "".join(f"<span>{escape(label)}</span>" for label in labels)
     figures = []
-    for uris, caption in zip(rows, captions, strict=True):
+    for uris in rows:
         cells = "".join(f'<img src="{uri}" alt="{escape(label)}">' for uri, label in zip(uris, labels, strict=True))
-        figures.append(
-            f'<figure><div class="cells" style="{columns}">{heads}{cells}</div>'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
-        )
-    return f'<div class="strip">{"".join(figures)}</div>'
+        figures.append(f'<figure class="cells" style="{columns}">{heads}{cells}</figure>')
+    return f'<div class="strip{" wide" if wide else ""}">{"".join(figures)}</div>'
 
 
 def image_wall(uris: Sequence[str], alt: str) -> str:
