@@ -59,6 +59,7 @@ def released_state(blocks: int, width: int = 64, dropout: bool = True, counters:
             state[f"{name}.num_batches_tracked"] = torch.tensor(7)
 
     w, c = width, 4 * width
+    sharp = 1.7 / (c // 8) ** 0.5  # the scores of an attention spread by about 1 at every width
     for stream, channels in ((1, 3), (2, 36)):
         conv(f"stream{stream}_down.1", w, channels, 7, 7)
         norm(f"stream{stream}_down.2", w)
@@ -75,8 +76,8 @@ def released_state(blocks: int, width: int = 64, dropout: bool = True, counters:
         conv(f"att.{t}.conv_block_stream2.1", wide, wide, 3, 3, gain=0.8)
         norm(f"att.{t}.conv_block_stream2.2", wide)
         conv(f"att.{t}.conv_block_stream2.{second}", c, wide, 3, 3, gain=1.6)
-        conv(f"att.{t}.query_conv", c // 8, c, 1, 1, gain=0.3, bias=True)
-        conv(f"att.{t}.key_conv", c // 8, c, 1, 1, gain=0.3, bias=True)
+        conv(f"att.{t}.query_conv", c // 8, c, 1, 1, gain=sharp, bias=True)
+        conv(f"att.{t}.key_conv", c // 8, c, 1, 1, gain=sharp, bias=True)
         conv(f"att.{t}.value_conv", c, c, 1, 1, gain=1.0, bias=True)
         state[f"att.{t}.gamma"] = 0.3 + 0.5 * torch.rand(1, generator=draw)
     # Transposed convolutions keep their shape the other way round; a stride of 2 lets a quarter of the kernel meet.

@@ -42,11 +42,11 @@ def load_official_checkpoint(
     blocks = len({key.split(".")[1] for key in released if key.startswith("att.")})
     dropout = not any(re.match(r"att\.\d+\.conv_block_stream2\.5\.", key) for key in released)
     first = released.get(_FIRST, torch.empty(0))
-    width = first.shape[0] if first.ndim == 4 and first.shape[0] % 2 == 0 else 0
-    with torch.device("meta"):  # names and shapes alone
-        network = XingGAN(size=size, blocks=blocks or 9, width=width or 64, dropout=0.5 if dropout else 0.0)
+    width = first.shape[0] if first.ndim == 4 and first.shape[0] in range(2, 129, 2) else 64
+    with torch.random.fork_rng(devices=[]):  # leaves the caller's draws as they were
+        network = XingGAN(size=size, blocks=blocks or 9, width=width, dropout=0.5 if dropout else 0.0)
     state = _translate(path, network, released, names, official_modules(blocks or 9, dropout))
-    network.load_state_dict(state, assign=True)
+    network.load_state_dict(state)
     network.content_hash = content_hash(network.settings(), path)
     return network.to(device).eval().requires_grad_(False)
 
