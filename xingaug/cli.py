@@ -106,7 +106,7 @@ def _add_demo(commands: Any) -> None:
     parser.add_argument("--annotations", type=Path, help="keypoints of the tree's training images, .csv or .npz")
     parser.add_argument("--identities", type=int, help="identities in each of training and test; 100 for the world")
     parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
-    parser.add_argument("--iterations", type=int, default=120, help="re-ID training iterations of each arm")
+    parser.add_argument("--iterations", type=int, default=150, help="re-ID training iterations of each arm")
     parser.add_argument("--seed", type=int, default=0, help="of the world, the draws and the training")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 

@@ -62,7 +62,7 @@ class DemoConfig:
     annotations: Path | None = None
     identities: int | None = None
     generator: str = "pedestrians-small"
-    iterations: int = 120
+    iterations: int = 150
     seed: int = 0
 
     def __post_init__(self) -> None:
