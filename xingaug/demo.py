@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from xingaug.config import to_mapping, to_yaml
-from xingaug.data.annotations import Annotations, keypoints_of, read_annotations, write_npz
+from xingaug.data.annotations import Annotations, annotated_training, keypoints_of, read_annotations, write_npz
 from xingaug.data.market1501 import FOLDERS, Split, read_images, read_split
 from xingaug.data.pairs import read_masks
 from xingaug.errors import BadInput, WorkFailed
@@ -195,12 +195,9 @@ def write_subset(data: Path, annotations: Path, out: Path, identities: int | Non
         identities: of training and of test each, the first by number among those that have images in both query and
             gallery, or keypoints; None keeps all. Junk and distractors are left out.
     """
-    table = read_annotations(annotations)
     train, query, gallery = (read_split(data, name) for name in FOLDERS)
-    rows = table.lookup(train.names)
-    if not (rows >= 0).any():
-        raise BadInput(f"{annotations}: annotates none of the {len(train)} training images of {data}")
-    learn = np.unique(train.pids[rows >= 0])[:identities]
+    annotated, table = annotated_training(data, annotations)
+    learn = np.unique(annotated.pids)[:identities]
     test = np.intersect1d(query.pids, gallery.pids[gallery.pids > 0])[:identities]
     with atomic_directory(out) as folder:
         for (name, subfolder), split, pids in zip(
@@ -212,7 +209,7 @@ def write_subset(data: Path, annotations: Path, out: Path, identities: int | Non
             (folder / subfolder).mkdir()
             for i in range(len(part)):
                 _link(part.path(i), folder / subfolder / str(part.names[i]))
-        kept = rows[(rows >= 0) & np.isin(train.pids, learn)]
+        kept = table.lookup(annotated.names[np.isin(annotated.pids, learn)])
         write_npz(folder / "annotations.npz", table.names[kept], table.xy[kept], table.visibility[kept], table.source)
 
 

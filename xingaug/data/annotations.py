@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xingaug.data.market1501 import Split, image_sizes
+from xingaug.data.market1501 import Split, image_sizes, read_split
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.keypoints import JOINTS, Keypoints
@@ -280,6 +280,20 @@ def keypoints_of(annotations: Annotations, split: Split, size: tuple[int, int]) 
     keypoints = annotations.keypoints(annotations.lookup(split.names))
     scale = torch.from_numpy(np.array(size)[::-1] / image_sizes(split)[:, ::-1]).float()
     return Keypoints((keypoints.xy + 0.5) * scale[:, None] - 0.5, keypoints.visibility)
+
+
+def annotated_training(root: Path, annotations: Path) -> tuple[Split, Annotations]:
+    """The training images of a tree that have a row in an annotation file, and the file's content.
+
+    Raises:
+        BadInput: unreadable input, or no training image is annotated.
+    """
+    split = read_split(root, "train")
+    table = read_annotations(annotations)
+    known = table.lookup(split.names) >= 0
+    if not known.any():
+        raise BadInput(f"{annotations}: annotates none of the {len(split)} training images of {root}")
+    return split.select(known), table
 
 
 def match(annotations: Annotations, split: Split) -> Report:

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from xingaug.data.annotations import keypoints_of, read_annotations
-from xingaug.data.market1501 import Split, read_images, read_split
+from xingaug.data.annotations import annotated_training, keypoints_of
+from xingaug.data.market1501 import Split, read_images
 from xingaug.errors import BadInput
 from xingaug.images import read_image
 
@@ -91,12 +91,7 @@ def pairs_from_tree(
         within: pair images of one identity under one camera, or under any.
         size: (height, width) to bring images, keypoints and masks to.
     """
-    split = read_split(root, "train")
-    table = read_annotations(annotations)
-    rows = table.lookup(split.names)
-    if not (rows >= 0).any():
-        raise BadInput(f"{annotations}: annotates none of the {len(split)} training images of {root}")
-    split = split.select(rows >= 0)
+    split, table = annotated_training(root, annotations)
     keypoints = keypoints_of(table, split, size)
     groups = split.pids if within == "identity" else split.pids * 100 + split.camids
     xy, visibility = keypoints.xy.numpy(), keypoints.visibility.numpy()

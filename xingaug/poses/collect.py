@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from xingaug.data.annotations import keypoints_of, read_annotations
-from xingaug.data.market1501 import read_split
-from xingaug.errors import BadInput
+from xingaug.data.annotations import annotated_training, keypoints_of
 from xingaug.poses.bank import PoseBank
 
 
@@ -19,11 +17,6 @@ def bank_from_tree(root: Path, annotations: Path, frame: tuple[int, int] = (128,
     Raises:
         BadInput: unreadable input, no annotated training image, or no usable pose.
     """
-    split = read_split(root, "train")
-    table = read_annotations(annotations)
-    rows = table.lookup(split.names)
-    if not (rows >= 0).any():
-        raise BadInput(f"{annotations}: annotates none of the {len(split)} training images of {root}")
-    known = split.select(rows >= 0)
-    keypoints = keypoints_of(table, known, frame)
-    return PoseBank.build(keypoints, names=known.names, pids=known.pids, camids=known.camids, frame=frame)
+    split, table = annotated_training(root, annotations)
+    keypoints = keypoints_of(table, split, frame)
+    return PoseBank.build(keypoints, names=split.names, pids=split.pids, camids=split.camids, frame=frame)
