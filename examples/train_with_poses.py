@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import xingaug
-from xingaug.data.annotations import read_annotations
+from xingaug.data.annotations import keypoints_of, read_annotations
 from xingaug.data.market1501 import read_images, read_split
 from xingaug.images import bytes_to_unit
 
@@ -22,7 +22,7 @@ def main(root: Path, epochs: int = 2, batch_size: int = 32) -> float:
     split = read_split(root, "train")
     table = read_annotations(root / "annotations.npz")
     images = bytes_to_unit(torch.from_numpy(read_images(split, size=(128, 64))))  # (N, 3, 128, 64) in [0, 1]
-    keypoints = table.keypoints(table.lookup(split.names))  # (N, 18)
+    keypoints = keypoints_of(table, split, size=(128, 64))  # (N, 18)
     pids, labels = np.unique(split.pids, return_inverse=True)
 
     bank = xingaug.PoseBank.build(keypoints, names=split.names, pids=split.pids, camids=split.camids)

@@ -4,7 +4,6 @@ An arm is a set of changes to one base configuration (an augmentation, another t
 cell is a run directory of `reid_integration.train`; finished cells are not run again.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -20,6 +19,7 @@ from torch import nn
 
 from reid_integration.config import ReidConfig, reid_config
 from reid_integration.train import RESOLVED, RESULT, TrainResult, run
+from xingaug.cli import Parser
 from xingaug.config import load_config, read_yaml, to_mapping
 from xingaug.errors import BadInput, guarded
 from xingaug.files import atomic_write
@@ -57,6 +57,8 @@ class CompareConfig:
         for name in self.arms:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"arms: '{name}', needed a name of letters, digits, - and _")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds: {self.seeds}, needed at least 0")
         if self.iterations < 1:
             raise ValueError(f"iterations: {self.iterations}, needed at least 1")
 
@@ -129,7 +131,8 @@ def cell_configs(config: CompareConfig) -> dict[tuple[str, int], ReidConfig]:
     cells = {}
     for arm, changes in config.arms.items():
         for section, key in (("train", "seed"), ("train", "max_iterations"), ("data", "save_dir")):
-            if key in (changes.get(section) or {}):
+            chosen = changes.get(section) or {}
+            if isinstance(chosen, Mapping) and key in chosen:
                 raise BadInput(
                     f"arms.{arm}: sets {section}.{key}, which the comparison sets for all cells; leave it out"
                 )
@@ -236,7 +239,7 @@ def table_lines(comparison: ComparisonResult) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m reid_integration.compare",
         description="Trains and evaluates arms x seeds with equal iterations; finished cells are kept.",
         epilog="example: python -m reid_integration.compare --config configs/compare_pedestrians.yaml iterations=400",
@@ -244,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, type=Path, help="YAML file with out, base, arms, seeds, iterations")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as iterations=400")
-    given = parser.parse_args(arguments)
+    given = parser.parse_words(arguments)
 
     def command() -> None:
         torch.set_flush_denormal(True)

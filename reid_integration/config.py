@@ -99,6 +99,11 @@ class SamplerConfig:
     num_cams: int = 1  # cameras in a batch, for RandomDomainSampler
     num_datasets: int = 1  # dataset ids in a batch, for RandomDatasetSampler
 
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if min(self.num_instances, self.num_cams, self.num_datasets) < 1:
+            raise ValueError("needed num_instances, num_cams and num_datasets from 1")
+
 
 @dataclass(frozen=True)
 class VideoConfig:
@@ -135,6 +140,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
+        if self.seed < 0 or self.print_freq < 1 or not self.lr > 0 or self.weight_decay < 0:
+            raise ValueError("needed seed from 0, print_freq from 1, lr above 0 and weight_decay from 0")
+        if self.lr_scheduler == "single_step" and isinstance(self.stepsize, list) and not self.stepsize:
+            raise ValueError("stepsize: empty, needed a number of epochs")
+        if self.lr_scheduler == "multi_step" and not isinstance(self.stepsize, list):
+            raise ValueError(f"stepsize: {self.stepsize}, needed a list of epochs with lr_scheduler multi_step")
         if self.max_epoch < 1 or not 0 <= self.start_epoch < self.max_epoch:
             raise ValueError("needed max_epoch from 1 and start_epoch from 0 to below max_epoch")
         if self.batch_size < 2:
@@ -165,6 +176,11 @@ class AdamConfig:
 
     beta1: float = 0.9
     beta2: float = 0.999
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"beta1: {self.beta1}, beta2: {self.beta2}, needed in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -209,6 +225,11 @@ class TestConfig:
     visrank: bool = False
     visrank_topk: int = 10
 
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if self.batch_size < 1 or not self.ranks or min(self.ranks) < 1:
+            raise ValueError("needed batch_size from 1 and ranks, each from 1")
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -229,6 +250,8 @@ class AugmentConfig:
         """Checks ranges."""
         if not 0 <= self.p <= 1:
             raise ValueError(f"p: {self.p}, needed a share in [0, 1]")
+        if self.seed is not None and self.seed < 0:
+            raise ValueError(f"seed: {self.seed}, needed at least 0")
         if self.start_epoch < 0 or (self.stop_epoch is not None and self.stop_epoch < self.start_epoch):
             raise ValueError("needed start_epoch from 0 and stop_epoch null or not below start_epoch")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from reid_integration.compat import load_torchreid, quiet, without_downloads
@@ -110,4 +110,5 @@ def save_weights(config: ReidConfig, model: nn.Module, path: Path) -> None:
     """Writes the model's arrays as .safetensors; `load_weights` reads them."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_write(path) as temporary:
-        save_file(state, temporary, metadata={"model": config.model.name, "loss": config.loss.name})
+        # Bytes, because save_file would make the file readable by its owner alone.
+        temporary.write_bytes(save(state, metadata={"model": config.model.name, "loss": config.loss.name}))

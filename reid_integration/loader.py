@@ -144,7 +144,8 @@ class PosedImages(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One image, decoded once."""
         image = read_image(Path(self.base.data[index][0]))
-        person = self.persons.keypoints[index].resize((image.shape[0], image.shape[1]), self.size)
+        person = self.persons.keypoints[index].crop(0, 0, (image.shape[0], image.shape[1]))
+        person = person.resize((image.shape[0], image.shape[1]), self.size)
         clean = image
         if image.shape[:2] != self.size:
             clean = np.asarray(Image.fromarray(image).resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR))

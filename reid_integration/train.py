@@ -4,7 +4,6 @@ torchreid's stock engines compute the loss and make the step; the loop around th
 instead of returning, counts in epochs alone, and writes checkpoints that today's torch refuses to read.
 """
 
-import argparse
 import contextlib
 import json
 import math
@@ -25,6 +24,7 @@ from reid_integration.compat import quiet
 from reid_integration.config import ReidConfig, listed, load_reid_config
 from reid_integration.engines import build_engine, device_of, save_weights
 from reid_integration.evaluation import ReidResult, evaluate_model
+from xingaug.cli import Parser
 from xingaug.config import to_yaml
 from xingaug.errors import BadInput, WorkFailed, guarded
 from xingaug.files import atomic_write
@@ -112,6 +112,7 @@ def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None 
     directory = Path(config.data.save_dir)
     if (directory / RESULT).exists():
         raise BadInput(f"{directory}: holds a finished run; give another data.save_dir, or remove it first")
+    _require_own_directory(config, directory)
     from reid_integration.datamanager import build_datamanager  # imports torchreid, which takes seconds
 
     with seeded(config.train.seed), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
@@ -134,6 +135,15 @@ def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None 
     with atomic_write(directory / RESULT) as path:
         path.write_text(json.dumps(result.to_mapping(), indent=1), encoding="utf-8")
     return result
+
+
+def _require_own_directory(config: ReidConfig, directory: Path) -> None:
+    """Raises `BadInput` unless the directory is absent, empty, or that of an unfinished run of this configuration."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    resolved = directory / RESOLVED
+    if not resolved.is_file() or resolved.read_text(encoding="utf-8", errors="replace") != to_yaml(config):
+        raise BadInput(f"{directory}: is not empty and not of this run; give another data.save_dir, or remove it first")
 
 
 def _attach(config: ReidConfig, manager: Any, generator: nn.Module | None) -> dict[str, str]:
@@ -298,7 +308,7 @@ def summary_lines(result: TrainResult, ranks: Sequence[int]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m reid_integration.train",
         description="Trains and evaluates a torchreid image model, with `augment: xinggan_pose` if the file says so.",
         epilog="example: python -m reid_integration.train --config configs/reid_osnet_x0_25_pedestrians.yaml "
@@ -307,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, type=Path, help="torchreid-style YAML file")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.lr=3e-4")
-    given = parser.parse_args(arguments)
+    given = parser.parse_words(arguments)
 
     def command() -> None:
         torch.set_flush_denormal(True)

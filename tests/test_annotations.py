@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from xingaug.data.annotations import (
     PATN_HEADER,
     Annotations,
+    keypoints_of,
     match,
     read_annotations,
     read_npz,
@@ -197,7 +199,7 @@ def test_write_npz_leaves_the_former_file_when_it_refuses(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": None}, "holds source, visibility, xy; needed names, xy, visibility, source"),
+        ({"names": None}, "holds source, visibility, xy; needed names, xy, visibility"),
         ({"extra": np.zeros(1)}, "holds extra, names, source, visibility, xy; needed"),
         ({"xy": np.zeros((3, 17, 2))}, r"xy: shape \(3, 17, 2\), needed"),
         ({"xy": np.zeros((2, 18, 2)), "visibility": np.zeros((2, 18))}, r"xy: \(2,\) persons, needed \(3,\)"),
@@ -282,15 +284,27 @@ def test_keypoints_do_not_share_memory_with_the_annotations():
     np.testing.assert_array_equal(annotations.xy, before)
 
 
-def test_match_finds_what_lacks_its_other_half():
+def test_match_finds_what_lacks_its_other_half_and_what_lies_outside(tmp_path):
     annotations = some(3)
+    stray = annotations.xy.copy()
+    stray[2, 0] = (1000, 20)
+    seen = np.ones((3, 18), np.float32)
+    annotations = Annotations(annotations.names, stray, seen, "test")
+    (tmp_path / "bounding_box_train").mkdir()
+    for name in [*annotations.names, "9999_c1s1_000000_00.jpg"]:
+        Image.new("RGB", (900, 901)).save(tmp_path / "bounding_box_train" / name)
     names = np.array([*annotations.names[1:], "9999_c1s1_000000_00.jpg"])
-    split = Split(Path("root"), "train", names, np.arange(3), np.ones(3, np.int64))
-    assert match(annotations, split).lines() == [
-        "1 rows name an image that is not in the split: 0000_c1s1_000000_00.jpg",
-        "1 images of the split have no row: 9999_c1s1_000000_00.jpg",
-    ]
-    assert match(annotations, Split(Path("root"), "train", annotations.names, np.arange(3), np.ones(3))).lines() == []
+    split = Split(tmp_path, "train", names, np.arange(3), np.ones(3, np.int64))
+    lines = match(annotations, split).lines()
+    assert "1 rows name an image that is not in the split: 0000_c1s1_000000_00.jpg" in lines
+    assert "1 images of the split have no row: 9999_c1s1_000000_00.jpg" in lines
+    assert any("nose at (1000, 20)" in line for line in lines)
+    assert len(lines) == 3
+    whole = Split(tmp_path, "train", annotations.names, np.arange(3), np.ones(3, np.int64))
+    assert match(Annotations(annotations.names, some(3).xy, seen, "test"), whole).lines() == []
+    brought = keypoints_of(annotations, whole, (128, 64))
+    assert brought.visibility[2, 0] == 0
+    assert brought.visibility.sum() == 3 * 18 - 1
 
 
 @pytest.mark.skipif("XINGAUG_MARKET1501" not in os.environ, reason="XINGAUG_MARKET1501 names no copy of Market-1501")

@@ -177,3 +177,14 @@ def test_nothing_is_downloaded(monkeypatch):
             with pytest.raises(BadInput, match=r"model.pretrained: cache/weights.pth is not there"):
                 fetch("https://example.org/weights.pth", "cache/weights.pth")
     assert before == (gdown.download, torch.hub.download_url_to_file)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["train.seed=-1", "train.print_freq=0", "train.lr=-1", "adam.beta1=2", "test.ranks=[]", "test.ranks=[0]",
+     "test.batch_size=0", "sampler.num_instances=0", "augment={seed: -1}"],
+)  # fmt: skip
+def test_values_outside_their_range_are_refused(words, tmp_path):
+    (tmp_path / "c.yaml").write_text("model: {pretrained: false}\n")
+    with pytest.raises(BadInput, match="needed"):
+        load_reid_config(tmp_path / "c.yaml", [words])

@@ -79,6 +79,16 @@ def test_run_directory_explains_itself(tree, tmp_path):
         finish(tree, tmp_path / "run")
 
 
+def test_a_directory_of_something_else_is_left_alone(tree, tmp_path):
+    other = tmp_path / "precious"
+    other.mkdir()
+    (other / "config.yaml").write_text("lr: 1\n")
+    with pytest.raises(BadInput, match="is not empty and not of this run"):
+        finish(tree, other)
+    assert [path.name for path in other.iterdir()] == ["config.yaml"]
+    assert (other / "config.yaml").read_text() == "lr: 1\n"
+
+
 def test_saved_weights_give_the_same_figures(tree, tmp_path):
     trained = finish(tree, tmp_path / "run")
     weights = str(trained.directory / "model.safetensors")

@@ -13,13 +13,7 @@ from xingaug.errors import BadInput, guarded
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `xingaug ARGUMENTS`; exit code 0 done, 1 failed while working, 2 bad input."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(arguments)
-    # argparse gives up on key=value words that come after an option.
-    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    elif rest:
-        args.overrides += rest
+    args = build_parser().parse_words(arguments)
 
     def command() -> int | None:
         if args.needs_torch:
@@ -35,10 +29,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(command)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """A parser that complains as every other part does: one line that starts with `error:`."""
 
+    def parse_words(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """Parses, and also takes `key=value` words that come after an option, where argparse gives up on them."""
+        args, rest = self.parse_known_args(arguments)
+        if rest and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        elif rest:
+            args.overrides += rest
+        return args
+
     def error(self, message: str) -> NoReturn:
+        """Ends the program with exit code 2."""
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
@@ -52,11 +56,11 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser with all commands."""
     text = "Pose augmentation for person re-identification."
     example = "example: xingaug demo --out demo-out"
-    parser = _Parser(prog="xingaug", description=text, epilog=example, formatter_class=_Help)
+    parser = Parser(prog="xingaug", description=text, epilog=example, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"xingaug {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
@@ -167,10 +171,12 @@ def _annotate(args: argparse.Namespace) -> None:
     split = read_split(args.root, "train")
     reports = []
     if kind == "patn-csv":
-        annotations, report = read_patn_csv(file)
+        annotations, report = read_patn_csv(file, frame=None)  # the images themselves tell their size
         reports.append(report)
     else:
         annotations = read_npz(file)
+    if not (annotations.lookup(split.names) >= 0).any():
+        raise BadInput(f"{file}: annotates none of the {len(split)} training images of {args.root}")
     reports.append(match(annotations, split))
     write_npz(out, annotations.names, annotations.xy, annotations.visibility, annotations.source)
     for report in reports:

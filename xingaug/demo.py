@@ -36,6 +36,7 @@ from xingaug.report.demo import HeldOut, write_demo_page
 from xingaug.training.quality import measure
 
 WORLD_IDENTITIES = 100
+MAX_IDENTITIES = 4999  # of training and of test each; names have four digits
 IMAGES_PER_IDENTITY = 8
 HELD_OUT_PAIRS = 200
 BATCH_SIZE = 64
@@ -69,8 +70,8 @@ class DemoConfig:
         """Checks what can be checked without opening a file."""
         if (self.data is None) != (self.annotations is None):
             raise BadInput("--data and --annotations belong together: give both, or neither for the pedestrian world")
-        if self.identities is not None and self.identities < 2:
-            raise BadInput(f"--identities: {self.identities}, needed at least 2")
+        if self.identities is not None and not 2 <= self.identities <= MAX_IDENTITIES:
+            raise BadInput(f"--identities: {self.identities}, needed 2 to {MAX_IDENTITIES}")
         if self.iterations < 1 or self.seed < 0:
             raise BadInput("--iterations: needed at least 1; --seed: needed at least 0")
 
@@ -164,8 +165,9 @@ def _claim(config: DemoConfig) -> None:
         raise BadInput(f"{config.out}: exists and is no demo's directory; name a new one with --out")
     load_generator(config.generator)  # before anything is written
     if config.data is not None and config.annotations is not None:
-        read_split(config.data, "train")
-        read_annotations(config.annotations)
+        annotated_training(config.data, config.annotations)
+        for split in FOLDERS:
+            read_split(config.data, split)
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(wanted, indent=1))
 

@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise BadInput(f"{path}: is a directory; name a file")
     _make_parent(path)
     temporary = _beside(path)
-    temporary.touch(exist_ok=False)
+    _create(temporary.touch, path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -53,7 +53,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     require_new_directory(path)
     _make_parent(path)
     temporary = _beside(path)
-    temporary.mkdir()
+    _create(temporary.mkdir, path)
     try:
         yield temporary
         if path.exists():
@@ -80,6 +80,15 @@ def _make_parent(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise BadInput(f"{path}: lies below a file; name a place in a directory") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); name another place") from None
+
+
+def _create(make: Callable[[], None], path: Path) -> None:
+    try:
+        make()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); name another place") from None
 
 
 def _beside(path: Path) -> Path:

@@ -133,7 +133,7 @@ class Keypoints:
 def render_heatmaps(keypoints: Keypoints, size: tuple[int, int] = (128, 64), sigma: float = 6.0) -> Tensor:
     """Draws one Gaussian per joint (PATN and XingGAN: sigma 6 px at 128x64).
 
-    The maps are exact to 1e-10; what lies below is 0, because denormal numbers slow CPU arithmetic badly.
+    The maps are exact to 1e-10 and hold no denormal numbers, which slow CPU arithmetic badly.
 
     Args:
         keypoints: in the frame of `size`.

@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 PATN_HEADER = "name:keypoints_y:keypoints_x"
 PATN_MISSING = -1
 _PATN_ROW = f"`name: [{len(JOINTS)} y]: [{len(JOINTS)} x]` with integers, -1 for a missing joint"
-_NPZ_KEYS = ("names", "xy", "visibility", "source")
+_NPZ_KEYS = ("names", "xy", "visibility")
+_NPZ_OPTIONAL = "source"
 _EXAMPLES = 3
 
 
@@ -142,14 +143,14 @@ class Report:
         ]
 
 
-def read_annotations(path: Path, frame: tuple[int, int] = (128, 64)) -> Annotations:
+def read_annotations(path: Path, frame: tuple[int, int] | None = None) -> Annotations:
     """Reads annotations, the format told by the suffix: .npz or .csv (PATN).
 
     What `read_patn_csv` reports is logged as warnings; call that function to have it as data.
 
     Args:
         path: the file.
-        frame: (height, width) of the images, used by the CSV alone.
+        frame: (height, width) of the images, used by the CSV alone; None where it is not known.
 
     Raises:
         BadInput: no such file, another suffix, or contents that do not fit.
@@ -165,12 +166,12 @@ def read_annotations(path: Path, frame: tuple[int, int] = (128, 64)) -> Annotati
     raise BadInput(f"{path}: unknown annotation format {path.suffix!r}; needed .npz (native) or .csv (PATN)")
 
 
-def read_patn_csv(path: Path, frame: tuple[int, int] = (128, 64)) -> tuple[Annotations, Report]:
+def read_patn_csv(path: Path, frame: tuple[int, int] | None = (128, 64)) -> tuple[Annotations, Report]:
     """Reads the CSV in which PATN and its followers publish keypoints.
 
     Args:
         path: a text file with the header `name:keypoints_y:keypoints_x` and rows `name: [18 y]: [18 x]`.
-        frame: (height, width) of the images.
+        frame: (height, width) of the images; None leaves joints beyond the right and lower edge to `keypoints_of`.
 
     Returns:
         The annotations in the order of the file, with visibility 0 or 1, and a report of the rows and joints that could
@@ -180,7 +181,7 @@ def read_patn_csv(path: Path, frame: tuple[int, int] = (128, 64)) -> tuple[Annot
         BadInput: the file cannot be read, has another header, a malformed row (named by its line) or no usable row.
     """
     path = Path(path)
-    height, width = frame
+    height, width = frame or (np.inf, np.inf)
     report = Report()
     rows: dict[str, np.ndarray] = {}
     for number, line in _numbered_rows(path):
@@ -230,7 +231,7 @@ def write_patn_csv(path: Path, annotations: Annotations) -> None:
 
 
 def read_npz(path: Path) -> Annotations:
-    """Reads the native format, the keys `names`, `xy`, `visibility`, `source` of `Annotations`.
+    """Reads the native format, the keys `names`, `xy`, `visibility` and, if it has it, `source` of `Annotations`.
 
     Raises:
         BadInput: no such file, not an .npz, other keys, pickled objects, or arrays that `Annotations` refuses.
@@ -240,10 +241,11 @@ def read_npz(path: Path) -> Annotations:
         # A handle of our own, because numpy leaves its own open when the file is damaged.
         with path.open("rb") as handle:
             stored = np.load(handle, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile) or set(stored.files) != set(_NPZ_KEYS):
+            if not isinstance(stored, np.lib.npyio.NpzFile) or set(stored.files) - {_NPZ_OPTIONAL} != set(_NPZ_KEYS):
                 held = ", ".join(sorted(stored.files)) if hasattr(stored, "files") else "one bare array"
                 raise BadInput(f"{path}: holds {held or 'nothing'}; needed {', '.join(_NPZ_KEYS)}")
-            return Annotations(stored["names"], stored["xy"], stored["visibility"], str(stored["source"]))
+            source = str(stored[_NPZ_OPTIONAL]) if _NPZ_OPTIONAL in stored.files else ""
+            return Annotations(stored["names"], stored["xy"], stored["visibility"], source)
     except BadInput:
         raise
     except FileNotFoundError:
@@ -275,11 +277,19 @@ def write_npz(
 def keypoints_of(annotations: Annotations, split: Split, size: tuple[int, int]) -> Keypoints:
     """Keypoints (N,) of a split's images, brought from the frame of each stored image to `size` (height, width).
 
-    An image without annotation is a person with all joints missing.
+    An image without annotation is a person with all joints missing; joints outside their image are missing too.
     """
-    keypoints = annotations.keypoints(annotations.lookup(split.names))
-    scale = torch.from_numpy(np.array(size)[::-1] / image_sizes(split)[:, ::-1]).float()
-    return Keypoints((keypoints.xy + 0.5) * scale[:, None] - 0.5, keypoints.visibility)
+    return bring_to(size, annotations.keypoints(annotations.lookup(split.names)), image_sizes(split))
+
+
+def bring_to(size: tuple[int, int], keypoints: Keypoints, frames: np.ndarray) -> Keypoints:
+    """Keypoints (N,) of images of `frames` (N, 2) height, width, in a frame of `size`; joints outside are missing."""
+    xy, visibility = keypoints.xy.clone(), keypoints.visibility.clone()
+    for height, width in np.unique(frames, axis=0).tolist():
+        rows = torch.from_numpy((frames == (height, width)).all(1))
+        moved = keypoints[rows].crop(0, 0, (height, width)).resize((height, width), size)
+        xy[rows], visibility[rows] = moved.xy, moved.visibility
+    return Keypoints(xy, visibility)
 
 
 def annotated_training(root: Path, annotations: Path) -> tuple[Split, Annotations]:
@@ -300,8 +310,8 @@ def match(annotations: Annotations, split: Split) -> Report:
     """Compares annotations with the images of a split.
 
     Returns:
-        A report whose `without_image` and `without_row` are filled. Junk images count as without image, because reading
-        the split has dropped them.
+        A report whose `without_image`, `without_row` and `outside_frame` are filled. Junk images count as without
+        image, because reading the split has dropped them.
     """
     report = Report()
     images = set(split.names.tolist())
@@ -311,6 +321,16 @@ def match(annotations: Annotations, split: Split) -> Report:
     for name, row in zip(split.names.tolist(), annotations.lookup(split.names).tolist(), strict=True):
         if row < 0:
             report.without_row.add(name)
+    rows = annotations.lookup(split.names)
+    known, rows = split.select(rows >= 0), rows[rows >= 0]
+    if not len(known):
+        return report
+    for i, size in enumerate(image_sizes(known).tolist()):
+        person = annotations.keypoints(rows[i : i + 1])
+        outside = person.present & ~person.inside((size[0], size[1]))
+        for joint in outside[0].nonzero()[:, 0].tolist():
+            x, y = person.xy[0, joint].tolist()
+            report.outside_frame.add(f"{known.names[i]} {JOINTS[joint]} at ({x:g}, {y:g})")
     return report
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from xingaug.config import from_mapping
@@ -39,7 +39,7 @@ def save_generator(generator: XingGAN | XingGANPlusPlus, path: Path, notes: dict
     name = type(generator).__name__
     description = {"format": FORMAT, "class": name, "config": generator.settings(), **(notes or {})}
     with atomic_write(path) as weights, atomic_write(path.with_suffix(".json")) as beside:
-        save_file(state, weights)
+        weights.write_bytes(save(state))  # save_file would make it readable by its owner alone
         beside.write_text(json.dumps(description, indent=2) + "\n")
     return path
 
@@ -95,6 +95,8 @@ def content_hash(config: dict[str, Any], path: Path) -> str:
 def _build(description: dict[str, Any], where: str) -> XingGAN | XingGANPlusPlus:
     """The network of a description, its weights random."""
     name, config = description.get("class"), description["config"]
+    if not isinstance(config, dict):
+        raise BadInput(f"{where}: config: {config!r}, expected a mapping")
     if name == "XingGAN":
         return XingGAN(**vars(from_mapping(XingGANConfig, config, where, "config.")))
     if name == "XingGANPlusPlus":

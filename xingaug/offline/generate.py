@@ -80,6 +80,8 @@ class GenerateConfig:
         """Checks what can be checked without opening a file."""
         if not 1 <= self.per_image <= MAX_COPIES:
             raise BadInput(f"per_image: {self.per_image}, needed 1 to {MAX_COPIES}")
+        if self.seed < 0:
+            raise BadInput(f"seed: {self.seed}, needed at least 0")
         if self.batch_size < 1:
             raise BadInput(f"batch_size: {self.batch_size}, needed at least 1")
         if self.sampler not in SAMPLERS:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from xingaug.augment.checks import usable
 from xingaug.augment.transform import XingPose
-from xingaug.data.annotations import Annotations
+from xingaug.data.annotations import Annotations, bring_to
 from xingaug.data.market1501 import Split
 from xingaug.keypoints import Keypoints
 from xingaug.offline.manifest import synthetic_name
@@ -67,7 +67,7 @@ def make_plan(train: Split, annotations: Annotations, aug: XingPose, per_image: 
     unreadable = [str(name) for name in train.names[candidates[~readable]]]
     candidates = candidates[readable]
     frames = np.array([size for size in sizes if size is not None], dtype=np.int64).reshape(-1, 2)
-    keypoints = _brought_to(aug.size, annotations.keypoints(rows[candidates]), frames)
+    keypoints = bring_to(aug.size, annotations.keypoints(rows[candidates]), frames)
     able = usable(keypoints).numpy()
     sources, keypoints = train.select(candidates[able]), keypoints[torch.from_numpy(able)]
     bank_rows = [_drawn(aug, sources, keypoints, copy) for copy in range(per_image)]
@@ -96,16 +96,6 @@ def image_size(path: Path) -> tuple[int, int] | None:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError):
         return None
-
-
-def _brought_to(size: tuple[int, int], keypoints: Keypoints, frames: np.ndarray) -> Keypoints:
-    """Keypoints (N,) of images of `frames` (N, 2) height, width, in a frame of `size`; joints outside are missing."""
-    xy, visibility = keypoints.xy.clone(), keypoints.visibility.clone()
-    for height, width in np.unique(frames, axis=0).tolist():
-        rows = torch.from_numpy((frames == (height, width)).all(1))
-        moved = keypoints[rows].crop(0, 0, (height, width)).resize((height, width), size)
-        xy[rows], visibility[rows] = moved.xy, moved.visibility
-    return Keypoints(xy, visibility)
 
 
 def _drawn(aug: XingPose, sources: Split, keypoints: Keypoints, copy: int) -> np.ndarray:

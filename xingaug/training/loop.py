@@ -49,6 +49,11 @@ class PedestrianData:
     poses: int = 8
     seed: int = 1000
 
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if self.identities < 1 or not 1 <= self.tracklets <= 6 or self.poses < 2 or self.seed < 0:
+            raise ValueError("identities: needed at least 1; tracklets: 1 to 6; poses: at least 2; seed: at least 0")
+
 
 @dataclass(frozen=True)
 class TreeData:
@@ -122,9 +127,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
+        if self.seed < 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"seed: {self.seed}, needed at least 0; betas: {self.betas}, needed in [0, 1)")
         if min(self.steps, self.batch_size, self.sample_every) < 1:
             raise ValueError("steps, batch_size, sample_every: needed at least 1")
-        if not 0 <= self.discriminator_start <= 1 or not 0 <= self.ema_decay < 1 or not self.lr > 0:
+        if not 0 <= self.discriminator_start <= 1 or not 0 <= self.ema_decay < 1 or not 0 < self.lr < math.inf:
             raise ValueError("discriminator_start: needed in [0, 1]; ema_decay: in [0, 1); lr: above 0")
         if isinstance(self.data, PedestrianData) and self.generator.size != PEDESTRIAN_SIZE:
             raise ValueError(f"generator.size: {self.generator.size}, but pedestrians are drawn at {PEDESTRIAN_SIZE}")
