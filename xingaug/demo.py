@@ -28,7 +28,7 @@ from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_directory, atomic_write
 from xingaug.generators.render import render_images
 from xingaug.generators.store import load_generator
-from xingaug.keypoints import Keypoints
+from xingaug.keypoints import MIN_VISIBLE, Keypoints
 from xingaug.offline.generate import GenerateConfig, generate
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
@@ -229,7 +229,7 @@ def _held_out(
     split = splits["gallery" if config.data is None else "train"]
     rows = annotations.lookup(split.names)
     visible = (annotations.visibility[rows] > 0).sum(1) * (rows >= 0)
-    usable = np.flatnonzero(visible >= 8)
+    usable = np.flatnonzero(visible >= MIN_VISIBLE)
     rng = np.random.default_rng([config.seed, 1])
     pairs = []
     for source in rng.permutation(usable):
@@ -237,7 +237,7 @@ def _held_out(
         if len(partners):
             pairs.append((source, rng.choice(partners)))
     if not pairs:
-        raise BadInput(f"{root}: no identity has two images with at least 8 visible joints")
+        raise BadInput(f"{root}: no identity has two images with at least {MIN_VISIBLE} visible joints")
     sources, targets = np.array(pairs[:HELD_OUT_PAIRS]).T
     size: tuple[int, int] = generator.size  # type: ignore[assignment]
     source_kp, target_kp = (keypoints_of(annotations, split.select(side), size) for side in (sources, targets))

@@ -30,6 +30,9 @@ LIMBS = (
 FLIP_ORDER = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
 """Joint i of a mirrored person is joint FLIP_ORDER[i] of the original."""
 
+MIN_VISIBLE = 8
+"""Joints that a person needs to be posed, paired or re-rendered (our choice)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Keypoints:

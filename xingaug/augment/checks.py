@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xingaug.keypoints import Keypoints
-from xingaug.poses.descriptor import MIN_VISIBLE
+from xingaug.keypoints import MIN_VISIBLE, Keypoints
 
 FRAME_MARGIN = 0.25
 """How far outside the image, as a share of its side, a visible joint may lie before the frame is called wrong."""

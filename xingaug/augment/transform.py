@@ -58,7 +58,7 @@ class Skipped:
     """How many selected rows stayed real, and why.
 
     Attributes:
-        unusable_keypoints: rows with fewer than `poses.descriptor.MIN_VISIBLE` visible joints.
+        unusable_keypoints: rows with fewer than `keypoints.MIN_VISIBLE` visible joints.
         no_pose: rows for which the sampler found no valid pose in the bank.
     """
 

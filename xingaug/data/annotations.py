@@ -318,10 +318,9 @@ def match(annotations: Annotations, split: Split) -> Report:
     for name in annotations.names.tolist():
         if name not in images:
             report.without_image.add(name)
-    for name, row in zip(split.names.tolist(), annotations.lookup(split.names).tolist(), strict=True):
-        if row < 0:
-            report.without_row.add(name)
     rows = annotations.lookup(split.names)
+    for name in split.names[rows < 0].tolist():
+        report.without_row.add(name)
     known, rows = split.select(rows >= 0), rows[rows >= 0]
     if not len(known):
         return report

@@ -10,9 +10,7 @@ from xingaug.data.annotations import annotated_training, keypoints_of
 from xingaug.data.market1501 import Split, read_images
 from xingaug.errors import BadInput
 from xingaug.images import read_image
-
-MIN_VISIBLE = 8
-"""Joints that an image needs to take part (our choice)."""
+from xingaug.keypoints import MIN_VISIBLE
 
 IDENTITIES_PER_SCENE = 50
 """Rendered persons that share the scenes of six cameras (our choice)."""

@@ -1,8 +1,8 @@
 """A library of poses to search and to draw from."""
 
 from xingaug.poses.bank import Hits, PoseBank
-from xingaug.poses.descriptor import MIN_VISIBLE, is_usable
+from xingaug.poses.descriptor import is_usable
 from xingaug.poses.draws import keyed_uniform
 from xingaug.poses.samplers import SAMPLERS, sample
 
-__all__ = ["MIN_VISIBLE", "SAMPLERS", "Hits", "PoseBank", "is_usable", "keyed_uniform", "sample"]
+__all__ = ["SAMPLERS", "Hits", "PoseBank", "is_usable", "keyed_uniform", "sample"]

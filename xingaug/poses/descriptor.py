@@ -6,10 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xingaug.keypoints import JOINTS, Keypoints
-
-MIN_VISIBLE = 8
-"""A usable pose shows at least so many of the 18 joints (our choice)."""
+from xingaug.keypoints import JOINTS, MIN_VISIBLE, Keypoints
 
 MIN_TORSO = 1 / 16
 """Shortest torso of a usable pose, as a share of the frame's height (our choice; in Market-1501 the median is 0.30)."""
