@@ -23,7 +23,9 @@ from xingaug.data.annotations import read_npz, write_npz, write_patn_csv
 from xingaug.data.market1501 import read_images, read_split
 from xingaug.data.pedestrians import write_world
 from xingaug.errors import BadInput, WorkFailed, guarded
-from xingaug.generators import XingGANPlusPlus, load_generator, save_generator
+from xingaug.generators import SIZES, XingGANPlusPlus, load_generator, save_generator
+from xingaug.generators.fast import has_bfloat16
+from xingaug.generators.xinggan import XingGANConfig
 from xingaug.poses import PoseBank
 from xingaug.poses.collect import bank_from_tree
 
@@ -116,7 +118,7 @@ COMMANDS = list(parsers(build_parser()))
 def test_the_walk_finds_all_commands():
     assert {" ".join(path) for path in COMMANDS} == {
         "", "demo", "world", "annotate", "train", "convert", "evaluate", "bank", "bank build", "bank show",
-        "bank query", "generate", "bench",
+        "bank query", "generate", "bench", "export",
     }  # fmt: skip
 
 
@@ -243,6 +245,13 @@ BAD = [
     ("bench generator --generator tiny.safetensors --rounds 0", "rounds: 0, needed at least 1"),
     ("bench augment --generator tiny.safetensors --batch-size -1", "batch_size: -1, needed at least 1"),
     ("bench augment --generator tiny.safetensors --rounds 0", "rounds: 0, needed at least 1"),
+    ("bench augment --generator tiny.safetensors xinggan", "--generator: 2 names, the part augment measures one"),
+    ("bench augment --generator xinggan", "generator 'xinggan': no such file"),
+    ("bench generator --device nonsense", "--device: 'nonsense' cannot be used"),
+    ("export", "the following arguments are required: --onnx"),
+    ("export --generator none --onnx new.onnx", "generator 'none': no such file"),
+    ("export --generator tiny.safetensors --onnx new.pth", "new.pth: an exported generator is saved as .onnx"),
+    ("export --generator tiny.safetensors --onnx one.npz/new.onnx", "lies below a file"),
 ]
 
 
@@ -431,14 +440,38 @@ def test_train_and_find_it_done(place, run, tmp_path):
     assert "holds a run with 'batch_size: 2', asked for 'batch_size: 3'" in err
 
 
-@pytest.mark.parametrize("part", ["generator", "augment"])
-def test_bench(run, part):
-    code, out, err = run(f"bench {part} --generator tiny.safetensors --batch-size 1 --rounds 1 --json")
+def test_bench_augment(run):
+    code, out, err = run("bench augment --generator tiny.safetensors --batch-size 1 --rounds 1 --json")
     figures = json.loads(out)
     assert (code, err) == (0, "")
     assert all(value > 0 for value in figures["images_per_second"].values())
-    if part == "generator":
-        assert set(figures["images_per_second"]) == {
-            "fp32_contiguous", "bf16_contiguous", "fp32_channels_last", "bf16_channels_last",
-        }  # fmt: skip
-        assert figures["parameters"] > 0
+    assert figures["ratio_transform_to_generator"] > 0
+
+
+def test_bench_generator(run, monkeypatch):
+    monkeypatch.setitem(SIZES, "xinggan", XingGANConfig(size=(32, 16), blocks=1, width=4))
+    line = "bench generator --generator tiny.safetensors --batch-size 2 --rounds 1"
+    code, out, err = run(f"{line} --json")
+    figures = json.loads(out)
+    assert (code, err) == (0, "")
+    dtypes = ["float32", *(["bfloat16"] if has_bfloat16("cpu") else [])]
+    fast = [("optimized", dtype, layout) for dtype in dtypes for layout in ("contiguous", "channels_last")]
+    rows = figures["variants"]
+    assert [(row["form"], row["dtype"], row["layout"]) for row in rows] == 2 * [
+        ("plain", "float32", "contiguous"),
+        *fast,
+    ]
+    assert {row["network"] for row in rows} == {"xinggan", "tiny.safetensors"} == set(figures["networks"])
+    assert rows[0]["ratio_to_xinggan"] == 1
+    for row in rows:
+        assert row["images_per_second"] > 0
+        assert row["peak_memory_mb"] is None or row["peak_memory_mb"] >= 0
+        cost = figures["networks"][row["network"]]["gflop_per_image"]
+        assert row["gflop_per_second"] == pytest.approx(cost * row["images_per_second"], abs=0.1)
+        share = row["gflop_per_second"] / figures["peak_gflop_per_second"][row["dtype"]]
+        assert row["share_of_peak"] == pytest.approx(share, abs=0.01)
+    assert [row["network"] for row in figures["training_step"]] == ["xinggan", "tiny.safetensors"]
+    code, out, _ = run(line)
+    assert code == 0
+    assert re.search(r"^network +form +dtype +layout +images_per_second", out, re.MULTILINE)
+    assert re.search(r"^training_step\nnetwork +batch_size", out, re.MULTILINE)

@@ -281,7 +281,7 @@ def test_shipped_training_configurations_load(path):
     from xingaug.training.loop import TrainConfig
 
     config = load_config(TrainConfig, path)
-    assert isinstance(config.generator, XingGANPlusPlusConfig)
+    assert isinstance(config.network, XingGANPlusPlusConfig)
     assert from_mapping(TrainConfig, to_mapping(config)) == config
 
 

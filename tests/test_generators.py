@@ -1,36 +1,48 @@
 """The generator against slow, obvious versions of the same sums, written in loops."""
 
+import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from xingaug.config import load_config
 from xingaug.errors import BadInput
-from xingaug.generators import XingGANPlusPlus, load_generator, save_generator
+from xingaug.generators import SIZES, XingGANPlusPlus, load_generator, save_generator
 from xingaug.generators.layers import (
     CrossedAttention,
     EnhancedAttention,
+    KeyTokens,
+    patch_side,
     pyramid_matrix,
     region_bounds,
     sine_positions,
 )
-from xingaug.generators.xinggan_pp import CoAttentionFusion, TextureAttention, XingGANPlusPlusConfig
+from xingaug.generators.sizes import size_config
+from xingaug.generators.store import network_of
+from xingaug.generators.xinggan_pp import CoAttentionFusion, StageJoin, TextureAttention, XingGANPlusPlusConfig
+from xingaug.training.loop import TrainConfig
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 TINY = {
     "size": (32, 16), "width": 8, "blocks": 2, "query_channels": 4, "enhanced_width": 8, "candidates": 2,
-    "decoder_widths": (8, 4), "pyramid": (1, 2), "texture_attention": 1,
+    "decoder_widths": (8, 4), "map_widths": (4, 4), "pyramid": (1, 2), "texture_attention": 1,
 }  # fmt: skip
 
+SWITCHES = ("shape_guided", "appearance_guided", "multi_scale", "enhanced", "dense_fusion", "texture_attention")
 LADDER = {
-    "SA only": {"appearance_guided": False, "multi_scale": False, "enhanced": False, "dense_fusion": False},
-    "AS only": {"shape_guided": False, "multi_scale": False, "enhanced": False, "dense_fusion": False},
-    "both": {"multi_scale": False, "enhanced": False, "dense_fusion": False},
-    "+ multi-scale": {"enhanced": False, "dense_fusion": False},
-    "+ EA": {"dense_fusion": False},
-    "+ dense fusion": {},
+    path.stem: {name: getattr(load_config(TrainConfig, path).network, name) for name in SWITCHES}
+    for path in sorted(CONFIGS.glob("train_ablation_*.yaml"))
 }
+PAPER = {
+    "stem": "released", "decoder": "released", "padding": "reflect", "wide_shape": True, "residual": False,
+    "texture_attention": 0,
+}  # fmt: skip
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -81,15 +93,23 @@ def test_pyramid_matrix_averages_each_region(grid: tuple[int, int]) -> None:
     torch.testing.assert_close(matrix.sum(1), torch.ones(len(matrix)))
 
 
-def slow_enhanced(ea: EnhancedAttention, logits: Tensor) -> Tensor:
-    """METHOD: XingGAN++ 2, one image, one key at a time."""
-    queries, keys = logits.shape
-    z, values = [], []
-    for s in range(keys):
-        token = logits[:, s]
-        z.append(ea.norm_token(ea.project.weight @ token + ea.project.bias) + ea.positions[s])
-        values.append(ea.norm_value(token))
-    columns = []
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("pyramid", [None, (1, 2)])
+def test_key_tokens_follow_the_grid(pyramid: tuple[int, ...] | None, full: bool) -> None:
+    tokens = KeyTokens((8, 4), pyramid, full)
+    for grid in ((8, 4), (9, 5)):  # one that it was built for, one that it was not
+        code = torch.rand(2, 3, *grid, generator=rng())
+        matrix = torch.eye(grid[0] * grid[1]) if pyramid is None else pyramid_matrix(grid, pyramid, full)[0]
+        expected = torch.stack([(code[0].flatten(1) * weights).sum(1) for weights in matrix])
+        torch.testing.assert_close(tokens(code)[0], expected, rtol=0, atol=1e-5)
+
+
+def slow_correction(ea: EnhancedAttention, tokens: Tensor) -> Tensor:
+    """METHOD: XingGAN++ 2, one image, one key at a time; (S, M) correlation vectors to what is added to them."""
+    keys, queries = tokens.shape
+    z = [ea.norm_token(ea.project.weight @ t + ea.project.bias) + ea.positions[s] for s, t in enumerate(tokens)]
+    values = [ea.norm_value(token) for token in tokens]
+    rows = []
     for s in range(keys):
         asks = ea.query.weight @ z[s]
         scores = torch.stack([asks @ (ea.key.weight @ z[t]) / math.sqrt(len(asks)) for t in range(keys)])
@@ -97,22 +117,80 @@ def slow_enhanced(ea: EnhancedAttention, logits: Tensor) -> Tensor:
         mixed = sum(weights[t] * values[t] for t in range(keys))
         assert isinstance(mixed, Tensor)
         assert mixed.shape == (queries,)
-        columns.append(logits[:, s] + ea.scale * (mixed + ea.out.weight @ mixed))
-    return torch.stack(columns, 1)
+        rows.append(ea.scale * (mixed + ea.out.weight @ mixed))
+    return torch.stack(rows)
 
 
-def test_enhanced_attention_equals_the_slow_version_and_begins_as_the_identity() -> None:
-    _, centres = pyramid_matrix((4, 3), (1, 2), full=False)
+def slow_enhanced(ea: EnhancedAttention, query: Tensor, key: Tensor) -> Tensor:
+    """Queries (N, d) and keys (S, d) to corrected logits (S, N); patches and their interpolation by hand."""
+    (height, width), k = ea.grid, ea.stride
+    rows, columns = math.ceil(height / k), math.ceil(width / k)
+    patches = []
+    for r in range(rows):
+        for c in range(columns):
+            members = [
+                query[y * width + x]
+                for y in range(r * k, min(r * k + k, height))
+                for x in range(c * k, min(c * k + k, width))
+            ]
+            patches.append(torch.stack(members).mean(0))
+    tokens = torch.stack([torch.stack([one @ patch for patch in patches]) for one in key])
+    correction = slow_correction(ea, tokens)
+
+    def between(position: int, length: int, count: int) -> list[tuple[int, float]]:
+        """The two patches whose centres lie around a position, and their shares."""
+        at = max(0.0, (position + 0.5) * count / length - 0.5)
+        low = min(int(at), count - 1)
+        return [(low, 1 - (at - low)), (min(low + 1, count - 1), at - low)]
+
+    corrected = torch.empty(len(key), height * width)
+    for s in range(len(key)):
+        for n in range(height * width):
+            corrected[s, n] = key[s] @ query[n]
+            if k == 1:
+                corrected[s, n] += correction[s, n]
+                continue
+            for r, share_r in between(n // width, height, rows):
+                for c, share_c in between(n % width, width, columns):
+                    corrected[s, n] += share_r * share_c * correction[s, r * columns + c]
+    return corrected
+
+
+@pytest.mark.parametrize(
+    ("grid", "limit", "side"), [((4, 3), 12, 1), ((4, 4), 4, 2), ((5, 3), 8, 2), ((64, 44), 512, 3), ((3, 9), 1, 9)]
+)
+def test_patches_are_as_small_as_the_limit_allows(grid: tuple[int, int], limit: int, side: int) -> None:
+    assert patch_side(grid, limit) == side
+    assert math.ceil(grid[0] / side) * math.ceil(grid[1] / side) <= limit
+
+
+@pytest.mark.parametrize(("grid", "limit"), [((4, 3), 12), ((4, 4), 4), ((5, 3), 8)])
+def test_enhanced_attention_equals_the_slow_version_and_begins_as_the_identity(
+    grid: tuple[int, int], limit: int
+) -> None:
+    _, centres = pyramid_matrix(grid, (1, 2), full=False)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        ea = EnhancedAttention(12, centres, width=8)
-    logits = torch.randn(2, 12, len(centres), generator=rng())
+        ea = EnhancedAttention(grid, centres, width=8, limit=limit)
+    query = torch.randn(2, grid[0] * grid[1], 4, generator=rng(1))
+    key = torch.randn(2, len(centres), 4, generator=rng(2))
     with torch.no_grad():
-        assert torch.equal(ea(logits), logits)
+        plain = key @ query.transpose(1, 2)
+        torch.testing.assert_close(ea(query, key), plain, rtol=0, atol=1e-6)
         ea.scale.fill_(0.8)
-        expected = torch.stack([slow_enhanced(ea, one) for one in logits])
-        torch.testing.assert_close(ea(logits), expected, rtol=0, atol=1e-5)
-        assert (expected - logits).abs().max() > 0.1
+        expected = torch.stack([slow_enhanced(ea, q, k) for q, k in zip(query, key, strict=True)])
+        torch.testing.assert_close(ea(query, key), expected, rtol=0, atol=1e-5)
+        assert (expected - plain).abs().max() > 0.1
+    started = EnhancedAttention(grid, centres, width=8, limit=limit, start=0.5)
+    assert float(started.scale.detach()) == 0.5
+
+
+def test_the_weights_of_enhanced_attention_stay_bounded_at_large_grids() -> None:
+    counts = {}
+    for size in ((128, 64), (256, 128), (256, 176)):
+        network = seeded_network(size=size, pyramid=(1, 2, 4, 8), enhanced_queries=512)
+        counts[size] = sum(p.numel() for name, p in network.named_parameters() if "enhance" in name)
+    assert max(counts.values()) == counts[128, 64]
 
 
 @pytest.mark.parametrize("scaled", [True, False])
@@ -122,40 +200,36 @@ def test_crossed_attention_equals_the_slow_version(
     scaled: bool, enhanced: bool, pyramid: tuple[int, ...] | None
 ) -> None:
     grid, channels, d = (4, 3), 8, 4
+    tokens = KeyTokens(grid, pyramid, full_resolution=False)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        attention = CrossedAttention(
-            channels, grid, query_channels=d, pyramid=pyramid, full_resolution=False, scaled=scaled,
-            enhanced=enhanced, enhanced_width=8,
-        )  # fmt: skip
+        enhance = EnhancedAttention(grid, tokens.centres, width=8, start=0.5) if enhanced else None
+        attention = CrossedAttention(channels, d, scaled, enhance)
     attention.gamma.data.fill_(0.7)
-    if attention.enhance is not None:
-        attention.enhance.scale.data.fill_(0.5)
     x, other = torch.randn(1, channels, *grid, generator=rng(1)), torch.randn(1, channels, *grid, generator=rng(2))
 
-    def at(conv: torch.nn.Conv2d, features: Tensor, n: int) -> Tensor:
-        assert conv.bias is not None
-        return conv.weight[:, :, 0, 0] @ features[0].flatten(1)[:, n] + conv.bias
+    def at(linear: torch.nn.Linear, features: Tensor, n: int) -> Tensor:
+        return linear.weight @ features[0].flatten(1)[:, n] + linear.bias
 
     positions = range(grid[0] * grid[1])
     matrix = torch.eye(len(positions)) if pyramid is None else pyramid_matrix(grid, pyramid, full=False)[0]
     with torch.no_grad():
+        # Projected first and pooled then, as METHOD says it; the layers do it the other way round.
         keys, values = [], []
         for weights in matrix:
             keys.append(torch.stack([w * at(attention.key, other, n) for n, w in enumerate(weights)]).sum(0))
             values.append(torch.stack([w * at(attention.value, x, n) for n, w in enumerate(weights)]).sum(0))
         factor = 1 / math.sqrt(d) if scaled else 1.0
-        logits = torch.stack(
-            [torch.stack([at(attention.query, x, n) @ key * factor for key in keys]) for n in positions]
-        )
+        queries = torch.stack([at(attention.query, x, n) for n in positions])
+        logits = torch.stack([torch.stack([queries[n] @ key * factor for n in positions]) for key in keys])  # (S, N)
         if attention.enhance is not None:
-            logits = slow_enhanced(attention.enhance, logits)
+            logits = slow_enhanced(attention.enhance, queries, torch.stack(keys) * factor)
         expected = x.clone()
         for n in positions:
-            weights = logits[n].exp() / logits[n].exp().sum()
+            weights = logits[:, n].exp() / logits[:, n].exp().sum()
             update = torch.stack([w * v for w, v in zip(weights, values, strict=True)]).sum(0)
             expected[0, :, n // grid[1], n % grid[1]] += 0.7 * update
-        torch.testing.assert_close(attention(x, other), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(attention(x, tokens(x), tokens(other)), expected, rtol=0, atol=1e-5)
 
 
 def test_texture_attention_carries_whole_pixel_blocks() -> None:
@@ -180,9 +254,35 @@ def test_texture_attention_carries_whole_pixel_blocks() -> None:
     torch.testing.assert_close(candidates[0, 0], mean.repeat(1, grid[0], grid[1]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("wiring", ["concat", "weighted"])
 @pytest.mark.parametrize("dense", [True, False])
-def test_fusion_is_the_weighted_sum_of_its_candidates(dense: bool) -> None:
-    config = XingGANPlusPlusConfig(**{**TINY, "dense_fusion": dense, "texture_attention": 0})
+def test_stages_are_joined_as_the_wiring_says(dense: bool, wiring: str) -> None:
+    config = XingGANPlusPlusConfig(**{**TINY, "blocks": 3, "dense_fusion": dense, "fusion_wiring": wiring})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        join = StageJoin(config, 16)
+    codes = [torch.randn(1, 16, 2, 2, generator=rng(t)) for t in range(3)]
+    weight, bias = join.squeeze.weight[:, :, 0, 0], join.squeeze.bias
+    assert bias is not None
+    if not dense:
+        joined = codes[-1]
+    elif wiring == "concat":
+        joined = torch.cat(codes, 1)
+    else:
+        assert join.logits is not None
+        join.logits.data = torch.tensor([0.5, -1.0, 2.0])
+        shares = [math.exp(v) for v in (0.5, -1.0, 2.0)]
+        joined = torch.stack([code * share / sum(shares) for code, share in zip(codes, shares, strict=True)]).sum(0)
+    with torch.no_grad():
+        expected = torch.stack([weight @ joined[0, :, y, x] + bias for y in range(2) for x in range(2)], 1)
+        torch.testing.assert_close(join(codes)[0].flatten(1), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("released", [True, False])
+@pytest.mark.parametrize("dense", [True, False])
+def test_fusion_is_the_weighted_sum_of_its_candidates(dense: bool, released: bool) -> None:
+    kind = "released" if released else "light"
+    config = XingGANPlusPlusConfig(**{**TINY, "dense_fusion": dense, "texture_attention": 0, "decoder": kind})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         fusion = CoAttentionFusion(config).eval()
@@ -191,9 +291,9 @@ def test_fusion_is_the_weighted_sum_of_its_candidates(dense: bool) -> None:
     shapes = [torch.randn(1, 16, *grid, generator=rng(10 + t)) for t in range(2)]
     image = torch.rand(1, 3, 32, 16, generator=rng(5)) * 2 - 1
     with torch.no_grad():
-        a = fusion.squeeze_appearance(torch.cat(appearances, 1) if dense else appearances[-1])
-        s = fusion.squeeze_shape(torch.cat(shapes, 1) if dense else shapes[-1])
-        from_a, from_s = fusion.decode_appearance(a).tanh()[0], fusion.decode_shape(s).tanh()[0]
+        a, s = fusion.join_appearance(appearances), fusion.join_shape(shapes)
+        from_a, from_s = fusion.decode_appearance(a)[0], fusion.decode_shape(s)[0]
+        assert max(from_a.abs().max(), from_s.abs().max()) <= 1
         logits = fusion.decode_maps(torch.cat([a, s], 1))[0]
         candidates = [from_a[0:3], from_a[3:6], from_s[0:3], from_s[3:6], image[0]]
         total = sum(logits[k].exp() for k in range(5))
@@ -202,7 +302,58 @@ def test_fusion_is_the_weighted_sum_of_its_candidates(dense: bool) -> None:
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", LADDER.values(), ids=LADDER)
+def test_the_released_stem_and_decoder_are_xinggans() -> None:
+    network = seeded_network(**PAPER)
+    theirs = {k.split(".", 1)[1]: v.shape for k, v in tiny_xinggan().state_dict().items() if "_encoder" in k}
+    heatmaps = {k.split(".", 2)[2]: v.shape for k, v in network.state_dict().items() if k.startswith("heatmap_stem")}
+    assert heatmaps.items() <= {**theirs, "0.weight": torch.Size([2, 36, 7, 7])}.items()
+    # What the image stem gives on the way is the code at half the size, the code itself the encoder's.
+    source, first, second = inputs(1)
+    with torch.no_grad():
+        code, fine = network.eval().image_stem(source)
+        assert (code.shape, fine.shape) == ((1, 8, 8, 4), (1, 4, 16, 8))
+        whole = torch.nn.Sequential(*network.image_stem.fine, *network.image_stem.coarse)
+        assert torch.equal(whole(source), code)
+        assert network(source, first, second).shape == source.shape
+
+
+def tiny_xinggan() -> torch.nn.Module:
+    return network_of(dataclasses.replace(SIZES["xinggan"], size=(32, 16), width=2, blocks=1))
+
+
+def test_shared_projections_serve_both_directions() -> None:
+    own, shared = seeded_network(), seeded_network(shared_projections=True)
+    for stage in shared.stages:
+        assert stage.shape_to_appearance is stage.appearance_to_shape
+    per_direction = sum(p.numel() for p in own.stages[0].shape_to_appearance.parameters())  # type: ignore[union-attr]
+    counts = [sum(p.numel() for p in network.parameters()) for network in (own, shared)]
+    assert counts[0] - counts[1] == 2 * per_direction
+
+
+def test_the_ladder_adds_one_component_a_step() -> None:
+    assert [list(step.values()) for step in LADDER.values()] == [
+        [True, False, False, False, False, 0],
+        [False, True, False, False, False, 0],
+        [True, True, False, False, False, 0],
+        [True, True, True, False, False, 0],
+        [True, True, True, True, False, 0],
+        [True, True, True, True, True, 0],
+    ]
+
+
+EVERY_SWITCH = {
+    **LADDER,
+    "all": {},
+    "paper": PAPER,
+    "shared": {"shared_projections": True},
+    "weighted": {"fusion_wiring": "weighted"},
+    "patches": {"enhanced_queries": 8},
+    "full resolution": {"full_resolution": True},
+    "dropout": {"dropout": 0.3},
+}
+
+
+@pytest.mark.parametrize("changes", EVERY_SWITCH.values(), ids=EVERY_SWITCH)
 def test_every_step_of_the_ablation_ladder_trains_every_parameter(changes: dict[str, object]) -> None:
     network = seeded_network(**changes).train()
     image = network(*inputs())
@@ -217,11 +368,42 @@ def test_every_step_of_the_ablation_ladder_trains_every_parameter(changes: dict[
     assert all(name.endswith("key.bias") or ".key.2.bias" in name for name in unused), unused
 
 
-@pytest.mark.parametrize("size", [(128, 64), (36, 20), (64, 32)])
-def test_sizes(size: tuple[int, int]) -> None:
-    network = seeded_network(size=size).eval()
+@pytest.mark.parametrize("changes", [{}, PAPER], ids=["light", "paper"])
+@pytest.mark.parametrize("size", [(128, 64), (36, 20), (256, 128), (256, 176), (8, 8), (12, 60)])
+def test_any_size_divisible_by_4(size: tuple[int, int], changes: dict[str, object]) -> None:
+    network = seeded_network(size=size, **changes).eval()
     with torch.no_grad():
-        assert network(*inputs(1, size)).shape == (1, 3, *size)
+        image = network(*inputs(1, size))
+    assert image.shape == (1, 3, *size)
+    assert image.isfinite().all()
+
+
+def test_without_enhanced_attention_a_network_takes_every_size() -> None:
+    network = seeded_network(enhanced=False).eval()
+    for size in ((32, 16), (64, 32), (36, 20)):
+        other = seeded_network(enhanced=False, size=size).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(network(*inputs(1, size)), other(*inputs(1, size)), rtol=0, atol=1e-6)
+
+
+def test_named_sizes_keep_their_bounds() -> None:
+    found = {}
+    for name in SIZES:
+        with torch.random.fork_rng():
+            network = network_of(size_config(name)).eval()
+        source = torch.zeros(1, 3, 128, 64)
+        maps = torch.zeros(1, 18, 128, 64)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(source, maps, maps)
+        found[name] = (sum(p.numel() for p in network.parameters()), counter.get_total_flops() / 1e9)
+    assert found["xinggan"][0] == 44_853_189
+    assert found["xinggan"][1] == pytest.approx(56, abs=0.5)
+    assert found["xinggan_pp"][0] == 52_122_016  # as the README says
+    assert found["xinggan_pp"][1] == pytest.approx(57.7, abs=0.1)
+    assert found["xinggan_pp_small"][0] <= 8_000_000
+    assert found["xinggan_pp_small"][1] <= 6
+    with pytest.raises(BadInput, match="size: 'huge', expected one of xinggan, xinggan_pp, xinggan_pp_small"):
+        size_config("huge")
 
 
 def test_an_image_does_not_depend_on_its_batch() -> None:
@@ -252,6 +434,7 @@ def test_sine_positions_tell_places_apart() -> None:
         (lambda s, a, b: (s, a * float("nan"), b), r"source_heatmaps: values in .* no NaN"),
         (lambda s, a, b: (s, a, b - 0.5), r"target_heatmaps: values in .* needed \[0, 1\]"),
         (lambda s, a, b: (s[..., :12], a[..., :12], b[..., :12]), r"source: 32x12 pixels, .* built for 32x16"),
+        (lambda s, a, b: (s[..., :14], a[..., :14], b[..., :14]), r"source: 32x14 pixels, .* divisible by 4"),
     ],
 )
 def test_bad_inputs(change, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -267,6 +450,13 @@ def test_bad_inputs(change, message: str) -> None:  # type: ignore[no-untyped-de
         ({"width": 6}, "width: 6"),
         ({"pyramid": ()}, "pyramid"),
         ({"texture_attention": -1}, "texture_attention"),
+        ({"padding": "circular"}, "padding: 'circular', needed zeros or reflect"),
+        ({"stem": "heavy"}, "stem: 'heavy', needed light or released"),
+        ({"fusion_wiring": "sum"}, "fusion_wiring: 'sum', needed concat or weighted"),
+        ({"decoder": "released"}, "texture_attention: 1, needed 0 with decoder: released"),
+        ({"stem": "released", "width": 12}, "width: 12, needed a multiple of 8"),
+        ({"enhanced_queries": 0}, "enhanced_queries: 0, needed at least 1"),
+        ({"map_widths": (4, 0)}, r"map_widths: \(4, 0\), needed at least 1"),
     ],
 )
 def test_bad_configurations(changes: dict[str, object], message: str) -> None:
@@ -286,7 +476,7 @@ def test_saved_and_loaded_generator_gives_the_same_images(tmp_path) -> None:  # 
         torch.testing.assert_close(loaded(*inputs()), network(*inputs()), rtol=0, atol=2 / 255)
     assert load_generator(path).content_hash == loaded.content_hash
     assert json.loads(path.with_suffix(".json").read_text())["note"] == "x"
-    network.fusion.squeeze_shape.weight.data += 0.1
+    network.fusion.join_shape.squeeze.weight.data += 0.1
     assert load_generator(save_generator(network, tmp_path / "h.safetensors")).content_hash != loaded.content_hash
 
 

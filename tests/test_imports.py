@@ -27,7 +27,10 @@ LEVELS = (
     ("examples",),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-LATE_ONLY = ("torchreid", "albumentations", "faiss", "matplotlib", "ray", "scipy", "torchmetrics", "skimage")
+LATE_ONLY = (
+    "torchreid", "albumentations", "faiss", "matplotlib", "ray", "scipy", "torchmetrics", "skimage", "onnx",
+    "onnxscript", "onnxruntime",
+)  # fmt: skip
 
 
 def modules() -> Iterator[tuple[str, Path]]:

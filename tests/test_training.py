@@ -10,8 +10,9 @@ from xingaug.config import from_mapping
 from xingaug.data.pairs import PairData, pairs_from_pedestrians, pairs_from_tree
 from xingaug.data.pedestrians import write_world
 from xingaug.errors import BadInput, WorkFailed
-from xingaug.generators import load_generator
-from xingaug.generators.discriminators import PatchDiscriminator
+from xingaug.generators import SIZES, XingGAN, load_generator
+from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
+from xingaug.generators.xinggan import XingGANConfig
 from xingaug.training import losses
 from xingaug.training.loop import TrainConfig, Trainer, batches, make_batch, train
 
@@ -140,8 +141,15 @@ def test_a_run_describes_itself_and_leaves_the_global_rng_alone(given: PairData,
     assert not list((tmp_path / "run").glob(".*"))
 
 
-def test_a_stopped_run_continues_bit_for_bit(given: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train(config(checkpoint_minutes=0), tmp_path / "whole", progress=False)
+DROPPING = {"generator": {**GENERATOR, "dropout": 0.5}, "discriminators": {"appearance": "residual"}}
+
+
+@pytest.mark.parametrize("changes", [{}, DROPPING], ids=["default", "dropout"])
+def test_a_stopped_run_continues_bit_for_bit(
+    changes: dict[str, object], given: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = config(checkpoint_minutes=0, **changes)
+    whole = train(asked, tmp_path / "whole", progress=False)
     step = Trainer.train_step
 
     def stops_at_three(self: Trainer, batch):  # type: ignore[no-untyped-def]
@@ -152,13 +160,51 @@ def test_a_stopped_run_continues_bit_for_bit(given: PairData, tmp_path: Path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", stops_at_three)
         with pytest.raises(KeyboardInterrupt):
-            train(config(checkpoint_minutes=0), tmp_path / "stopped", progress=False)
+            train(asked, tmp_path / "stopped", progress=False)
     with (tmp_path / "stopped" / "stats.jsonl").open("a") as stats:
         stats.write('{"step": 4, "l1"')  # a line torn by the stop
-    continued = train(config(checkpoint_minutes=0), tmp_path / "stopped", progress=False)
+    continued = train(asked, tmp_path / "stopped", progress=False)
     assert continued.read_bytes() == whole.read_bytes()
     stats_of = [(tmp_path / name / "stats.jsonl").read_text() for name in ("whole", "stopped")]
     assert stats_of[0] == stats_of[1]
+
+
+@pytest.mark.parametrize("appearance", ["patch", "residual", "none"])
+@pytest.mark.parametrize("shape", ["patch", "residual", "none"])
+def test_discriminators_are_switched_on_their_own(appearance: str, shape: str, data: PairData) -> None:
+    kinds = {"patch": PatchDiscriminator, "residual": ResidualDiscriminator}
+    chosen = {name: kind for name, kind in (("appearance", appearance), ("shape", shape)) if kind != "none"}
+    changes = {"discriminators": {"appearance": appearance, "shape": shape}, "discriminator_start": 0.0}
+    trainer = Trainer(config(batch_size=2, **changes))
+    assert {name: type(d) for name, d in trainer.discriminators.items()} == {n: kinds[k] for n, k in chosen.items()}
+    before = [p.detach().clone() for p in trainer.discriminators.parameters()]
+    logged = trainer.train_step(next(batches(trainer.config, data, 0, trainer.device)))
+    assert ({"adversarial", "feature_matching", "discriminators"} <= set(logged)) == bool(chosen)
+    moved = [not torch.equal(p, q) for p, q in zip(trainer.discriminators.parameters(), before, strict=True)]
+    assert sum(moved) >= 0.8 * len(moved)  # a bias may find both sides alike
+
+
+def test_the_released_network_is_trained_by_the_same_loop(
+    given: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIZES, "xinggan", XingGANConfig(blocks=1, width=2))
+    asked = config(steps=1, batch_size=2, generator="xinggan")
+    assert isinstance(load_generator(train(asked, tmp_path / "run", progress=False)), XingGAN)
+
+
+def test_training_goes_on_from_given_weights(given: PairData, tmp_path: Path) -> None:
+    path = train(config(steps=1), tmp_path / "first", progress=False)
+    start = Trainer(config(start=str(path))).generator.state_dict()
+    for name, value in load_generator(path, dtype=None).state_dict().items():
+        assert torch.equal(start[name], value)
+    other = config(start=str(path), generator={**GENERATOR, "width": 12})
+    with pytest.raises(BadInput, match=r"generator '.*': has width 8, asked for 12"):
+        train(other, tmp_path / "second", progress=False)
+    with pytest.raises(BadInput, match=r"is XingGANPlusPlus, asked for another network"):
+        Trainer(config(start=str(path), generator="xinggan"))
+    with pytest.raises(BadInput, match="generator 'none': no such file"):
+        train(config(start="none"), tmp_path / "second", progress=False)
+    assert not (tmp_path / "second").exists()
 
 
 def test_another_configuration_on_a_run_is_refused(given: PairData, tmp_path: Path) -> None:
@@ -176,7 +222,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: PairData) -> None:
         trainer.train_step(batch)
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": 0.0}, {"discriminator_start": 2.0}])
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": 0.0}, {"discriminator_start": 2.0}, {"generator": "huge"}])
 def test_bad_values(bad: dict[str, float]) -> None:
     with pytest.raises(BadInput):
         config(**bad)

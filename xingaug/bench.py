@@ -2,7 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,78 +13,266 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from xingaug.errors import BadInput
-from xingaug.generators.store import load_generator
+from xingaug.generators.fast import has_bfloat16
+from xingaug.generators.sizes import SIZES
+from xingaug.generators.store import Generator, load_generator, network_of
 from xingaug.keypoints import Keypoints, render_heatmaps
 
+BASELINE = "xinggan"
+"""The network that ratios are stated against: as released, written plainly, float32, contiguous."""
 
-def alternate(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each variant; every round runs all of them once, after one round that does not count."""
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one variant over the rounds.
+
+    Attributes:
+        median: of the rounds.
+        best: of the rounds.
+    """
+
+    median: float
+    best: float
+
+
+def alternate(
+    variants: dict[str, Callable[[], object]], rounds: int, device: torch.device | None = None
+) -> dict[str, Timing]:
+    """Times each variant; every round runs all of them once, after one round that does not count.
+
+    Args:
+        variants: what to run.
+        rounds: that count.
+        device: where they run; on a GPU its own events take the time.
+    """
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for number in tqdm(range(rounds + 1), desc="bench", disable=None):
+    for number in tqdm(range(rounds + 1), desc="bench", disable=None, unit="round"):
         for name, run in variants.items():
-            start = time.perf_counter()
-            run()
+            seconds = _seconds(run, device)
             if number:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+                times[name].append(seconds)
+    return {name: Timing(statistics.median(values), min(values)) for name, values in times.items()}
 
 
-def bench_generator(name: str, batch_size: int, rounds: int) -> dict[str, Any]:
-    """Images per second of a generator in fp32 and bf16, contiguous and channels-last."""
+def _seconds(run: Callable[[], object], device: torch.device | None) -> float:
+    if device is None or device.type != "cuda":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize(device)
+    return begin.elapsed_time(end) / 1000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run one network."""
+
+    network: str
+    form: str
+    dtype: str
+    layout: str
+    run: Callable[[], object]
+
+    @property
+    def key(self) -> str:
+        """A name that no other variant has."""
+        return f"{self.network} {self.form} {self.dtype} {self.layout}"
+
+
+def bench_generator(
+    names: Sequence[str] | None, batch_size: int, rounds: int, device: str = "cpu", compile: bool = False
+) -> dict[str, Any]:
+    """Speed of generators in every type and layout that the device computes fast in, beside the released XingGAN.
+
+    Args:
+        names: sizes (`SIZES`), bundled names or `.safetensors` files; None for all sizes.
+        batch_size: images at a time.
+        rounds: measured rounds.
+        device: such as cuda.
+        compile: also measure the fast form through `torch.compile`.
+
+    Returns:
+        `variants`: a row for each network, form (plain, optimized, compiled), dtype and layout: images per second,
+        ms an image, peak memory in MB beyond what was held before, GFLOP/s, its share of the device's own measured
+        matrix product, and how many times as fast as the plain baseline. `training_step`: forward and backward in
+        float32, likewise. `networks`: parameters and GFLOP an image.
+    """
+    _positive("batch_size", batch_size)
     _positive("rounds", rounds)
-    generator = load_generator(name)
-    inputs = example_batch(generator, batch_size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        generator(*inputs)
-    variants = {}
-    for layout, memory_format in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
-        placed = load_generator(name).to(memory_format=memory_format)
-        batch = [x.contiguous(memory_format=memory_format) for x in inputs]
-        for kind, autocast in (("fp32", False), ("bf16", True)):
-            variants[f"{kind}_{layout}"] = _forward(placed, batch, autocast)
-    seconds = alternate(variants, rounds)
+    place = torch.device(device)
+    networks = {name: _network(name, place) for name in dict.fromkeys([BASELINE, *(names or SIZES)])}
+    inputs = {name: example_batch(network, batch_size, place) for name, network in networks.items()}
+    costs = {name: _cost(network, inputs[name]) for name, network in networks.items()}
+    variants = [v for name, network in networks.items() for v in _variants(name, network, inputs[name], compile)]
+    memory = {variant.key: peak_memory_mb(variant.run, place) for variant in variants}
+    products = {kind: _product(dtype, place) for kind, dtype in _dtypes(place).items()}
+    runs = {**{v.key: v.run for v in variants}, **{kind: run for kind, (run, _) in products.items()}}
+    timed = alternate(runs, rounds, place)
+    peak = {kind: operations / timed[kind].best / 1e9 for kind, (_, operations) in products.items()}
+    base = timed[variants[0].key].median
+    rows = []
+    for v in variants:
+        seconds = timed[v.key].median
+        rate = costs[v.network]["gflop_per_image"] * batch_size / seconds
+        rows.append(
+            {
+                "network": v.network, "form": v.form, "dtype": v.dtype, "layout": v.layout,
+                "images_per_second": round(batch_size / seconds, 2),
+                "ms_per_image": round(1000 * seconds / batch_size, 3),
+                "peak_memory_mb": memory[v.key],
+                "gflop_per_second": round(rate, 1),
+                "share_of_peak": round(rate / peak[v.dtype], 3),
+                f"ratio_to_{BASELINE}": round(base / seconds, 2),
+            }
+        )  # fmt: skip
+    cpu = f"cpu, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     return {
-        "generator": name,
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else cpu,
         "batch_size": batch_size,
-        "parameters": sum(p.numel() for p in generator.parameters()),
-        "gflop_per_image": counter.get_total_flops() / batch_size / 1e9,
-        "images_per_second": {key: round(batch_size / value, 2) for key, value in seconds.items()},
-        "ratio_to_fp32_contiguous": {
-            key: round(seconds["fp32_contiguous"] / value, 3) for key, value in seconds.items()
-        },
+        "peak_gflop_per_second": {kind: round(value, 1) for kind, value in peak.items()},
+        "networks": costs,
+        "variants": rows,
+        "training_step": _bench_training(networks, max(1, batch_size // 2), rounds, place),
     }
 
 
-def bench_augment(name: str, batch_size: int, rounds: int) -> dict[str, Any]:
+def _network(name: str, device: torch.device) -> Generator:
+    """A named size with random weights, or a stored generator, as it is trained."""
+    if name not in SIZES:
+        network = load_generator(name, device, dtype=None)
+        assert isinstance(network, Generator)
+        return network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return network_of(SIZES[name]).to(device).eval().requires_grad_(False)
+
+
+def _cost(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, float]:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(*inputs)
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "gflop_per_image": round(counter.get_total_flops() / len(inputs[0]) / 1e9, 3),
+    }
+
+
+def _variants(name: str, network: Generator, inputs: Sequence[Tensor], compile: bool) -> list[Variant]:
+    """The plain network first, then its fast forms."""
+    plain = network.to(memory_format=torch.contiguous_format)
+    found = [Variant(name, "plain", "float32", "contiguous", _forward(plain, inputs))]
+    for kind, dtype in _dtypes(inputs[0].device).items():
+        for layout, memory_format in (
+            ("contiguous", torch.contiguous_format),
+            ("channels_last", torch.channels_last),
+        ):
+            placed = [x.contiguous(memory_format=memory_format) for x in inputs]
+            fast = network.optimize(dtype, channels_last=layout == "channels_last")
+            found.append(Variant(name, "optimized", kind, layout, _forward(fast, placed)))
+        if compile:
+            found.append(
+                Variant(name, "compiled", kind, "channels_last", _forward(network.optimize(dtype, True), placed))
+            )
+    return found
+
+
+def _dtypes(device: torch.device) -> dict[str, torch.dtype]:
+    """The types that the device computes fast in."""
+    return {"float32": torch.float32, **({"bfloat16": torch.bfloat16} if has_bfloat16(device) else {})}
+
+
+def _product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:
+    """A matrix product large enough to reach the device's peak, and its operations."""
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    return lambda: a @ b, 2 * side**3
+
+
+def peak_memory_mb(run: Callable[[], object], device: torch.device) -> float | None:
+    """Memory that a run holds at most beyond what was held before; None where the system does not tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return round((torch.cuda.max_memory_allocated(device) - before) / 1e6, 1)
+    run()  # what is allocated once and kept does not count
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the highest resident size so far
+        before = _status_kb("VmRSS")
+        run()
+        return round((_status_kb("VmHWM") - before) / 1e3, 1)
+    except (OSError, StopIteration):
+        return None
+
+
+def _status_kb(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field + ":")).split()[1])
+
+
+def _bench_training(
+    networks: dict[str, Generator], batch_size: int, rounds: int, device: torch.device
+) -> list[dict[str, Any]]:
+    """Forward and backward in float32, the baseline contiguous as it is written, others as the trainer places them."""
+    runs = {}
+    for name, network in networks.items():
+        layout = torch.contiguous_format if name == BASELINE else torch.channels_last
+        network = network.to(memory_format=layout).train().requires_grad_(True)
+        inputs = [x.contiguous(memory_format=layout) for x in example_batch(network, batch_size, device)]
+        runs[name] = _training_step(network, inputs)
+    timed = alternate(runs, rounds, device)
+    return [
+        {
+            "network": name,
+            "batch_size": batch_size,
+            "images_per_second": round(batch_size / timing.median, 2),
+            f"ratio_to_{BASELINE}": round(timed[BASELINE].median / timing.median, 2),
+        }
+        for name, timing in timed.items()
+    ]
+
+
+def _training_step(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], object]:
+    def run() -> None:
+        network.zero_grad(set_to_none=True)
+        network(*inputs).square().mean().backward()
+
+    return run
+
+
+def bench_augment(name: str, batch_size: int, rounds: int, device: str = "cpu") -> dict[str, Any]:
     """What `XingPose` adds to the generator: the draw, the heatmaps, the conversions."""
     from xingaug.augment.transform import XingPose
     from xingaug.poses.bank import PoseBank
 
     _positive("rounds", rounds)
-    generator = load_generator(name)
-    inputs = example_batch(generator, batch_size)
+    place = torch.device(device)
+    generator = load_generator(name, place)
+    inputs = example_batch(generator, batch_size, place)
     size: tuple[int, int] = generator.size  # type: ignore[assignment]
     keypoints = example_keypoints(max(1024, batch_size), size)
     bank = PoseBank.build(keypoints, names=[f"pose{i}" for i in range(len(keypoints))], frame=size)
     augment = XingPose(generator, bank, p=1.0)
-    images = torch.rand(batch_size, 3, *size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(batch_size, 3, *size, generator=torch.Generator().manual_seed(0)).to(place)
+    persons = keypoints[:batch_size].to(place)
     names = [f"image{i}" for i in range(batch_size)]
-    seconds = alternate(
+    timed = alternate(
         {
-            "generator": _forward(generator, list(inputs), False),
-            "transform": lambda: augment(images, keypoints[:batch_size], keys=names),
+            "generator": _forward(generator, inputs),
+            "transform": lambda: augment(images, persons, keys=names),
         },
         rounds,
+        place,
     )
     return {
         "generator": name,
         "batch_size": batch_size,
-        "images_per_second": {key: round(batch_size / value, 2) for key, value in seconds.items()},
-        "ratio_transform_to_generator": round(seconds["transform"] / seconds["generator"], 3),
+        "images_per_second": {key: round(batch_size / timing.median, 2) for key, timing in timed.items()},
+        "ratio_transform_to_generator": round(timed["transform"].median / timed["generator"].median, 3),
     }
-
-
-BENCHMARKS = {"generator": bench_generator, "augment": bench_augment}
 
 
 def example_keypoints(count: int, size: tuple[int, int]) -> Keypoints:
@@ -96,18 +286,20 @@ def example_keypoints(count: int, size: tuple[int, int]) -> Keypoints:
     return Keypoints(xy, torch.ones(count, 18)).resize((128, 64), size)
 
 
-def example_batch(generator: nn.Module, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+def example_batch(
+    generator: nn.Module, batch_size: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs of the right shape and range."""
     size: tuple[int, int] = generator.size  # type: ignore[assignment]
     count = _positive("batch_size", batch_size)
     source = torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    maps = render_heatmaps(example_keypoints(count, size), size)
-    return source, maps, maps.roll(1, 0)
+    maps = render_heatmaps(example_keypoints(count, size), size).to(device)
+    return source.to(device), maps, maps.roll(1, 0)
 
 
-def _forward(generator: nn.Module, batch: list[Tensor], autocast: bool) -> Callable[[], object]:
+def _forward(generator: nn.Module, batch: Sequence[Tensor]) -> Callable[[], object]:
     def run() -> object:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.no_grad():
             return generator(*batch)
 
     return run

@@ -64,8 +64,8 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"xingaug {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        _add_demo, _add_world, _add_annotate, _add_train, _add_convert, _add_evaluate, _add_bank, _add_generate,
-        _add_bench,
+        _add_demo, _add_world, _add_annotate, _add_train, _add_convert, _add_export, _add_evaluate, _add_bank,
+        _add_generate, _add_bench,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -226,6 +226,22 @@ def _convert(args: argparse.Namespace) -> None:
     _print_figures({"written": str(args.out), "blocks": len(network.blocks), "parameters": parameters}, args.json)
 
 
+def _add_export(commands: Any) -> None:
+    text = "Write a generator as an ONNX file, which runs without torch, and compare its images with torch's."
+    parser = _command(
+        commands, "export", _export, text, "xingaug export --generator pedestrians-small --onnx pedestrians-small.onnx"
+    )
+    parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
+    parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="file to write, .onnx")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from xingaug.generators.export import export_onnx
+
+    _print_figures(export_onnx(args.generator, args.onnx), args.json)
+
+
 def _add_evaluate(commands: Any) -> None:
     text = "Measure generated images against true ones, beside copying the source and the identity's mean image."
     parser = _command(
@@ -358,16 +374,42 @@ def _add_bench(commands: Any) -> None:
     text = "Measure speed, the variants of one part alternating within one run."
     parser = _command(commands, "bench", _bench, text, "xingaug bench generator --json")
     parser.add_argument("part", choices=("generator", "augment"), help="what to measure")
-    parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
-    parser.add_argument("--batch-size", type=int, default=16, help="images at a time")
-    parser.add_argument("--rounds", type=int, default=8, help="measured rounds; the median counts")
+    parser.add_argument("--generator", nargs="+", metavar="NAME",
+                        help="sizes (xinggan, xinggan_pp, xinggan_pp_small), bundled names or .safetensors files; left "
+                        "out, the part generator measures all sizes, others pedestrians-small")  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=8, help="images at a time")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds; the median counts")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument("--compile", action="store_true", help="also measure generators through torch.compile")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from xingaug.bench import BENCHMARKS
+    from xingaug.bench import bench_augment, bench_generator
 
-    _print_figures(BENCHMARKS[args.part](args.generator, args.batch_size, args.rounds), args.json)
+    if args.part == "generator":
+        figures = bench_generator(args.generator, args.batch_size, args.rounds, args.device, args.compile)
+        tables = ["variants", "training_step"]
+    else:
+        names = args.generator or ["pedestrians-small"]
+        if len(names) > 1:
+            raise BadInput(f"--generator: {len(names)} names, the part {args.part} measures one")
+        figures, tables = bench_augment(names[0], args.batch_size, args.rounds, args.device), []
+    if args.json:
+        print(json.dumps(figures))
+        return
+    _print_figures({key: value for key, value in figures.items() if key not in tables}, False)
+    for name in tables:
+        print(f"\n{name}")
+        _print_table(figures[name])
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    """Rows under their keys, in columns."""
+    cells = [list(rows[0]), *(["" if value is None else str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

@@ -4,13 +4,20 @@ Shapes: B images, C channels, a feature grid of h x w = N positions, S keys afte
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xingaug.generators.xinggan import encoder
 
-def conv_block(inputs: int, hidden: int, outputs: int, dropout: float, last_norm: bool) -> nn.Sequential:
+Padding = Literal["zeros", "reflect"]
+
+
+def conv_block(
+    inputs: int, hidden: int, outputs: int, dropout: float, last_norm: bool, padding: Padding = "zeros"
+) -> nn.Sequential:
     """Two 3x3 convolutions at one resolution (METHOD: XingGAN, T blocks).
 
     Args:
@@ -19,27 +26,32 @@ def conv_block(inputs: int, hidden: int, outputs: int, dropout: float, last_norm
         outputs: channels out.
         dropout: probability after the first ReLU; 0 leaves the layer out.
         last_norm: whether a BatchNorm follows the second convolution.
+        padding: of both convolutions, "zeros" or "reflect".
     """
-    layers: list[nn.Module] = [_conv3(inputs, hidden), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)]
+    layers: list[nn.Module] = [_conv3(inputs, hidden, padding=padding), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)]
     if dropout > 0:
         layers.append(nn.Dropout(dropout))
-    layers.append(_conv3(hidden, outputs, bias=not last_norm))
+    layers.append(_conv3(hidden, outputs, bias=not last_norm, padding=padding))
     if last_norm:
         layers.append(nn.BatchNorm2d(outputs))
     return nn.Sequential(*layers)
 
 
-def _conv3(inputs: int, outputs: int, bias: bool = False) -> nn.Conv2d:
-    # Zero padding: reflection costs a copy of every feature map and measures no better at these sizes (our choice).
-    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+def _conv3(inputs: int, outputs: int, bias: bool = False, padding: Padding = "zeros") -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias, padding_mode=padding)
 
 
 class ImageStem(nn.Module):
-    """Image to appearance code at a quarter of the resolution, without a full-resolution convolution (our choice)."""
+    """Image to appearance code at a quarter of the resolution: light (our choice), or XingGAN's encoder."""
 
-    def __init__(self, width: int) -> None:
-        """Args: `width`: channels C of the code."""
+    def __init__(self, width: int, released: bool = False) -> None:
+        """Args: `width`: channels C of the code; `released`: whether it is XingGAN's encoder."""
         super().__init__()
+        if released:
+            layers = encoder(3, width // 4)
+            self.fine, self.coarse = layers[:6], layers[6:]
+            return
+        # Unshuffled pixels instead of a convolution at full resolution.
         self.fine = nn.Sequential(
             nn.PixelUnshuffle(2), _conv3(12, width // 2), nn.BatchNorm2d(width // 2), nn.ReLU(inplace=True)
         )
@@ -56,20 +68,25 @@ class ImageStem(nn.Module):
 
 
 class HeatmapStem(nn.Module):
-    """Both poses to a shape code: the maps are smooth (sigma 6 px), so a 4x4 mean loses nothing (our choice)."""
+    """Both poses to a shape code: light (our choice), or XingGAN's encoder.
 
-    def __init__(self, width: int, joints: int = 18) -> None:
-        """Args: `width`: channels C of the code; `joints`: maps per pose."""
+    The maps are smooth (sigma 6 px), so that the light stem loses nothing by beginning with their 4x4 means.
+    """
+
+    def __init__(self, width: int, joints: int = 18, released: bool = False) -> None:
+        """Args: `width`: channels C of the code; `joints`: maps per pose; `released`: whether XingGAN's encoder."""
         super().__init__()
-        self.mix = nn.Sequential(
+        self.released = released
+        self.mix = encoder(2 * joints, width // 4) if released else nn.Sequential(
             _conv3(2 * joints, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
             _conv3(width, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
         )  # fmt: skip
 
     def forward(self, source_heatmaps: Tensor, target_heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         """Two (B, 18, H, W) to the code (B, C, h, w) and the reduced maps (B, 36, h, w)."""
-        maps = F.avg_pool2d(torch.cat([source_heatmaps, target_heatmaps], 1), 4)
-        return self.mix(maps), maps
+        full = torch.cat([source_heatmaps, target_heatmaps], 1)
+        maps = F.avg_pool2d(full, 4)
+        return self.mix(full if self.released else maps), maps
 
 
 def region_bounds(length: int, regions: int) -> list[tuple[int, int]]:
@@ -101,6 +118,39 @@ def pyramid_matrix(grid: tuple[int, int], widths: tuple[int, ...], full: bool) -
     return torch.stack(rows), torch.tensor(centres)
 
 
+class KeyTokens(nn.Module):
+    """What can be asked: every position of a feature map, or its means over a pyramid of sub-regions (METHOD: EMSA).
+
+    Pooling is linear, so that a code is pooled once, before the 1x1 convolutions of both directions, and those run on
+    S regions instead of N positions.
+    """
+
+    matrix: Tensor | None
+
+    def __init__(self, grid: tuple[int, int], pyramid: tuple[int, ...] | None, full_resolution: bool) -> None:
+        """Builds the pooling.
+
+        Args:
+            grid: (h, w) of the codes; other grids are taken too, at the cost of a matrix made on the way.
+            pyramid: regions along the width at each level; None takes every position.
+            full_resolution: whether the pyramid has the unpooled positions too.
+        """
+        super().__init__()
+        self.grid, self.pyramid, self.full_resolution = grid, pyramid, full_resolution
+        matrix, self.centres = pyramid_matrix(grid, pyramid or (), full=pyramid is None or full_resolution)
+        self.register_buffer("matrix", None if pyramid is None else matrix, persistent=False)
+
+    def forward(self, code: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, S, C)."""
+        tokens = code.flatten(2).transpose(1, 2)  # (B, N, C)
+        if self.matrix is None:
+            return tokens
+        matrix = self.matrix
+        if tuple(code.shape[2:]) != self.grid:
+            matrix = pyramid_matrix((code.shape[2], code.shape[3]), self.pyramid or (), self.full_resolution)[0]
+        return matrix.to(tokens) @ tokens
+
+
 def sine_positions(centres: Tensor, channels: int) -> Tensor:
     """Fixed two-dimensional sine code: (S, 2) in [0, 1] to (S, channels), half for y and half for x.
 
@@ -111,95 +161,126 @@ def sine_positions(centres: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """softmax(scale * q k^T) v of (..., N, d), (..., S, d), (..., S, c): (..., N, c).
+
+    By torch's fused kernel on a GPU. On a CPU that has none for c other than d, and three products are twice as fast
+    as what it falls back to (measured).
+    """
+    if query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    return (query @ (key * scale).transpose(-2, -1)).softmax(-1) @ value
+
+
 class EnhancedAttention(nn.Module):
     """Lets the correlation vectors of the keys correct one another (METHOD: XingGAN++ 2, after AiATrack).
 
-    It is tied to the number of queries N, hence to the feature grid.
+    It is tied to the number of queries: its weights grow with that number's square. So that large grids stay
+    affordable, it works on the mean queries of k x k patches, where k is the smallest that leaves at most `limit`
+    patches M, and its corrections go back to the N positions by bilinear interpolation (our choice); k = 1 is the
+    method to the letter.
     """
 
     positions: Tensor
 
-    def __init__(self, queries: int, centres: Tensor, width: int = 64) -> None:
+    def __init__(
+        self, grid: tuple[int, int], centres: Tensor, width: int = 64, limit: int = 512, start: float = 0.0
+    ) -> None:
         """Builds the module.
 
         Args:
-            queries: N, the number of query positions.
+            grid: (h, w) of the queries.
             centres: (S, 2) where the keys are, (y, x) in [0, 1].
             width: D, channels of a token in the inner attention, divisible by 4.
+            limit: the most queries M that it works on.
+            start: initial factor on the corrections; 0 begins as the identity.
         """
         super().__init__()
+        self.grid, self.stride = grid, patch_side(grid, limit)
+        self.patch_grid = (-(-grid[0] // self.stride), -(-grid[1] // self.stride))
+        queries = self.patch_grid[0] * self.patch_grid[1]
         self.project = nn.Linear(queries, width)
         self.norm_token = nn.LayerNorm(width)
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.norm_value = nn.LayerNorm(queries)
         self.out = nn.Linear(queries, queries, bias=False)
-        self.scale = nn.Parameter(torch.zeros(()))  # begins as the identity
+        self.scale = nn.Parameter(torch.full((), start))
         self.register_buffer("positions", sine_positions(centres, width), persistent=False)
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """Logits (B, N, S) to corrected logits (B, N, S)."""
-        tokens = logits.transpose(1, 2)  # (B, S, N): one token a key
-        z = self.norm_token(self.project(tokens)) + self.positions  # (B, S, D)
-        mixed = F.scaled_dot_product_attention(self.query(z), self.key(z), self.norm_value(tokens))  # (B, S, N)
-        mixed = mixed + self.out(mixed)
-        return logits + self.scale * mixed.transpose(1, 2)
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """Queries (B, N, d) and scaled keys (B, S, d) to corrected logits (B, S, N), one row a key."""
+        correction = self.correct(key @ self._patches(query).transpose(1, 2))  # (B, S, M)
+        if self.stride > 1:
+            maps = correction.unflatten(2, self.patch_grid)
+            correction = F.interpolate(maps, self.grid, mode="bilinear").flatten(2)  # (B, S, N)
+        return torch.baddbmm(correction, key, query.transpose(1, 2))
+
+    def correct(self, tokens: Tensor) -> Tensor:
+        """What EA adds to correlation vectors (B, S, M): one token a key, its features are its M correlations."""
+        z = self.norm_token(self.project(tokens)) + self.positions.to(tokens.dtype)  # (B, S, D)
+        mixed = attend(self.query(z), self.key(z), self.norm_value(tokens), z.shape[-1] ** -0.5)  # (B, S, M)
+        return self.scale * (mixed + self.out(mixed))
+
+    def _patches(self, query: Tensor) -> Tensor:
+        """(B, N, d) to the mean queries of the patches (B, M, d)."""
+        if self.stride == 1:
+            return query
+        maps = query.unflatten(1, self.grid).permute(0, 3, 1, 2)  # (B, d, h, w)
+        return F.avg_pool2d(maps, self.stride, ceil_mode=True).flatten(2).transpose(1, 2)
+
+
+def patch_side(grid: tuple[int, int], limit: int) -> int:
+    """The smallest side k of square patches that leaves at most `limit` of them on a grid (h, w)."""
+    return next(k for k in range(1, max(grid) + 1) if -(-grid[0] // k) * -(-grid[1] // k) <= limit)
 
 
 class CrossedAttention(nn.Module):
     """One direction of the crossed attention: queries of one branch, keys of the other (METHOD: SA and AS).
 
-    The update goes to the branch that asks: x <- x + gamma * v(x) softmax(q(x)^T k(other))^T, with keys and values
-    pooled over the pyramid when `pool` is given.
+    The update goes to the branch that asks: x <- x + gamma * v(x) softmax(q(x)^T k(other))^T.
     """
 
-    pool: Tensor | None
+    def __init__(self, channels: int, query_channels: int, scaled: bool, enhance: EnhancedAttention | None) -> None:
+        """Builds one direction.
 
-    def __init__(
-        self,
-        channels: int,
-        grid: tuple[int, int],
-        *,
-        query_channels: int,
-        pyramid: tuple[int, ...] | None,
-        full_resolution: bool,
-        scaled: bool,
-        enhanced: bool,
-        enhanced_width: int,
-    ) -> None:
-        """See `XingGANPlusPlusConfig` for the arguments; `pyramid=None` leaves pooling out."""
+        Args:
+            channels: C of both codes.
+            query_channels: d of queries and keys.
+            scaled: divide the logits by sqrt(d).
+            enhance: the inner attention on the logits, or None.
+        """
         super().__init__()
-        self.query = nn.Conv2d(channels, query_channels, 1)
-        self.key = nn.Conv2d(channels, query_channels, 1)
-        self.value = nn.Conv2d(channels, channels, 1)
+        self.query = nn.Linear(channels, query_channels)
+        self.key = nn.Linear(channels, query_channels)
+        self.value = nn.Linear(channels, channels)
         self.gamma = nn.Parameter(torch.zeros(()))
         self.factor = query_channels**-0.5 if scaled else 1.0
-        matrix, centres = pyramid_matrix(grid, pyramid or (), full=pyramid is None or full_resolution)
-        self.register_buffer("pool", matrix if pyramid is not None else None, persistent=False)
-        self.enhance = EnhancedAttention(grid[0] * grid[1], centres, enhanced_width) if enhanced else None
+        self.enhance = enhance
 
-    def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        """Both (B, C, h, w); returns the updated `x`."""
-        query = self.query(x).flatten(2).transpose(1, 2)  # (B, N, d)
-        key = self._tokens(self.key(other))  # (B, S, d)
-        value = self._tokens(self.value(x))  # (B, S, C)
+    def forward(self, x: Tensor, own_tokens: Tensor, other_tokens: Tensor) -> Tensor:
+        """The updated code.
+
+        Args:
+            x: (B, C, h, w), the code that asks.
+            own_tokens: (B, S, C), `x` as `KeyTokens` gives it, of which values are made.
+            other_tokens: (B, S, C), the other branch's code, of which keys are made.
+        """
+        query = self.query(x.flatten(2).transpose(1, 2))  # (B, N, d)
+        key = self.key(other_tokens)  # (B, S, d)
+        value = self.value(own_tokens)  # (B, S, C)
         if self.enhance is None:
-            update = F.scaled_dot_product_attention(query, key, value, scale=self.factor)
+            update = attend(query, key, value, self.factor)  # (B, N, C)
         else:
-            logits = self.enhance(query @ key.transpose(1, 2) * self.factor)  # (B, N, S)
-            update = logits.softmax(-1).to(value.dtype) @ value
+            attention = self.enhance(query, key * self.factor).softmax(1)  # (B, S, N)
+            update = attention.transpose(1, 2) @ value
         return x + self.gamma * update.transpose(1, 2).reshape(x.shape)
-
-    def _tokens(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) to key tokens (B, S, C), pooled when there is a pyramid."""
-        tokens = features.flatten(2).transpose(1, 2)
-        return tokens if self.pool is None else self.pool.to(tokens.dtype) @ tokens
 
 
 class ShuffleDecoder(nn.Module):
     """Code to full resolution by two pixel shuffles: all heavy convolutions run at low resolution (our choice)."""
 
-    def __init__(self, inputs: int, widths: tuple[int, int], outputs: int, skip: int = 0) -> None:
+    def __init__(self, inputs: int, widths: tuple[int, int], outputs: int, skip: int, last: nn.Module) -> None:
         """Builds the decoder.
 
         Args:
@@ -207,11 +288,12 @@ class ShuffleDecoder(nn.Module):
             widths: channels at half and at full resolution.
             outputs: channels out.
             skip: channels of the features that join at half resolution; 0 for none.
+            last: what the outputs go through, such as a tanh.
         """
         super().__init__()
         self.up1 = _shuffle_up(inputs, widths[0])
         self.up2 = _shuffle_up(widths[0] + skip, widths[1])
-        self.out = _conv3(widths[1], outputs, bias=True)
+        self.out = nn.Sequential(_conv3(widths[1], outputs, bias=True), last)
 
     def forward(self, code: Tensor, skip: Tensor | None = None) -> Tensor:
         """(B, C, h, w), and at choice (B, skip, H/2, W/2), to (B, outputs, H, W)."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +13,7 @@ from torch import nn
 from xingaug.config import from_mapping
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
+from xingaug.generators.fast import optimize
 from xingaug.generators.xinggan import XingGAN, XingGANConfig
 from xingaug.generators.xinggan_pp import XingGANPlusPlus, XingGANPlusPlusConfig
 
@@ -20,7 +21,15 @@ FORMAT = 1
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
-def save_generator(generator: XingGAN | XingGANPlusPlus, path: Path, notes: dict[str, Any] | None = None) -> Path:
+Generator = XingGAN | XingGANPlusPlus
+
+
+def network_of(config: XingGANConfig | XingGANPlusPlusConfig) -> Generator:
+    """A network of that configuration, its weights drawn from torch's global generator."""
+    return (XingGAN if isinstance(config, XingGANConfig) else XingGANPlusPlus)(**vars(config))
+
+
+def save_generator(generator: Generator, path: Path, notes: dict[str, Any] | None = None) -> Path:
     """Writes the weights as safetensors and a JSON file of the same name.
 
     Args:
@@ -33,6 +42,10 @@ def save_generator(generator: XingGAN | XingGANPlusPlus, path: Path, notes: dict
     """
     path = Path(path)
     require_safetensors_name(path)
+    if generator.is_fast:
+        raise ValueError(
+            "generator: a fast form, its batch norms are folded; needed what load_generator(dtype=None) gives"
+        )
     # Half precision halves the file and changes an image by less than one grey level.
     dtype = torch.float16 if isinstance(generator, XingGANPlusPlus) else torch.float32
     state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in generator.state_dict().items()}
@@ -55,13 +68,19 @@ def bundled() -> list[str]:
     return sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
 
 
-def load_generator(name_or_path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
-    """Loads a generator, ready to render.
+def load_generator(
+    name_or_path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | Literal["auto"] | None = torch.float32,
+) -> nn.Module:
+    """Loads a generator in its fast form, ready to render (`generators.fast`).
 
     Args:
         name_or_path: a bundled name such as `pedestrians-small`, or the path of a `.safetensors` file with its
             `.json` beside it.
         device: where to put it.
+        dtype: of weights and computation. float32 gives the images of the weights to rounding; "auto" is bfloat16
+            where the device has it, which is faster; None leaves the network as it was trained, to be trained on.
 
     Returns:
         The generator in eval mode, gradients off: gen(source, source_heatmaps, target_heatmaps) -> [-1, 1]. It has
@@ -82,7 +101,26 @@ def load_generator(name_or_path: str | Path, device: torch.device | str = "cpu")
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise BadInput(f"{path}: weights do not fit the configuration beside them ({first})") from None
     generator.content_hash = content_hash(description["config"], path)
-    return generator.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    generator = generator.to(device).eval().requires_grad_(False)
+    if dtype is None:
+        return generator.to(memory_format=torch.channels_last)
+    return optimize(generator, dtype)
+
+
+def load_trainable(name_or_path: str | Path, config: XingGANConfig | XingGANPlusPlusConfig) -> Generator:
+    """Loads a generator that is to be trained on, and checks that it is the network of `config`.
+
+    Raises:
+        BadInput: as for `load_generator`, or another network; the first key that differs is named.
+    """
+    generator = load_generator(name_or_path, dtype=None)
+    assert isinstance(generator, XingGAN | XingGANPlusPlus)
+    if type(generator.config) is not type(config):
+        raise BadInput(f"generator '{name_or_path}': is {type(generator).__name__}, asked for another network")
+    for name, asked in vars(config).items():
+        if vars(generator.config)[name] != asked:
+            raise BadInput(f"generator '{name_or_path}': has {name} {vars(generator.config)[name]}, asked for {asked}")
+    return generator
 
 
 def content_hash(config: dict[str, Any], path: Path) -> str:
@@ -92,15 +130,15 @@ def content_hash(config: dict[str, Any], path: Path) -> str:
     return digest.hexdigest()
 
 
-def _build(description: dict[str, Any], where: str) -> XingGAN | XingGANPlusPlus:
+def _build(description: dict[str, Any], where: str) -> Generator:
     """The network of a description, its weights random."""
     name, config = description.get("class"), description["config"]
     if not isinstance(config, dict):
         raise BadInput(f"{where}: config: {config!r}, expected a mapping")
     if name == "XingGAN":
-        return XingGAN(**vars(from_mapping(XingGANConfig, config, where, "config.")))
+        return network_of(from_mapping(XingGANConfig, config, where, "config."))
     if name == "XingGANPlusPlus":
-        return XingGANPlusPlus(**vars(from_mapping(XingGANPlusPlusConfig, config, where, "config.")))
+        return network_of(from_mapping(XingGANPlusPlusConfig, config, where, "config."))
     raise BadInput(f"{where}: class: {name!r}, expected XingGAN or XingGANPlusPlus")
 
 

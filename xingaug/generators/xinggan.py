@@ -5,12 +5,13 @@ bottom: the configuration, encoders and decoders, one block, the generator.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from xingaug.generators.checks import JOINT_MAPS, check_inputs
+from xingaug.generators.fast import optimize
 
 CANDIDATES = 10
 """RGB candidates of each branch."""
@@ -71,19 +72,19 @@ def encoder(inputs: int, width: int) -> nn.Sequential:
     )
 
 
-def decoder(width: int) -> nn.Sequential:
-    """A code (B, 4 * width, h, w) to candidates (B, 3 * CANDIDATES, H, W) in [-1, 1]."""
+def decoder(width: int, candidates: int) -> nn.Sequential:
+    """A code (B, 4 * width, h, w) to candidates (B, 3 * candidates, H, W) in [-1, 1]."""
     return nn.Sequential(
-        *_up(4 * width, 2 * width), *_up(2 * width, width), _conv(width, 3 * CANDIDATES, 7, bias=True), nn.Tanh()
+        *_up(4 * width, 2 * width), *_up(2 * width, width), _conv(width, 3 * candidates, 7, bias=True), nn.Tanh()
     )
 
 
-def map_decoder(width: int) -> nn.Sequential:
-    """Both codes (B, 12 * width, h, w) to the logits (B, 2 * CANDIDATES + 1, H, W) of the attention maps."""
+def map_decoder(inputs: int, width: int, maps: int) -> nn.Sequential:
+    """Both codes (B, inputs, h, w) to the logits (B, maps, H, W) of the attention maps."""
     return nn.Sequential(
-        *_up(12 * width, 4 * width),
+        *_up(inputs, 4 * width),
         *_up(4 * width, 2 * width),
-        nn.ConvTranspose2d(2 * width, 2 * CANDIDATES + 1, 1, bias=False),
+        nn.ConvTranspose2d(2 * width, maps, 1, bias=False),
     )
 
 
@@ -135,25 +136,28 @@ class XingGAN(nn.Module):
     Attributes:
         config: what it was built from.
         content_hash: tells its stored weights and configuration apart; empty unless it was loaded from a file.
+        is_fast: whether it is a fast form (`optimize`), which can neither be trained nor saved.
     """
 
     content_hash: str
+    is_fast: bool
 
     def __init__(self, **config: Any) -> None:
         """Args: `config`: the fields of `XingGANConfig`."""
         super().__init__()
         self.config = XingGANConfig(**config)
         self.content_hash = ""
+        self.is_fast = False
         width, code = self.config.width, 4 * self.config.width
         self.appearance_encoder = encoder(3, width)
         self.shape_encoder = encoder(2 * JOINT_MAPS, width)
         self.blocks = nn.ModuleList(
             CrossedBlock(code, first=t == 0, dropout=self.config.dropout) for t in range(self.config.blocks)
         )
-        self.appearance_decoder = decoder(width)
+        self.appearance_decoder = decoder(width, CANDIDATES)
         self.shape_squeeze = nn.Sequential(*_normed(nn.ConvTranspose2d(2 * code, code, 1, bias=False), code))
-        self.shape_decoder = decoder(width)
-        self.map_decoder = map_decoder(width)
+        self.shape_decoder = decoder(width, CANDIDATES)
+        self.map_decoder = map_decoder(3 * code, width, 2 * CANDIDATES + 1)
         self.apply(_initialise)
 
     @property
@@ -164,6 +168,12 @@ class XingGAN(nn.Module):
     def settings(self) -> dict[str, Any]:
         """The configuration as plain data, for storing."""
         return asdict(self.config)
+
+    def optimize(
+        self, dtype: torch.dtype | Literal["auto"] = "auto", compile: bool = False, channels_last: bool = True
+    ) -> "XingGAN":
+        """A fast copy for inference; see `xingaug.generators.fast.optimize`."""
+        return optimize(self, dtype, compile, channels_last)
 
     def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
         """Renders the source person in the target pose.
@@ -183,8 +193,13 @@ class XingGAN(nn.Module):
         height, width = source.shape[2:]
         if min(height, width) < SMALLEST_SIDE:
             raise ValueError(f"source: {height}x{width} pixels, needed at least {SMALLEST_SIDE} either way")
-        appearance = self.appearance_encoder(source)  # (B, C, h, w)
-        shape = self.shape_encoder(torch.cat([source_heatmaps, target_heatmaps], 1))  # (B, C, h, w)
+        return self.render(source, source_heatmaps, target_heatmaps)
+
+    def render(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+        """As `forward`, on inputs that have been checked."""
+        dtype = next(self.parameters()).dtype  # of a fast form perhaps another than the images'
+        appearance = self.appearance_encoder(source.to(dtype))  # (B, C, h, w)
+        shape = self.shape_encoder(torch.cat([source_heatmaps, target_heatmaps], 1).to(dtype))  # (B, C, h, w)
         for block in self.blocks:
             appearance, shape = block(appearance, shape)  # (B, C, h, w), (B, 2C, h, w)
         rgb = [

@@ -4,59 +4,90 @@ Read from top to bottom: the configuration, one stage, the texture attention, th
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xingaug.generators.checks import check_inputs
-from xingaug.generators.layers import CrossedAttention, HeatmapStem, ImageStem, ShuffleDecoder, conv_block
+from xingaug.generators.fast import optimize
+from xingaug.generators.layers import (
+    CrossedAttention,
+    EnhancedAttention,
+    HeatmapStem,
+    ImageStem,
+    KeyTokens,
+    ShuffleDecoder,
+    attend,
+    conv_block,
+)
+from xingaug.generators.xinggan import decoder, map_decoder
 
 
 @dataclass(frozen=True)
 class XingGANPlusPlusConfig:
-    """Every switch and size of the generator; the defaults are `xinggan_pp_small`.
+    """Every switch and size of the generator; the defaults are `xinggan_pp_small`, `sizes.py` has the paper's.
 
     Attributes:
-        size: (height, width) of the images in pixels, both divisible by 4.
+        size: (height, width) of the images in pixels, both divisible by 4 and at least 8.
         width: C, channels of both codes (paper 256).
         blocks: T, number of stages (paper 9).
         dropout: inside a stage (paper 0.5).
         residual: whether a stage adds its input to what its convolutions give (our choice).
+        wide_shape: whether the shape branch keeps 2C channels between its convolutions, as released, or C (our choice).
+        padding: of the stages' convolutions; "reflect" as released, "zeros" saves a copy of every map (our choice).
+        stem: "released" is XingGAN's encoder; "light" works on quarter-size heatmaps, unshuffled pixels (our choice).
+        decoder: "released" is XingGAN's, "light" computes at low resolution and shuffles (our choice).
+        decoder_widths: channels of the light decoder of the candidates at half and at full resolution.
+        map_widths: likewise of the attention maps, which are smoother.
         shape_guided: SA, the appearance branch asks the shape branch.
         appearance_guided: AS, the shape branch asks the appearance branch.
+        shared_projections: one query, key, value, gamma and EA for both directions, as in the released XingGAN
+            (our choice: each direction its own).
+        query_channels: d of queries and keys (released code: 32).
+        scaled: divide logits by sqrt(d) (our choice; the released XingGAN does not).
         multi_scale: pool keys and values over the pyramid (EMSA, EMAS).
         pyramid: regions along the width at each level, twice as many along the height (our choice).
         full_resolution: keep the unpooled positions as keys too (our choice: no).
-        query_channels: d of queries and keys (released code: 32).
-        scaled: divide logits by sqrt(d) (our choice; the released XingGAN does not).
         enhanced: the inner attention EA on the logits; ties the network to `size`.
         enhanced_width: D, channels of a token in EA (AiATrack: 64).
+        enhanced_queries: the most queries EA works on; a larger grid is pooled to patches for it (our choice).
+        enhanced_start: initial factor on EA's corrections; 0 begins as the identity (our choice).
         dense_fusion: decode from the codes of all stages (DCCF), not of the last alone.
+        fusion_wiring: how DCCF joins the codes of a branch: "concat" of all into a 1x1 convolution, or a "weighted"
+            mean with one learned weight a stage before it (our choice: concat).
         candidates: RGB candidates of each branch (paper 10).
-        decoder_widths: channels at half and at full resolution.
         texture_attention: heads that carry the source's pixels and fine features to their places in the target pose,
             one more candidate each; 0 leaves it out, as in the paper (our choice).
     """
 
     size: tuple[int, int] = (128, 64)
     width: int = 96
-    blocks: int = 4
+    blocks: int = 3
     dropout: float = 0.0
     residual: bool = True
+    wide_shape: bool = False
+    padding: Literal["zeros", "reflect"] = "zeros"
+    stem: Literal["light", "released"] = "light"
+    decoder: Literal["light", "released"] = "light"
+    decoder_widths: tuple[int, int] = (32, 16)
+    map_widths: tuple[int, int] = (16, 8)
     shape_guided: bool = True
     appearance_guided: bool = True
+    shared_projections: bool = False
+    query_channels: int = 32
+    scaled: bool = True
     multi_scale: bool = True
     pyramid: tuple[int, ...] = (1, 2, 4, 8)
     full_resolution: bool = False
-    query_channels: int = 32
-    scaled: bool = True
     enhanced: bool = True
     enhanced_width: int = 64
+    enhanced_queries: int = 128
+    enhanced_start: float = 0.0
     dense_fusion: bool = True
+    fusion_wiring: Literal["concat", "weighted"] = "concat"
     candidates: int = 4
-    decoder_widths: tuple[int, int] = (48, 24)
     texture_attention: int = 2
 
     def __post_init__(self) -> None:
@@ -66,12 +97,27 @@ class XingGANPlusPlusConfig:
         for name in ("width", "enhanced_width"):
             if getattr(self, name) < 4 or getattr(self, name) % 4:
                 raise ValueError(f"{name}: {getattr(self, name)}, needed a positive multiple of 4")
-        if min(self.blocks, self.candidates, self.query_channels, *self.decoder_widths) < 1:
-            raise ValueError("blocks, candidates, query_channels and decoder_widths: needed at least 1")
+        for name in ("blocks", "candidates", "query_channels", "enhanced_queries", "decoder_widths", "map_widths"):
+            value = getattr(self, name)
+            if min((value,) if isinstance(value, int) else value) < 1:
+                raise ValueError(f"{name}: {value}, needed at least 1")
         if self.multi_scale and (not self.pyramid or min(self.pyramid) < 1):
             raise ValueError(f"pyramid: {self.pyramid}, needed at least one level of at least 1 region")
         if self.texture_attention < 0 or not 0 <= self.dropout < 1:
             raise ValueError("texture_attention: needed at least 0; dropout: needed in [0, 1)")
+        choices = {
+            "padding": ("zeros", "reflect"),
+            "stem": ("light", "released"),
+            "decoder": ("light", "released"),
+            "fusion_wiring": ("concat", "weighted"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: {getattr(self, name)!r}, needed {' or '.join(known)}")
+        if (self.stem == "released" or self.decoder == "released") and self.width % 8:
+            raise ValueError(f"width: {self.width}, needed a multiple of 8 with the released stem or decoder")
+        if self.decoder == "released" and self.texture_attention:
+            raise ValueError(f"texture_attention: {self.texture_attention}, needed 0 with decoder: released")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -86,11 +132,28 @@ class Stage(nn.Module):
         """Args: `config`; `first`: the shape code of the first stage has C channels, of later ones 2C."""
         super().__init__()
         c = config.width
+        wide = c if first else 2 * c
+        hidden = wide if config.wide_shape else c
         self.residual = config.residual
-        self.appearance = conv_block(c, c, c, config.dropout, last_norm=True)
-        self.shape = conv_block(c if first else 2 * c, c, c, config.dropout, last_norm=False)
-        self.shape_to_appearance = _crossed(config) if config.shape_guided else None
-        self.appearance_to_shape = _crossed(config) if config.appearance_guided else None
+        self.appearance = conv_block(c, c, c, config.dropout, last_norm=True, padding=config.padding)
+        self.shape = conv_block(wide, hidden, c, config.dropout, last_norm=False, padding=config.padding)
+        pyramid = config.pyramid if config.multi_scale else None
+        self.tokens = KeyTokens(config.grid, pyramid, config.full_resolution)
+        crossed = [self._direction(config) for _ in range(1 if config.shared_projections else 2)]
+        self.shape_to_appearance = crossed[0] if config.shape_guided else None
+        self.appearance_to_shape = crossed[-1] if config.appearance_guided else None
+
+    def _direction(self, config: XingGANPlusPlusConfig) -> CrossedAttention:
+        enhance = None
+        if config.enhanced:
+            enhance = EnhancedAttention(
+                config.grid,
+                self.tokens.centres,
+                config.enhanced_width,
+                config.enhanced_queries,
+                config.enhanced_start,
+            )
+        return CrossedAttention(config.width, config.query_channels, config.scaled, enhance)
 
     def forward(self, appearance: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
         """Appearance (B, C, h, w) and shape (B, C or 2C, h, w) to the next appearance and shape (B, 2C, h, w)."""
@@ -100,22 +163,10 @@ class Stage(nn.Module):
             x_i = x_i + appearance
             x_p = x_p + shape[:, -x_p.shape[1] :]  # of concat(appearance, shape) the shape half
         # Both directions read x_i and x_p from before the update.
-        next_appearance = x_i if self.shape_to_appearance is None else self.shape_to_appearance(x_i, x_p)
-        next_shape = x_p if self.appearance_to_shape is None else self.appearance_to_shape(x_p, x_i)
+        t_i, t_p = self.tokens(x_i), self.tokens(x_p)  # (B, S, C)
+        next_appearance = x_i if self.shape_to_appearance is None else self.shape_to_appearance(x_i, t_i, t_p)
+        next_shape = x_p if self.appearance_to_shape is None else self.appearance_to_shape(x_p, t_p, t_i)
         return next_appearance, torch.cat([next_appearance, next_shape], 1)
-
-
-def _crossed(config: XingGANPlusPlusConfig) -> CrossedAttention:
-    return CrossedAttention(
-        config.width,
-        config.grid,
-        query_channels=config.query_channels,
-        pyramid=config.pyramid if config.multi_scale else None,
-        full_resolution=config.full_resolution,
-        scaled=config.scaled,
-        enhanced=config.enhanced,
-        enhanced_width=config.enhanced_width,
-    )
 
 
 class TextureAttention(nn.Module):
@@ -159,8 +210,9 @@ class TextureAttention(nn.Module):
         key = self._split(self.key(torch.cat([source_code, maps], 1)))
         pixels = F.pixel_unshuffle(image, 4).flatten(2).transpose(1, 2)  # (B, N, 48)
         features = F.pixel_unshuffle(self.reduce(fine), 2).flatten(2).transpose(1, 2)  # (B, N, C)
-        value = torch.cat([pixels.to(features.dtype), features], -1).unsqueeze(1).expand(-1, self.heads, -1, -1)
-        moved = F.scaled_dot_product_attention(query, key, value).transpose(2, 3)  # (B, heads, 48 + C, N)
+        value = torch.cat([pixels.to(features.dtype), features], -1).unsqueeze(1)  # (B, 1, N, 48 + C)
+        value = value.expand(-1, self.heads, -1, -1)
+        moved = attend(query, key, value, query.shape[-1] ** -0.5).transpose(2, 3)  # (B, heads, 48 + C, N)
         candidates = F.pixel_shuffle(moved[:, :, :48].reshape(b * self.heads, 48, h, w), 4)
         skip = F.pixel_shuffle(moved[:, :, 48:].mean(1).reshape(b, -1, h, w), 2)
         return candidates.unflatten(0, (b, self.heads)), skip
@@ -170,6 +222,41 @@ class TextureAttention(nn.Module):
         return features.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
 
 
+class StageJoin(nn.Module):
+    """The codes that a branch decodes from: of all stages (METHOD: DCCF), or of the last alone."""
+
+    def __init__(self, config: XingGANPlusPlusConfig, channels: int) -> None:
+        """Args: `config` of the generator; `channels` of one stage's code."""
+        super().__init__()
+        self.first = 0 if config.dense_fusion else -1
+        weighted = config.dense_fusion and config.fusion_wiring == "weighted"
+        self.logits = nn.Parameter(torch.zeros(config.blocks)) if weighted else None
+        stages = config.blocks if config.dense_fusion and not weighted else 1
+        self.squeeze = nn.Conv2d(stages * channels, config.width, 1)
+
+    def forward(self, codes: list[Tensor]) -> Tensor:
+        """T times (B, channels, h, w) to (B, C, h, w)."""
+        if self.logits is None:
+            return self.squeeze(torch.cat(codes[self.first :], 1))
+        return self.squeeze((torch.stack(codes, -1) * self.logits.softmax(0)).sum(-1))
+
+
+def weighted_sum(logits: Tensor, candidates: list[Tensor]) -> Tensor:
+    """Candidates weighted by the softmax over their maps (METHOD: co-attention fusion).
+
+    Args:
+        logits: (B, K, H, W) of the maps.
+        candidates: K images in all, each tensor (B, 3 k, H, W).
+
+    Returns:
+        (B, 3, H, W) float32.
+    """
+    # Plane by plane in full precision: with channels last each product would be over three numbers.
+    planes = torch.cat([c.float().contiguous() for c in candidates], 1).unflatten(1, (-1, 3))  # (B, K, 3, H, W)
+    maps = logits.float().contiguous().softmax(1)
+    return (maps.unsqueeze(2) * planes).sum(1)
+
+
 class CoAttentionFusion(nn.Module):
     """Candidates of both branches and of the source, weighted by attention maps that sum to 1 (METHOD: DCCF)."""
 
@@ -177,15 +264,18 @@ class CoAttentionFusion(nn.Module):
         """Args: `config` of the generator."""
         super().__init__()
         c, self.candidates = config.width, config.candidates
-        stages = config.blocks if config.dense_fusion else 1
-        self.dense = config.dense_fusion
-        self.squeeze_appearance = nn.Conv2d(stages * c, c, 1)
-        self.squeeze_shape = nn.Conv2d(stages * 2 * c, c, 1)
-        skip = c // 4 if config.texture_attention else 0
-        self.decode_appearance = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip)
-        self.decode_shape = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip)
+        self.join_appearance = StageJoin(config, c)
+        self.join_shape = StageJoin(config, 2 * c)
         maps = 2 * config.candidates + 1 + config.texture_attention
-        self.decode_maps = ShuffleDecoder(2 * c, config.decoder_widths, maps, skip)
+        if config.decoder == "released":
+            self.decode_appearance: nn.Module = decoder(c // 4, config.candidates)
+            self.decode_shape: nn.Module = decoder(c // 4, config.candidates)
+            self.decode_maps: nn.Module = map_decoder(2 * c, c // 4, maps)
+            return
+        skip = c // 4 if config.texture_attention else 0
+        self.decode_appearance = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
+        self.decode_shape = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
+        self.decode_maps = ShuffleDecoder(2 * c, config.map_widths, maps, skip, nn.Identity())
 
     def forward(
         self, appearances: list[Tensor], shapes: list[Tensor], image: Tensor, moved: Tensor | None, skip: Tensor | None
@@ -202,19 +292,13 @@ class CoAttentionFusion(nn.Module):
         Returns:
             (B, 3, H, W) in [-1, 1].
         """
-        first = 0 if self.dense else -1
-        appearance = self.squeeze_appearance(torch.cat(appearances[first:], 1))
-        shape = self.squeeze_shape(torch.cat(shapes[first:], 1))
-        rgb = [
-            self.decode_appearance(appearance, skip).tanh().unflatten(1, (self.candidates, 3)),
-            self.decode_shape(shape, skip).tanh().unflatten(1, (self.candidates, 3)),
-            image.unsqueeze(1),
-        ]
+        appearance, shape = self.join_appearance(appearances), self.join_shape(shapes)
+        features = () if skip is None else (skip,)
+        rgb = [self.decode_appearance(appearance, *features), self.decode_shape(shape, *features), image]
         if moved is not None:
-            rgb.append(moved)
-        maps = self.decode_maps(torch.cat([appearance, shape], 1), skip).float().softmax(1)  # (B, K, H, W)
-        candidates = torch.cat([r.float() for r in rgb], 1)  # (B, K, 3, H, W)
-        return (maps.unsqueeze(2) * candidates).sum(1)
+            rgb.append(moved.flatten(1, 2))
+        maps = self.decode_maps(torch.cat([appearance, shape], 1), *features)  # (B, K, H, W)
+        return weighted_sum(maps, rgb)
 
 
 class XingGANPlusPlus(nn.Module):
@@ -223,20 +307,23 @@ class XingGANPlusPlus(nn.Module):
     Attributes:
         config: what it was built from.
         content_hash: tells its stored weights and configuration apart; empty unless it was loaded from a file.
+        is_fast: whether it is a fast form (`optimize`), which can neither be trained nor saved.
     """
 
     content_hash: str
+    is_fast: bool
 
     def __init__(self, **config: Any) -> None:
         """Args: `config`: the fields of `XingGANPlusPlusConfig`."""
         super().__init__()
-        self.config = XingGANPlusPlusConfig(**config)
+        self.config = c = XingGANPlusPlusConfig(**config)
         self.content_hash = ""
-        self.image_stem = ImageStem(self.config.width)
-        self.heatmap_stem = HeatmapStem(self.config.width)
-        self.stages = nn.ModuleList(Stage(self.config, first=t == 0) for t in range(self.config.blocks))
-        self.texture = TextureAttention(self.config) if self.config.texture_attention else None
-        self.fusion = CoAttentionFusion(self.config)
+        self.is_fast = False
+        self.image_stem = ImageStem(c.width, released=c.stem == "released")
+        self.heatmap_stem = HeatmapStem(c.width, released=c.stem == "released")
+        self.stages = nn.ModuleList(Stage(c, first=t == 0) for t in range(c.blocks))
+        self.texture = TextureAttention(c) if c.texture_attention else None
+        self.fusion = CoAttentionFusion(c)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -246,6 +333,12 @@ class XingGANPlusPlus(nn.Module):
     def settings(self) -> dict[str, Any]:
         """The configuration as plain data, for storing."""
         return asdict(self.config)
+
+    def optimize(
+        self, dtype: torch.dtype | Literal["auto"] = "auto", compile: bool = False, channels_last: bool = True
+    ) -> "XingGANPlusPlus":
+        """A fast copy for inference; see `xingaug.generators.fast.optimize`."""
+        return optimize(self, dtype, compile, channels_last)
 
     def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
         """Renders the source person in the target pose.
@@ -261,9 +354,15 @@ class XingGANPlusPlus(nn.Module):
         Raises:
             ValueError: an argument of another shape, type, size or range.
         """
-        check_inputs(source, source_heatmaps, target_heatmaps, self._required_size())
-        code, fine = self.image_stem(source)  # (B, C, h, w), (B, C/2, H/2, W/2)
-        shape, maps = self.heatmap_stem(source_heatmaps, target_heatmaps)  # (B, C, h, w), (B, 36, h, w)
+        check_inputs(source, source_heatmaps, target_heatmaps, self.size if self.config.enhanced else None)
+        return self.render(source, source_heatmaps, target_heatmaps)
+
+    def render(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+        """As `forward`, on inputs that have been checked."""
+        dtype = next(self.parameters()).dtype  # of a fast form perhaps another than the images'
+        image = source.to(dtype)
+        code, fine = self.image_stem(image)  # (B, C, h, w), (B, C/2, H/2, W/2)
+        shape, maps = self.heatmap_stem(source_heatmaps.to(dtype), target_heatmaps.to(dtype))  # (B, C, h, w), 36 maps
         appearance = code
         appearances, shapes = [], []
         for stage in self.stages:
@@ -272,9 +371,5 @@ class XingGANPlusPlus(nn.Module):
             shapes.append(shape)
         moved, skip = None, None
         if self.texture is not None:
-            moved, skip = self.texture(source, fine, code, maps, shape)
+            moved, skip = self.texture(image, fine, code, maps, shape)
         return self.fusion(appearances, shapes, source, moved, skip)
-
-    def _required_size(self) -> tuple[int, int] | None:
-        """The one size that fits, where a module is tied to the grid; None where any multiple of 4 does."""
-        return self.size if self.config.enhanced or self.config.multi_scale else None

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +20,17 @@ from xingaug.config import to_mapping, to_yaml
 from xingaug.data.pairs import PairData, pairs_from_pedestrians, pairs_from_tree
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_write
-from xingaug.generators.discriminators import PatchDiscriminator
-from xingaug.generators.store import save_generator
-from xingaug.generators.xinggan_pp import XingGANPlusPlus, XingGANPlusPlusConfig
+from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
+from xingaug.generators.fast import has_bfloat16
+from xingaug.generators.sizes import size_config
+from xingaug.generators.store import Generator, load_trainable, network_of, save_generator
+from xingaug.generators.xinggan import XingGANConfig
+from xingaug.generators.xinggan_pp import XingGANPlusPlusConfig
 from xingaug.images import bytes_to_unit, unit_to_signed
 from xingaug.keypoints import Keypoints, render_heatmaps
 from xingaug.training import losses
+
+Module = TypeVar("Module", bound=nn.Module)
 
 PAIRS_PER_EPOCH = 4000
 """As in the released XingGAN; an epoch is only the unit in which pairs are drawn."""
@@ -90,12 +95,28 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Which discriminator judges what.
+
+    Attributes:
+        appearance: does the image look like the source person: "patch" (spectrally normalised, our choice),
+            "residual" (PATN's, as the papers use it) or "none".
+        shape: does it fit the target pose; likewise.
+    """
+
+    appearance: Literal["patch", "residual", "none"] = "patch"
+    shape: Literal["patch", "residual", "none"] = "patch"
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A training run.
 
     Attributes:
         data: where pairs come from.
-        generator: the network.
+        generator: the network: a named size (`generators.sizes`), or the switches of a XingGAN++.
+        start: a bundled name or .safetensors file whose weights the generator starts from; it must be the same network.
+        discriminators: what tells generated images from true ones.
         losses: weights of the terms.
         steps: number of updates of the generator.
         batch_size: pairs a step.
@@ -111,7 +132,9 @@ class TrainConfig:
     """
 
     data: PedestrianData | TreeData = field(default_factory=PedestrianData)
-    generator: XingGANPlusPlusConfig = field(default_factory=XingGANPlusPlusConfig)
+    generator: str | XingGANPlusPlusConfig = "xinggan_pp_small"
+    start: str | None = None
+    discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: LossWeights = field(default_factory=LossWeights)
     steps: int = 4000
     batch_size: int = 16
@@ -133,14 +156,20 @@ class TrainConfig:
             raise ValueError("steps, batch_size, sample_every: needed at least 1")
         if not 0 <= self.discriminator_start <= 1 or not 0 <= self.ema_decay < 1 or not 0 < self.lr < math.inf:
             raise ValueError("discriminator_start: needed in [0, 1]; ema_decay: in [0, 1); lr: above 0")
-        if isinstance(self.data, PedestrianData) and self.generator.size != PEDESTRIAN_SIZE:
-            raise ValueError(f"generator.size: {self.generator.size}, but pedestrians are drawn at {PEDESTRIAN_SIZE}")
+        size = self.network.size
+        if isinstance(self.data, PedestrianData) and size != PEDESTRIAN_SIZE:
+            raise ValueError(f"generator.size: {size}, but pedestrians are drawn at {PEDESTRIAN_SIZE}")
         try:
             available = torch.device(self.device).type != "cuda" or torch.cuda.is_available()
         except RuntimeError:
             available = False
         if not available:
             raise ValueError(f"device: '{self.device}' is not available here; expected cpu, or cuda with a GPU")
+
+    @property
+    def network(self) -> XingGANConfig | XingGANPlusPlusConfig:
+        """The configuration of the generator."""
+        return size_config(self.generator) if isinstance(self.generator, str) else self.generator
 
 
 @dataclass(frozen=True)
@@ -164,27 +193,42 @@ class Trainer:
         self.device = torch.device(config.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.generator = self._place(XingGANPlusPlus(**vars(config.generator)))
-            self.average = self._place(XingGANPlusPlus(**vars(config.generator))).requires_grad_(False)
-            self.appearance_d = self._place(PatchDiscriminator(3))
-            self.shape_d = self._place(PatchDiscriminator(18))
+            self.generator = self._place(network_of(config.network))
+            self.average: Generator = self._place(network_of(config.network)).requires_grad_(False)
+            kinds = {"patch": PatchDiscriminator, "residual": ResidualDiscriminator}
+            channels = {"appearance": 3, "shape": 18}
+            chosen = {name: kind for name, kind in vars(config.discriminators).items() if kind != "none"}
+            self.discriminators = nn.ModuleDict(
+                {name: self._place(kinds[kind](channels[name])) for name, kind in chosen.items()}
+            )
+        if config.start is not None:
+            self.generator.load_state_dict(load_trainable(config.start, config.network).state_dict())
         self.average.load_state_dict(self.generator.state_dict())
-        discriminators = [*self.appearance_d.parameters(), *self.shape_d.parameters()]
+        # An optimiser wants at least one parameter; without discriminators it is never stepped.
+        judges = list(self.discriminators.parameters()) or [nn.Parameter(torch.zeros(()))]
         self.optimise_g = torch.optim.Adam(self.generator.parameters(), config.lr, config.betas)
-        self.optimise_d = torch.optim.Adam(discriminators, config.lr, config.betas)
+        self.optimise_d = torch.optim.Adam(judges, config.lr, config.betas)
         self.step = 0
 
-    def _place(self, module: nn.Module) -> nn.Module:
+    def _place(self, module: Module) -> Module:
         return module.to(self.device).to(memory_format=torch.channels_last)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """bfloat16 where the configuration asks for it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast)
+        """bfloat16 where the configuration asks for it and the device has it."""
+        enabled = self.config.autocast and has_bfloat16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
-        """One update of the generator and, once they have joined, of both discriminators; returns the loss terms."""
+        """One update of the generator and, once they have joined, of the discriminators; returns the loss terms."""
+        # Dropout draws by (seed, step), so that a resumed run goes on as it would have.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+            return self._train_step(batch)
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
         self._set_learning_rate()
-        adversarial = self.step >= self.config.discriminator_start * self.config.steps
+        joined = self.step >= self.config.discriminator_start * self.config.steps
+        adversarial = joined and len(self.discriminators) > 0
         self.generator.train()
         with self.autocast():
             generated = self.generator(batch.source, batch.source_heatmaps, batch.target_heatmaps)
@@ -239,7 +283,8 @@ class Trainer:
         return loss.item()
 
     def _conditions(self, batch: Batch) -> list[tuple[nn.Module, Tensor]]:
-        return [(self.appearance_d, batch.source), (self.shape_d, batch.target_heatmaps)]
+        conditions = {"appearance": batch.source, "shape": batch.target_heatmaps}
+        return [(discriminator, conditions[name]) for name, discriminator in self.discriminators.items()]
 
     def _set_learning_rate(self) -> None:
         factor = min(1.0, 2 * (1 - self.step / self.config.steps), (self.step + 1) / 100)
@@ -260,7 +305,7 @@ class Trainer:
 
     def state(self) -> dict[str, object]:
         """All that resuming needs."""
-        parts = ("generator", "average", "appearance_d", "shape_d", "optimise_g", "optimise_d")
+        parts = ("generator", "average", "discriminators", "optimise_g", "optimise_d")
         return {"step": self.step, **{name: getattr(self, name).state_dict() for name in parts}}
 
     def restore(self, path: Path) -> None:
@@ -287,8 +332,8 @@ def train(config: TrainConfig, out: Path, progress: bool = True) -> Path:
         WorkFailed: the loss is no longer finite.
     """
     require_own_directory(config, out)
-    data = load_pairs(config, progress).usable()
     trainer = Trainer(config)
+    data = load_pairs(config, progress).usable()
     with atomic_write(out / "config.yaml") as temporary:
         temporary.write_text(to_yaml(config))
     checkpoint = out / "checkpoint.pt"
@@ -309,7 +354,6 @@ def train(config: TrainConfig, out: Path, progress: bool = True) -> Path:
                 with atomic_write(checkpoint) as temporary:
                     torch.save(trainer.state(), temporary)
                 saved = time.monotonic()
-    assert isinstance(trainer.average, XingGANPlusPlus)
     return save_generator(trainer.average, out / "generator.safetensors", {"training": to_mapping(config)})
 
 
@@ -318,7 +362,7 @@ def load_pairs(config: TrainConfig, progress: bool = True) -> PairData:
     d = config.data
     if isinstance(d, PedestrianData):
         return pairs_from_pedestrians(d.identities, d.tracklets, d.poses, d.seed, progress=progress)
-    return pairs_from_tree(d.root, d.annotations, d.within, config.generator.size)
+    return pairs_from_tree(d.root, d.annotations, d.within, config.network.size)
 
 
 def batches(config: TrainConfig, data: PairData, first: int, device: torch.device) -> Iterator[Batch]:
@@ -331,7 +375,7 @@ def batches(config: TrainConfig, data: PairData, first: int, device: torch.devic
             sources, targets, mirror = data.draw(per_epoch * config.batch_size, config.seed, epoch)
             drawn_epoch = epoch
         chosen = slice(index * config.batch_size, (index + 1) * config.batch_size)
-        yield make_batch(data, sources[chosen], targets[chosen], mirror[chosen], config.generator.size, device)
+        yield make_batch(data, sources[chosen], targets[chosen], mirror[chosen], config.network.size, device)
 
 
 def make_batch(
@@ -370,7 +414,7 @@ def make_batch(
 def save_samples(trainer: Trainer, data: PairData, path: Path, count: int = 8) -> None:
     """Writes a sheet of source, target pose, target and generated image, always of the same pairs."""
     sources, targets, mirror = data.draw(count, seed=trainer.config.seed + 1, epoch=0)
-    size = trainer.config.generator.size
+    size = trainer.config.network.size
     batch = make_batch(data, sources, targets, mirror & False, size, trainer.device)
     with trainer.autocast():
         generated = trainer.average.eval()(batch.source, batch.source_heatmaps, batch.target_heatmaps)

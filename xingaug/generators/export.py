@@ -1,0 +1,114 @@
+"""A generator as an ONNX file, which runs without torch."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xingaug.errors import BadInput, WorkFailed
+from xingaug.files import atomic_write
+from xingaug.generators.store import load_generator
+
+INPUTS = ("source", "source_heatmaps", "target_heatmaps")
+OUTPUT = "generated_image"
+TOLERANCE = 1e-3
+"""Largest difference to torch's image that an export may have; images are in [-1, 1]."""
+
+
+def export_onnx(name_or_path: str | Path, out: Path) -> dict[str, Any]:
+    """Writes a generator as ONNX, its batch size free, and compares the file with torch by onnxruntime.
+
+    The file takes `source` (B, 3, H, W) float32 in [-1, 1], `source_heatmaps` and `target_heatmaps` (B, 18, H, W)
+    float32 in [0, 1], and gives `generated_image` (B, 3, H, W) in [-1, 1]. It does not check its inputs.
+
+    Args:
+        name_or_path: as for `load_generator`.
+        out: ends in `.onnx`.
+
+    Returns:
+        `written`, `megabytes`, `largest_difference` to torch over batches of 1 and 3, and `size` in pixels.
+
+    Raises:
+        BadInput: no such generator, another ending of `out`, or onnx, onnxscript, onnxruntime not installed.
+        WorkFailed: onnxruntime's images differ from torch's by more than 1e-3; nothing is written.
+    """
+    out = Path(out)
+    if out.suffix != ".onnx":
+        raise BadInput(f"{out}: an exported generator is saved as .onnx")
+    generator = load_generator(name_or_path)
+    _require_onnx()
+    size: tuple[int, int] = generator.size  # type: ignore[assignment]
+    with atomic_write(out) as temporary:
+        _export(generator, size, temporary)
+        difference = max(_difference(generator, size, count, temporary) for count in (1, 3))
+        if not difference <= TOLERANCE:
+            raise WorkFailed(f"{out}: onnxruntime's images differ from torch's by {difference:.2g}, above {TOLERANCE}")
+        megabytes = round(temporary.stat().st_size / 1e6, 2)
+    return {"written": str(out), "megabytes": megabytes, "largest_difference": difference, "size": list(size)}
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise BadInput(f"export: {error.name} is not installed; pip install 'xingaug[onnx]'") from None
+
+
+def _export(generator: torch.nn.Module, size: tuple[int, int], path: Path) -> None:
+    # The checks of `forward` read values, which a graph cannot; contiguous, as ONNX knows no other layout.
+    network = _Unchecked(generator.to(memory_format=torch.contiguous_format))
+    batch = torch.export.Dim("batch", min=1)
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own passes about themselves
+            program = torch.onnx.export(
+                network,
+                _inputs(size, 2),
+                dynamo=True,
+                verbose=False,
+                input_names=list(INPUTS),
+                output_names=[OUTPUT],
+                dynamic_shapes=tuple({0: batch} for _ in INPUTS),
+            )
+            assert program is not None
+            program.save(path, external_data=False)
+    finally:
+        quiet.setLevel(level)
+
+
+class _Unchecked(torch.nn.Module):
+    """A generator without the checks of its inputs."""
+
+    def __init__(self, generator: torch.nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+        image: Tensor = self.generator.render(source, source_heatmaps, target_heatmaps)  # type: ignore[operator]
+        return image
+
+
+def _inputs(size: tuple[int, int], count: int) -> tuple[Tensor, Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(count)
+    source = torch.rand(count, 3, *size, generator=rng) * 2 - 1
+    return source, torch.rand(count, 18, *size, generator=rng), torch.rand(count, 18, *size, generator=rng)
+
+
+def _difference(generator: torch.nn.Module, size: tuple[int, int], count: int, path: Path) -> float:
+    """The largest difference between torch's and onnxruntime's images."""
+    import onnxruntime
+
+    inputs = _inputs(size, count)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    images = session.run(None, {name: x.numpy() for name, x in zip(INPUTS, inputs, strict=True)})[0]
+    with torch.no_grad():
+        return float(np.abs(images - generator(*inputs).numpy()).max())
