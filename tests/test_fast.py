@@ -16,6 +16,7 @@ from xingaug.generators import XingGAN, XingGANPlusPlus, load_generator, load_of
 from xingaug.generators import fast as fast_module
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.store import Generator
+from xingaug.generators.winograd import WinogradConv
 
 SIZE = (32, 16)
 
@@ -76,6 +77,40 @@ def test_in_full_precision_it_gives_the_same_images(network: Generator, channels
     assert not network.is_fast
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("size", [(8, 4), (9, 6), (4, 11)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_winograds_convolution_is_the_convolution(size: tuple[int, int], mode: str, bias: bool) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        conv = nn.Conv2d(96, 100, 3, padding=1, padding_mode=mode, bias=bias).double()  # type: ignore[arg-type]
+        x = torch.randn(2, 96, *size, dtype=torch.float64)
+    assert WinogradConv.fits(conv)
+    with torch.no_grad():
+        torch.testing.assert_close(WinogradConv(conv)(x), conv(x), rtol=0, atol=1e-10)
+        single, got = conv.float(), WinogradConv(conv.float())(x.float())
+        torch.testing.assert_close(got, single(x.float()), rtol=0, atol=1e-4)
+    for other in (nn.Conv2d(96, 95, 3, padding=1), nn.Conv2d(96, 96, 3, padding=1, stride=2), nn.Conv2d(96, 96, 3),
+                  nn.Conv2d(96, 96, 1), nn.Linear(96, 96)):  # fmt: skip
+        assert not WinogradConv.fits(other)
+
+
+@pytest.mark.parametrize("starved", [True, False])
+def test_wide_convolutions_are_done_by_winograd_where_it_pays(starved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2" if starved else "AVX512")
+    network = awake(lambda: XingGANPlusPlus(size=SIZE, width=96, blocks=1, decoder_widths=(4, 4), map_widths=(4, 4)))
+
+    def replaced(fast: nn.Module) -> int:
+        return sum(isinstance(m, WinogradConv) for m in fast.modules())
+
+    fast = network.optimize(torch.float32)
+    assert bool(replaced(fast)) == starved
+    torch.testing.assert_close(render(fast), render(network.eval()), rtol=0, atol=1e-4)
+    assert replaced(network.optimize(torch.float32, channels_last=False)) == 0
+    assert replaced(network.optimize(torch.bfloat16)) == 0
+    assert replaced(network) == 0
 
 
 def test_a_fast_form_can_be_made_again_but_not_saved(network: Generator, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_write
@@ -39,8 +39,10 @@ def export_onnx(name_or_path: str | Path, out: Path) -> dict[str, Any]:
     out = Path(out)
     if out.suffix != ".onnx":
         raise BadInput(f"{out}: an exported generator is saved as .onnx")
-    generator = load_generator(name_or_path)
+    stored = load_generator(name_or_path, dtype=None)
     _require_onnx()
+    # Contiguous and with ordinary convolutions, as ONNX knows no other layout.
+    generator: nn.Module = stored.optimize(torch.float32, channels_last=False)  # type: ignore[operator]
     size: tuple[int, int] = generator.size  # type: ignore[assignment]
     with atomic_write(out) as temporary:
         _export(generator, size, temporary)
@@ -60,9 +62,8 @@ def _require_onnx() -> None:
         raise BadInput(f"export: {error.name} is not installed; pip install 'xingaug[onnx]'") from None
 
 
-def _export(generator: torch.nn.Module, size: tuple[int, int], path: Path) -> None:
-    # The checks of `forward` read values, which a graph cannot; contiguous, as ONNX knows no other layout.
-    network = _Unchecked(generator.to(memory_format=torch.contiguous_format))
+def _export(generator: nn.Module, size: tuple[int, int], path: Path) -> None:
+    network = _Unchecked(generator)
     batch = torch.export.Dim("batch", min=1)
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
@@ -85,10 +86,10 @@ def _export(generator: torch.nn.Module, size: tuple[int, int], path: Path) -> No
         quiet.setLevel(level)
 
 
-class _Unchecked(torch.nn.Module):
-    """A generator without the checks of its inputs."""
+class _Unchecked(nn.Module):
+    """A generator without the checks of its inputs, which read values, as a graph cannot."""
 
-    def __init__(self, generator: torch.nn.Module) -> None:
+    def __init__(self, generator: nn.Module) -> None:
         super().__init__()
         self.generator = generator
 
@@ -103,7 +104,7 @@ def _inputs(size: tuple[int, int], count: int) -> tuple[Tensor, Tensor, Tensor]:
     return source, torch.rand(count, 18, *size, generator=rng), torch.rand(count, 18, *size, generator=rng)
 
 
-def _difference(generator: torch.nn.Module, size: tuple[int, int], count: int, path: Path) -> float:
+def _difference(generator: nn.Module, size: tuple[int, int], count: int, path: Path) -> float:
     """The largest difference between torch's and onnxruntime's images."""
     import onnxruntime
 

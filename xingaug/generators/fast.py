@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from xingaug.generators.winograd import WinogradConv
+
 Network = TypeVar("Network", bound=nn.Module)
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -34,7 +36,8 @@ def optimize(
     Args:
         network: `XingGAN` or `XingGANPlusPlus`; it stays as it is. A fast form may be made again in another type.
         dtype: of weights and computation. "auto" is bfloat16 where the device has it, else float32. Images go in and
-            come out in full precision, and the candidates are summed in it.
+            come out in full precision, and the candidates are summed in it. float32 with channels last on a processor
+            with no more than AVX2 has its wide 3x3 convolutions done by Winograd's method.
         compile: hand it to `torch.compile` (needs a C++ compiler on a CPU); the first call then takes a minute.
         channels_last: keep feature maps with channels last, as the convolutions of CPUs and GPUs like them.
 
@@ -52,11 +55,26 @@ def optimize(
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     fast.__dict__.pop("render", None)  # of a compiled one, which would go on with its own weights
     _fold(fast)
+    if channels_last and dtype == torch.float32 and _is_starved(next(fast.parameters()).device):
+        _replace_wide_convolutions(fast)
     fast.is_fast = True  # type: ignore[assignment]
     fast = fast.to(dtype).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if compile:
         fast.render = torch.compile(fast.render)  # type: ignore[assignment, arg-type]  # inputs are checked outside it
     return fast
+
+
+def _is_starved(device: torch.device) -> bool:
+    """Whether a device has no more than AVX2, where multiplications are what a convolution waits for (measured)."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def _replace_wide_convolutions(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if WinogradConv.fits(child):
+            module.add_module(name, WinogradConv(child))
+        else:
+            _replace_wide_convolutions(child)
 
 
 def _fold(module: nn.Module) -> None:
