@@ -157,7 +157,7 @@ def _attach(config: ReidConfig, manager: Any, generator: nn.Module | None) -> di
     if generator is None:
         from xingaug.generators.store import load_generator
 
-        generator = load_generator(chosen.generator)
+        generator = load_generator(chosen.generator, device_of(config))
     generator = generator.to(device_of(config))
     size = (int(generator.size[0]), int(generator.size[1]))  # type: ignore[index]
     persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data], chosen.annotations)

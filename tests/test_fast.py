@@ -2,51 +2,31 @@
 
 import copy
 import math
-from collections.abc import Callable
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from test_generators import PAPER, TINY
+from networks import BUILDERS, SIZE, awake, least_effect
 from test_xinggan import inputs, released_state, write
 from torch import Tensor, nn
 
 from xingaug.bench import example_batch
-from xingaug.generators import XingGAN, XingGANPlusPlus, load_generator, load_official_checkpoint, save_generator
+from xingaug.generators import XingGANPlusPlus, load_generator, load_official_checkpoint, save_generator
 from xingaug.generators import fast as fast_module
+from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import has_bfloat16
-from xingaug.generators.store import Generator
 from xingaug.generators.winograd import WinogradConv
 
-SIZE = (32, 16)
-
-
-def awake(build: Callable[[], Generator]) -> Generator:
-    """A network in which nothing is at its neutral start: batch statistics, gamma, EA's factor."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = build()
-        for name, parameter in network.named_parameters():
-            if name.endswith(("gamma", "scale")):
-                parameter.data.fill_(0.7)
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.2)  # type: ignore[union-attr]
-                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-    return network
-
-
-BUILDERS: dict[str, Callable[[], Generator]] = {
-    "xinggan": lambda: XingGAN(size=SIZE, blocks=2, width=4),
-    "light": lambda: XingGANPlusPlus(**{**TINY, "dropout": 0.3}),
-    "paper": lambda: XingGANPlusPlus(**{**TINY, **PAPER, "dropout": 0.5}),
-    "plain attention": lambda: XingGANPlusPlus(**{**TINY, "enhanced": False, "multi_scale": False}),
-}
+TOLERANCE = 3e-5
 
 
 @pytest.fixture(params=BUILDERS)
-def network(request: pytest.FixtureRequest) -> Generator:
-    return awake(BUILDERS[request.param])
+def network(request: pytest.FixtureRequest) -> PoseGenerator:
+    network = awake(BUILDERS[request.param])
+    # Or a comparison of images would not see a part that went wrong.
+    assert least_effect(network, inputs(SIZE, 2)) > 100 * TOLERANCE
+    return network
 
 
 @torch.no_grad()
@@ -61,11 +41,11 @@ def psnr(image: Tensor, reference: Tensor) -> float:
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_in_full_precision_it_gives_the_same_images(network: Generator, channels_last: bool) -> None:
+def test_in_full_precision_it_gives_the_same_images(network: PoseGenerator, channels_last: bool) -> None:
     expected = render(network.eval())
     before = copy.deepcopy(network.train().state_dict())
     fast = network.optimize(torch.float32, channels_last=channels_last)
-    torch.testing.assert_close(render(fast), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(render(fast), expected, rtol=0, atol=TOLERANCE)
     assert not any(isinstance(m, nn.BatchNorm2d | nn.Dropout) for m in fast.modules())
     assert not fast.training
     assert not any(p.requires_grad for p in fast.parameters())
@@ -89,8 +69,8 @@ def test_winograds_convolution_is_the_convolution(size: tuple[int, int], mode: s
         x = torch.randn(2, 96, *size, dtype=torch.float64)
     assert WinogradConv.fits(conv)
     with torch.no_grad():
-        torch.testing.assert_close(WinogradConv(conv)(x), conv(x), rtol=0, atol=1e-10)
-        single, got = conv.float(), WinogradConv(conv.float())(x.float())
+        torch.testing.assert_close(WinogradConv(conv).by_tiles(x), conv(x), rtol=0, atol=1e-10)
+        single, got = conv.float(), WinogradConv(conv.float()).by_tiles(x.float())
         torch.testing.assert_close(got, single(x.float()), rtol=0, atol=1e-4)
     for other in (nn.Conv2d(96, 95, 3, padding=1), nn.Conv2d(96, 96, 3, padding=1, stride=2), nn.Conv2d(96, 96, 3),
                   nn.Conv2d(96, 96, 1), nn.Linear(96, 96)):  # fmt: skip
@@ -100,36 +80,50 @@ def test_winograds_convolution_is_the_convolution(size: tuple[int, int], mode: s
 @pytest.mark.parametrize("starved", [True, False])
 def test_wide_convolutions_are_done_by_winograd_where_it_pays(starved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2" if starved else "AVX512")
-    network = awake(lambda: XingGANPlusPlus(size=SIZE, width=96, blocks=1, decoder_widths=(4, 4), map_widths=(4, 4)))
+    calls = []
+    by_tiles = WinogradConv.by_tiles
+    monkeypatch.setattr(WinogradConv, "by_tiles", lambda conv, x: calls.append(1) or by_tiles(conv, x))  # type: ignore[func-returns-value]
+    network = awake(
+        lambda: XingGANPlusPlus(size=SIZE, width=96, blocks=1, decoder_widths=(4, 4), map_widths=(4, 4))
+    ).eval()
+    expected = render(network)
+    assert least_effect(network, inputs(SIZE, 2)) > 100 * TOLERANCE
 
-    def replaced(fast: nn.Module) -> int:
-        return sum(isinstance(m, WinogradConv) for m in fast.modules())
+    def used(fast: PoseGenerator, atol: float = TOLERANCE) -> bool:
+        calls.clear()
+        torch.testing.assert_close(render(fast), expected, rtol=0, atol=atol)
+        return bool(calls)
 
     fast = network.optimize(torch.float32)
-    assert bool(replaced(fast)) == starved
-    torch.testing.assert_close(render(fast), render(network.eval()), rtol=0, atol=1e-4)
-    assert replaced(network.optimize(torch.float32, channels_last=False)) == 0
-    assert replaced(network.optimize(torch.bfloat16)) == 0
-    assert replaced(network) == 0
+    assert used(fast) == starved
+    assert used(fast.optimize(torch.float32)) == starved
+    for other in (network, fast.optimize(torch.float32, channels_last=False)):
+        assert not used(other)
+        assert not any(isinstance(m, WinogradConv) for m in other.modules())
+    # Wherever it does not pay, a wrapped convolution is a plain one: in another type, under autocast, on a GPU.
+    assert not used(fast.to(torch.bfloat16), atol=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not used(network.optimize(torch.float32), atol=0.3)
 
 
-def test_a_fast_form_can_be_made_again_but_not_saved(network: Generator, tmp_path: Path) -> None:
+def test_a_fast_form_can_be_made_again_but_not_saved(network: PoseGenerator, tmp_path: Path) -> None:
     fast = network.optimize(torch.float32)
     torch.testing.assert_close(render(fast.optimize(torch.float32)), render(fast), rtol=0, atol=1e-6)
-    assert psnr(render(fast.optimize(torch.bfloat16)), render(fast)) > 30
+    assert psnr(render(fast.optimize(torch.bfloat16)), render(fast)) > 40
     with pytest.raises(ValueError, match="batch norms are folded"):
         save_generator(fast, tmp_path / "g.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("network", ["xinggan", "patches", "plain attention"], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_images_are_whole_and_in_range(network: Generator, dtype: torch.dtype) -> None:
+def test_half_precision_images_are_whole_and_in_range(network: PoseGenerator, dtype: torch.dtype) -> None:
     fast = network.optimize(dtype)
     assert {p.dtype for p in fast.parameters()} == {dtype}
     image = render(fast)
     assert image.dtype == torch.float32
     assert image.abs().max() <= 1
-    assert psnr(image, render(network.eval())) > 30
+    assert psnr(image, render(network.eval())) > 40
     # Half-precision inputs are taken by a network in full precision too.
     source, first, second = inputs(SIZE, 2)
     assert render(network, (source.to(dtype), first.to(dtype), second.to(dtype))).dtype == torch.float32
@@ -139,8 +133,8 @@ def test_bfloat16_stays_above_40_db_of_the_full_precision_image(tmp_path: Path) 
     bundled = load_generator("pedestrians-small", dtype=None)
     released = load_official_checkpoint(write(tmp_path / "netG.pth", released_state(6)))
     for network, batch in ((bundled, example_batch(bundled, 1)), (released, inputs((64, 32)))):
-        assert isinstance(network, Generator)
-        assert psnr(render(network.optimize(torch.bfloat16), batch), render(network, batch)) > 40
+        for fast in (network.optimize(torch.bfloat16), network.optimize(torch.float32).optimize(torch.bfloat16)):
+            assert psnr(render(fast, batch), render(network, batch)) > 40
 
 
 def test_auto_is_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,19 +151,21 @@ def test_auto_is_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyP
         network.optimize(torch.int8)
 
 
-def test_compiled_it_still_checks_its_inputs(network: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("network", ["xinggan", "patches"], indirect=True)
+def test_compiled_it_still_checks_its_inputs(network: PoseGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f: compile_(f, backend="eager", fullgraph=True))
     fast = network.optimize(torch.float32, compile=True)
-    torch.testing.assert_close(render(fast), render(network.eval()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(render(fast), render(network.eval()), rtol=0, atol=TOLERANCE)
     source, first, second = inputs(SIZE, 2)
     with pytest.raises(ValueError, match=r"source: values in .* needed \[-1, 1\]"):
         fast(source * 255, first, second)
-    # A fast form of a compiled one renders by its own weights.
-    again = fast.optimize(torch.float32)
-    for parameter in again.parameters():
-        parameter.zero_()
-    assert not torch.allclose(render(again), render(fast))
+    # What is made of a compiled one renders by its own weights.
+    for again in (fast.optimize(torch.float32), copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        torch.testing.assert_close(render(again), render(fast), rtol=0, atol=TOLERANCE)
+        for parameter in again.parameters():
+            parameter.zero_()
+        assert not torch.allclose(render(again), render(fast))
 
 
 def test_load_generator_gives_the_fast_form(tmp_path: Path) -> None:
@@ -179,16 +175,18 @@ def test_load_generator_gives_the_fast_form(tmp_path: Path) -> None:
     assert loaded.is_fast
     assert not trainable.is_fast
     assert loaded.content_hash == trainable.content_hash
-    torch.testing.assert_close(render(loaded), render(trainable), rtol=0, atol=1e-5)
+    assert loaded.optimize(torch.bfloat16).content_hash != loaded.content_hash  # other images
+    torch.testing.assert_close(render(loaded), render(trainable), rtol=0, atol=TOLERANCE)
     assert next(load_generator(path, dtype=torch.bfloat16).parameters()).dtype == torch.bfloat16
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_a_gpu(network: Generator) -> None:
+def test_on_a_gpu(network: PoseGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     batch = tuple(x.cuda() for x in inputs(SIZE, 2))
     placed = network.eval().cuda()
     expected = render(placed, batch)  # type: ignore[arg-type]
-    torch.testing.assert_close(render(placed.optimize(torch.float32), batch), expected, rtol=0, atol=1e-4)  # type: ignore[arg-type]
+    torch.testing.assert_close(render(placed.optimize(torch.float32), batch), expected, rtol=0, atol=3e-4)  # type: ignore[arg-type]
     if has_bfloat16("cuda"):
-        assert psnr(render(placed.optimize(), batch), expected) > 30  # type: ignore[arg-type]
+        assert psnr(render(placed.optimize(), batch), expected) > 40  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import PAPER, TINY
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,20 +30,11 @@ from xingaug.training.loop import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
-TINY = {
-    "size": (32, 16), "width": 8, "blocks": 2, "query_channels": 4, "enhanced_width": 8, "candidates": 2,
-    "decoder_widths": (8, 4), "map_widths": (4, 4), "pyramid": (1, 2), "texture_attention": 1,
-}  # fmt: skip
-
 SWITCHES = ("shape_guided", "appearance_guided", "multi_scale", "enhanced", "dense_fusion", "texture_attention")
 LADDER = {
     path.stem: {name: getattr(load_config(TrainConfig, path).network, name) for name in SWITCHES}
     for path in sorted(CONFIGS.glob("train_ablation_*.yaml"))
 }
-PAPER = {
-    "stem": "released", "decoder": "released", "padding": "reflect", "wide_shape": True, "residual": False,
-    "texture_attention": 0,
-}  # fmt: skip
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -137,9 +129,9 @@ def slow_enhanced(ea: EnhancedAttention, query: Tensor, key: Tensor) -> Tensor:
     tokens = torch.stack([torch.stack([one @ patch for patch in patches]) for one in key])
     correction = slow_correction(ea, tokens)
 
-    def between(position: int, length: int, count: int) -> list[tuple[int, float]]:
+    def between(position: int, count: int) -> list[tuple[int, float]]:
         """The two patches whose centres lie around a position, and their shares."""
-        at = max(0.0, (position + 0.5) * count / length - 0.5)
+        at = max(0.0, (position + 0.5) / k - 0.5)
         low = min(int(at), count - 1)
         return [(low, 1 - (at - low)), (min(low + 1, count - 1), at - low)]
 
@@ -150,8 +142,8 @@ def slow_enhanced(ea: EnhancedAttention, query: Tensor, key: Tensor) -> Tensor:
             if k == 1:
                 corrected[s, n] += correction[s, n]
                 continue
-            for r, share_r in between(n // width, height, rows):
-                for c, share_c in between(n % width, width, columns):
+            for r, share_r in between(n // width, rows):
+                for c, share_c in between(n % width, columns):
                     corrected[s, n] += share_r * share_c * correction[s, r * columns + c]
     return corrected
 
@@ -181,6 +173,8 @@ def test_enhanced_attention_equals_the_slow_version_and_begins_as_the_identity(
         expected = torch.stack([slow_enhanced(ea, q, k) for q, k in zip(query, key, strict=True)])
         torch.testing.assert_close(ea(query, key), expected, rtol=0, atol=1e-5)
         assert (expected - plain).abs().max() > 0.1
+    with pytest.raises(ValueError, match="query: 3 positions, this enhanced attention was built for"):
+        ea(query[:, :3], key)
     started = EnhancedAttention(grid, centres, width=8, limit=limit, start=0.5)
     assert float(started.scale.detach()) == 0.5
 
@@ -255,18 +249,15 @@ def test_texture_attention_carries_whole_pixel_blocks() -> None:
 
 
 @pytest.mark.parametrize("wiring", ["concat", "weighted"])
-@pytest.mark.parametrize("dense", [True, False])
-def test_stages_are_joined_as_the_wiring_says(dense: bool, wiring: str) -> None:
-    config = XingGANPlusPlusConfig(**{**TINY, "blocks": 3, "dense_fusion": dense, "fusion_wiring": wiring})
+def test_stages_are_joined_as_the_wiring_says(wiring: str) -> None:
+    config = XingGANPlusPlusConfig(**{**TINY, "blocks": 3, "fusion_wiring": wiring})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         join = StageJoin(config, 16)
     codes = [torch.randn(1, 16, 2, 2, generator=rng(t)) for t in range(3)]
     weight, bias = join.squeeze.weight[:, :, 0, 0], join.squeeze.bias
     assert bias is not None
-    if not dense:
-        joined = codes[-1]
-    elif wiring == "concat":
+    if wiring == "concat":
         joined = torch.cat(codes, 1)
     else:
         assert join.logits is not None
@@ -276,6 +267,20 @@ def test_stages_are_joined_as_the_wiring_says(dense: bool, wiring: str) -> None:
     with torch.no_grad():
         expected = torch.stack([weight @ joined[0, :, y, x] + bias for y in range(2) for x in range(2)], 1)
         torch.testing.assert_close(join(codes)[0].flatten(1), expected, rtol=0, atol=1e-5)
+
+
+def test_without_dense_fusion_the_last_codes_are_decoded_as_in_xinggan() -> None:
+    config = XingGANPlusPlusConfig(**{**TINY, **PAPER, "dense_fusion": False})
+    fusion = CoAttentionFusion(config).eval()
+    assert fusion.decode_maps[0].weight.shape[0] == 3 * config.width  # type: ignore[index]
+    codes = [torch.randn(1, 8, 2, 2, generator=rng(t)) for t in range(2)]
+    wide = [torch.randn(1, 16, 2, 2, generator=rng(t)) for t in range(2)]
+    with torch.no_grad():
+        assert torch.equal(fusion.join_appearance(codes), codes[-1])
+        squeezed = fusion.join_shape(wide)
+        conv = fusion.join_shape.squeeze[0]
+        expected = torch.einsum("oc,bchw->bohw", conv.weight[:, :, 0, 0], wide[-1]).relu() / (1 + 1e-5) ** 0.5
+        torch.testing.assert_close(squeezed, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("released", [True, False])
@@ -294,7 +299,7 @@ def test_fusion_is_the_weighted_sum_of_its_candidates(dense: bool, released: boo
         a, s = fusion.join_appearance(appearances), fusion.join_shape(shapes)
         from_a, from_s = fusion.decode_appearance(a)[0], fusion.decode_shape(s)[0]
         assert max(from_a.abs().max(), from_s.abs().max()) <= 1
-        logits = fusion.decode_maps(torch.cat([a, s], 1))[0]
+        logits = fusion.decode_maps(torch.cat([a, s if dense else shapes[-1]], 1))[0]
         candidates = [from_a[0:3], from_a[3:6], from_s[0:3], from_s[3:6], image[0]]
         total = sum(logits[k].exp() for k in range(5))
         expected = sum(logits[k].exp() / total * candidate for k, candidate in enumerate(candidates))
@@ -303,22 +308,27 @@ def test_fusion_is_the_weighted_sum_of_its_candidates(dense: bool, released: boo
 
 
 def test_the_released_stem_and_decoder_are_xinggans() -> None:
-    network = seeded_network(**PAPER)
-    theirs = {k.split(".", 1)[1]: v.shape for k, v in tiny_xinggan().state_dict().items() if "_encoder" in k}
-    heatmaps = {k.split(".", 2)[2]: v.shape for k, v in network.state_dict().items() if k.startswith("heatmap_stem")}
-    assert heatmaps.items() <= {**theirs, "0.weight": torch.Size([2, 36, 7, 7])}.items()
-    # What the image stem gives on the way is the code at half the size, the code itself the encoder's.
+    changes = {"size": (32, 16), "width": 2, "blocks": 1}
+    theirs = network_of(dataclasses.replace(SIZES["xinggan"], **changes)).eval()
+    ours = seeded_network(**PAPER, dense_fusion=False).eval()
+    fusion = ours.fusion
+    stem = torch.nn.Sequential(*ours.image_stem.fine, *ours.image_stem.coarse)
+    stem.load_state_dict(theirs.appearance_encoder.state_dict())
+    ours.heatmap_stem.mix.load_state_dict(theirs.shape_encoder.state_dict())
     source, first, second = inputs(1)
     with torch.no_grad():
-        code, fine = network.eval().image_stem(source)
-        assert (code.shape, fine.shape) == ((1, 8, 8, 4), (1, 4, 16, 8))
-        whole = torch.nn.Sequential(*network.image_stem.fine, *network.image_stem.coarse)
-        assert torch.equal(whole(source), code)
-        assert network(source, first, second).shape == source.shape
-
-
-def tiny_xinggan() -> torch.nn.Module:
-    return network_of(dataclasses.replace(SIZES["xinggan"], size=(32, 16), width=2, blocks=1))
+        code, fine = ours.image_stem(source)
+        assert torch.equal(code, theirs.appearance_encoder(source))
+        assert fine.shape == (1, 4, 16, 8)
+        assert torch.equal(ours.heatmap_stem(first, second)[0], theirs.shape_encoder(torch.cat([first, second], 1)))
+    # Decoders have as many candidates as configured; all else is XingGAN's.
+    for mine, released in (
+        (fusion.decode_appearance, theirs.appearance_decoder),
+        (fusion.decode_maps, theirs.map_decoder),
+    ):
+        shapes = [[tuple(p.shape) for p in network.parameters()] for network in (mine, released)]
+        assert shapes[0][:-2] == shapes[1][:-2]
+        assert [type(m) for m in mine] == [type(m) for m in released]  # type: ignore[attr-defined]
 
 
 def test_shared_projections_serve_both_directions() -> None:
@@ -349,6 +359,7 @@ EVERY_SWITCH = {
     "weighted": {"fusion_wiring": "weighted"},
     "patches": {"enhanced_queries": 8},
     "full resolution": {"full_resolution": True},
+    "aspect": {"pyramid_aspect": 1},
     "dropout": {"dropout": 0.3},
 }
 
@@ -435,6 +446,10 @@ def test_sine_positions_tell_places_apart() -> None:
         (lambda s, a, b: (s, a, b - 0.5), r"target_heatmaps: values in .* needed \[0, 1\]"),
         (lambda s, a, b: (s[..., :12], a[..., :12], b[..., :12]), r"source: 32x12 pixels, .* built for 32x16"),
         (lambda s, a, b: (s[..., :14], a[..., :14], b[..., :14]), r"source: 32x14 pixels, .* divisible by 4"),
+        (lambda s, a, b: (s[:, :, :4], a[:, :, :4], b[:, :, :4]), r"source: 4x16 pixels, .* at least 8"),
+        (lambda s, a, b: (s[:0], a[:0], b[:0]), r"source: shape \(0, 3, 32, 16\), .* B at least 1"),
+        (lambda s, a, b: (s, a.numpy(), b), r"source_heatmaps: ndarray, needed a torch.Tensor"),
+        (lambda s, a, b: (s, a, b.to("meta")), r"target_heatmaps: on meta, needed cpu, where source is"),
     ],
 )
 def test_bad_inputs(change, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -456,7 +471,10 @@ def test_bad_inputs(change, message: str) -> None:  # type: ignore[no-untyped-de
         ({"decoder": "released"}, "texture_attention: 1, needed 0 with decoder: released"),
         ({"stem": "released", "width": 12}, "width: 12, needed a multiple of 8"),
         ({"enhanced_queries": 0}, "enhanced_queries: 0, needed at least 1"),
-        ({"map_widths": (4, 0)}, r"map_widths: \(4, 0\), needed at least 1"),
+        ({"pyramid_aspect": 0}, "pyramid_aspect: 0, needed at least 1"),
+        ({"enhanced_start": math.nan}, "enhanced_start: nan, needed a finite number"),
+        ({"decoder_widths": (8,)}, r"decoder_widths: \(8,\), needed two numbers"),
+        ({"map_widths": (4, 0)}, r"map_widths: \(4, 0\), needed two numbers"),
     ],
 )
 def test_bad_configurations(changes: dict[str, object], message: str) -> None:

@@ -192,6 +192,25 @@ def test_the_released_network_is_trained_by_the_same_loop(
     assert isinstance(load_generator(train(asked, tmp_path / "run", progress=False)), XingGAN)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_average_moves_every_tensor_once(shared: bool, data: PairData) -> None:
+    trainer = Trainer(config(batch_size=2, generator={**GENERATOR, "shared_projections": shared}))
+    before = [v.clone() for v in trainer.average.parameters()]
+    trainer.train_step(next(batches(trainer.config, data, 0, trainer.device)))
+    decay = 1 / 10  # at the first step
+    for old, now, average in zip(before, trainer.generator.parameters(), trainer.average.parameters(), strict=True):
+        torch.testing.assert_close(average, old.lerp(now, 1 - decay))
+
+
+def test_a_named_generator_takes_a_size() -> None:
+    tree = {"data": {"root": "x", "annotations": "y"}}
+    assert config(**tree, generator="xinggan_pp", size=[256, 176]).network.size == (256, 176)
+    with pytest.raises(BadInput, match="size: belongs to a named generator"):
+        config(**tree, size=[256, 176])
+    with pytest.raises(BadInput, match="pedestrians are drawn at"):
+        config(generator="xinggan", size=[256, 176])
+
+
 def test_training_goes_on_from_given_weights(given: PairData, tmp_path: Path) -> None:
     path = train(config(steps=1), tmp_path / "first", progress=False)
     start = Trainer(config(start=str(path))).generator.state_dict()

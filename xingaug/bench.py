@@ -14,9 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from xingaug.errors import BadInput
+from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.sizes import SIZES
-from xingaug.generators.store import Generator, load_generator, network_of
+from xingaug.generators.store import load_generator, network_of
 from xingaug.keypoints import Keypoints, render_heatmaps
 
 BASELINE = "xinggan"
@@ -60,11 +61,12 @@ def _seconds(run: Callable[[], object], device: torch.device | None) -> float:
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    run()
-    end.record()
-    torch.cuda.synchronize(device)
+    with torch.cuda.device(device):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
     return begin.elapsed_time(end) / 1000
 
 
@@ -109,7 +111,7 @@ def bench_generator(
     inputs = {name: example_batch(network, batch_size, place) for name, network in networks.items()}
     costs = {name: _cost(network, inputs[name]) for name, network in networks.items()}
     variants = [v for name, network in networks.items() for v in _variants(name, network, inputs[name], compile)]
-    memory = {variant.key: peak_memory_mb(variant.run, place) for variant in variants}
+    memory = {v.key: peak_memory_mb(v.run, place) for v in tqdm(variants, desc="memory", disable=None)}
     products = {kind: _product(dtype, place) for kind, dtype in _dtypes(place).items()}
     runs = {**{v.key: v.run for v in variants}, **{kind: run for kind, (run, _) in products.items()}}
     timed = alternate(runs, rounds, place)
@@ -141,13 +143,11 @@ def bench_generator(
     }
 
 
-def _network(name: str, device: torch.device) -> Generator:
+def _network(name: str, device: torch.device) -> PoseGenerator:
     """A named size with random weights, or a stored generator, as it is trained."""
     if name not in SIZES:
-        network = load_generator(name, device, dtype=None)
-        assert isinstance(network, Generator)
-        return network
-    with torch.random.fork_rng(devices=[]):
+        return load_generator(name, device, dtype=None)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         return network_of(SIZES[name]).to(device).eval().requires_grad_(False)
 
@@ -161,7 +161,7 @@ def _cost(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, float]:
     }
 
 
-def _variants(name: str, network: Generator, inputs: Sequence[Tensor], compile: bool) -> list[Variant]:
+def _variants(name: str, network: PoseGenerator, inputs: Sequence[Tensor], compile: bool) -> list[Variant]:
     """The plain network first, then its fast forms."""
     plain = network.to(memory_format=torch.contiguous_format)
     found = [Variant(name, "plain", "float32", "contiguous", _forward(plain, inputs))]
@@ -188,18 +188,28 @@ def _dtypes(device: torch.device) -> dict[str, torch.dtype]:
 def _product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:
     """A matrix product large enough to reach the device's peak, and its operations."""
     side = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
-    return lambda: a @ b, 2 * side**3
+    rng = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(side, side, generator=rng).to(device, dtype) for _ in range(2))
+
+    def run() -> Tensor:
+        allowed = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # as convolutions compute
+        try:
+            return a @ b
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = allowed
+
+    return run, 2 * side**3
 
 
 def peak_memory_mb(run: Callable[[], object], device: torch.device) -> float | None:
     """Memory that a run holds at most beyond what was held before; None where the system does not tell."""
+    run()  # what is allocated once and kept does not count
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
         return round((torch.cuda.max_memory_allocated(device) - before) / 1e6, 1)
-    run()  # what is allocated once and kept does not count
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # or memory that was freed and not given back would hide what is taken
         Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the highest resident size so far
@@ -216,7 +226,7 @@ def _status_kb(field: str) -> int:
 
 
 def _bench_training(
-    networks: dict[str, Generator], batch_size: int, rounds: int, device: torch.device
+    networks: dict[str, PoseGenerator], batch_size: int, rounds: int, device: torch.device
 ) -> list[dict[str, Any]]:
     """Forward and backward in float32, the baseline contiguous as it is written, others as the trainer places them."""
     runs = {}
@@ -254,7 +264,7 @@ def bench_augment(name: str, batch_size: int, rounds: int, device: str = "cpu") 
     place = torch.device(device)
     generator = load_generator(name, place)
     inputs = example_batch(generator, batch_size, place)
-    size: tuple[int, int] = generator.size  # type: ignore[assignment]
+    size: tuple[int, int] = generator.size
     keypoints = example_keypoints(max(1024, batch_size), size)
     bank = PoseBank.build(keypoints, names=[f"pose{i}" for i in range(len(keypoints))], frame=size)
     augment = XingPose(generator, bank, p=1.0)

@@ -5,6 +5,9 @@ from torch import Tensor
 
 JOINT_MAPS = 18
 
+SMALLEST_SIDE = 8
+"""Pixels: below that a reflection pad at a quarter of the size has nothing to reflect."""
+
 
 def check_inputs(
     source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor, size: tuple[int, int] | None
@@ -12,29 +15,35 @@ def check_inputs(
     """Raises a `ValueError` that names the argument, what came and what is needed.
 
     Args:
-        source: to be (B, 3, H, W) floating point in [-1, 1].
-        source_heatmaps: to be (B, 18, H, W) floating point in [0, 1].
+        source: to be (B, 3, H, W) floating point in [-1, 1], B at least 1.
+        source_heatmaps: to be (B, 18, H, W) floating point in [0, 1], on the source's device.
         target_heatmaps: likewise.
-        size: the only (H, W) accepted, or None for any divisible by 4.
+        size: the only (H, W) accepted, or None for any divisible by 4 and at least 8.
     """
     named = {"source": source, "source_heatmaps": source_heatmaps, "target_heatmaps": target_heatmaps}
     for name, tensor in named.items():
         channels = 3 if name == "source" else JOINT_MAPS
-        if tensor.ndim != 4 or tensor.shape[1] != channels:
-            raise ValueError(f"{name}: shape {tuple(tensor.shape)}, needed (B, {channels}, H, W)")
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name}: {type(tensor).__name__}, needed a torch.Tensor")
+        if tensor.ndim != 4 or tensor.shape[1] != channels or tensor.shape[0] < 1:
+            raise ValueError(f"{name}: shape {tuple(tensor.shape)}, needed (B, {channels}, H, W), B at least 1")
         if not tensor.is_floating_point():
             raise ValueError(f"{name}: {tensor.dtype}, needed floating point")
         if tensor.shape[0] != source.shape[0] or tensor.shape[2:] != source.shape[2:]:
             raise ValueError(f"{name}: shape {tuple(tensor.shape)} does not go with source {tuple(source.shape)}")
+        if tensor.device != source.device:
+            raise ValueError(f"{name}: on {tensor.device}, needed {source.device}, where source is")
     height, width = source.shape[2:]
-    if height % 4 or width % 4:
-        raise ValueError(f"source: {height}x{width} pixels, needed a height and width divisible by 4")
+    if height % 4 or width % 4 or min(height, width) < SMALLEST_SIDE:
+        raise ValueError(
+            f"source: {height}x{width} pixels, needed a height and width divisible by 4 and at least {SMALLEST_SIDE}"
+        )
     if size is not None and (height, width) != tuple(size):
         raise ValueError(
             f"source: {height}x{width} pixels, this generator was built for {size[0]}x{size[1]}; "
             "its enhanced attention is tied to the grid"
         )
-    if source.numel() and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling():
         _check_ranges(named)
 
 

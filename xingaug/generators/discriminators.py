@@ -82,7 +82,8 @@ class ResidualDiscriminator(nn.Module):
             condition: (B, condition_channels, H, W).
 
         Returns:
-            Scores (B, 4 * width, H/4, W/4), higher for real, and the features of each layer before them.
+            Scores (B, 4 * width, H/4, W/4), higher for real, and the features of each layer before the blocks, whose
+            dropout lets two passes differ.
         """
         x = torch.cat([image, condition], 1)
         features = []
@@ -91,8 +92,7 @@ class ResidualDiscriminator(nn.Module):
             features.append(x)
         for block in self.blocks:
             x = x + block(x)
-            features.append(x)
-        return features[-1], features[:-1]
+        return x, features
 
 
 def _residual_branch(channels: int, dropout: float) -> nn.Sequential:

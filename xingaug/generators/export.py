@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_write
+from xingaug.generators.base import PoseGenerator
 from xingaug.generators.store import load_generator
 
 INPUTS = ("source", "source_heatmaps", "target_heatmaps")
@@ -42,8 +43,8 @@ def export_onnx(name_or_path: str | Path, out: Path) -> dict[str, Any]:
     stored = load_generator(name_or_path, dtype=None)
     _require_onnx()
     # Contiguous and with ordinary convolutions, as ONNX knows no other layout.
-    generator: nn.Module = stored.optimize(torch.float32, channels_last=False)  # type: ignore[operator]
-    size: tuple[int, int] = generator.size  # type: ignore[assignment]
+    generator = stored.optimize(torch.float32, channels_last=False)
+    size = generator.size
     with atomic_write(out) as temporary:
         _export(generator, size, temporary)
         difference = max(_difference(generator, size, count, temporary) for count in (1, 3))
@@ -62,7 +63,7 @@ def _require_onnx() -> None:
         raise BadInput(f"export: {error.name} is not installed; pip install 'xingaug[onnx]'") from None
 
 
-def _export(generator: nn.Module, size: tuple[int, int], path: Path) -> None:
+def _export(generator: PoseGenerator, size: tuple[int, int], path: Path) -> None:
     network = _Unchecked(generator)
     batch = torch.export.Dim("batch", min=1)
     quiet = logging.getLogger("torch.onnx")
@@ -89,13 +90,12 @@ def _export(generator: nn.Module, size: tuple[int, int], path: Path) -> None:
 class _Unchecked(nn.Module):
     """A generator without the checks of its inputs, which read values, as a graph cannot."""
 
-    def __init__(self, generator: nn.Module) -> None:
+    def __init__(self, generator: PoseGenerator) -> None:
         super().__init__()
         self.generator = generator
 
     def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
-        image: Tensor = self.generator.render(source, source_heatmaps, target_heatmaps)  # type: ignore[operator]
-        return image
+        return self.generator.render(source, source_heatmaps, target_heatmaps)
 
 
 def _inputs(size: tuple[int, int], count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,7 +104,7 @@ def _inputs(size: tuple[int, int], count: int) -> tuple[Tensor, Tensor, Tensor]:
     return source, torch.rand(count, 18, *size, generator=rng), torch.rand(count, 18, *size, generator=rng)
 
 
-def _difference(generator: nn.Module, size: tuple[int, int], count: int, path: Path) -> float:
+def _difference(generator: PoseGenerator, size: tuple[int, int], count: int, path: Path) -> float:
     """The largest difference between torch's and onnxruntime's images."""
     import onnxruntime
 

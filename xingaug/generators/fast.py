@@ -1,15 +1,19 @@
 """The fast form of a generator: the same weights, arranged for inference."""
 
 import copy
-from typing import Literal, TypeVar
+import hashlib
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from xingaug.generators.winograd import WinogradConv
+from xingaug.generators.winograd import WinogradConv, is_starved
 
-Network = TypeVar("Network", bound=nn.Module)
+if TYPE_CHECKING:
+    from xingaug.generators.base import PoseGenerator
+
+Network = TypeVar("Network", bound="PoseGenerator")
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -36,8 +40,9 @@ def optimize(
     Args:
         network: `XingGAN` or `XingGANPlusPlus`; it stays as it is. A fast form may be made again in another type.
         dtype: of weights and computation. "auto" is bfloat16 where the device has it, else float32. Images go in and
-            come out in full precision, and the candidates are summed in it. float32 with channels last on a processor
-            with no more than AVX2 has its wide 3x3 convolutions done by Winograd's method.
+            come out in full precision, and the candidates are summed in it. In float32 with channels last a processor
+            with no more than AVX2 does wide 3x3 convolutions by Winograd's method; a GPU rounds to TF32 inside
+            convolutions as `torch.backends.cudnn.allow_tf32` says.
         compile: hand it to `torch.compile` (needs a C++ compiler on a CPU); the first call then takes a minute.
         channels_last: keep feature maps with channels last, as the convolutions of CPUs and GPUs like them.
 
@@ -53,28 +58,27 @@ def optimize(
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype: {dtype}, needed 'auto' or a floating point type such as torch.bfloat16")
     fast = copy.deepcopy(network).eval().requires_grad_(False)
-    fast.__dict__.pop("render", None)  # of a compiled one, which would go on with its own weights
     _fold(fast)
-    if channels_last and dtype == torch.float32 and _is_starved(next(fast.parameters()).device):
-        _replace_wide_convolutions(fast)
-    fast.is_fast = True  # type: ignore[assignment]
+    fast.is_fast = True
     fast = fast.to(dtype).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    device = next(fast.parameters()).device
+    _use_winograd(fast, channels_last and dtype == torch.float32 and is_starved(device))
+    if dtype != torch.float32 and fast.content_hash:
+        fast.content_hash = hashlib.sha256(f"{fast.content_hash} {dtype}".encode()).hexdigest()  # it gives other images
     if compile:
-        fast.render = torch.compile(fast.render)  # type: ignore[assignment, arg-type]  # inputs are checked outside it
+        fast.compiled = torch.compile(fast.render)  # inputs are checked outside it
     return fast
 
 
-def _is_starved(device: torch.device) -> bool:
-    """Whether a device has no more than AVX2, where multiplications are what a convolution waits for (measured)."""
-    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
-
-
-def _replace_wide_convolutions(module: nn.Module) -> None:
+def _use_winograd(module: nn.Module, wanted: bool) -> None:
+    """Wraps the wide 3x3 convolutions, or unwraps those of an earlier fast form."""
     for name, child in module.named_children():
-        if WinogradConv.fits(child):
+        if isinstance(child, WinogradConv):
+            module.add_module(name, WinogradConv(child.conv) if wanted else child.conv)
+        elif wanted and WinogradConv.fits(child):
             module.add_module(name, WinogradConv(child))
         else:
-            _replace_wide_convolutions(child)
+            _use_winograd(child, wanted)
 
 
 def _fold(module: nn.Module) -> None:

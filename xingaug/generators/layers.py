@@ -3,6 +3,7 @@
 Shapes: B images, C channels, a feature grid of h x w = N positions, S keys after pooling, d channels of a query.
 """
 
+import functools
 import math
 from typing import Literal
 
@@ -84,9 +85,9 @@ class HeatmapStem(nn.Module):
 
     def forward(self, source_heatmaps: Tensor, target_heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         """Two (B, 18, H, W) to the code (B, C, h, w) and the reduced maps (B, 36, h, w)."""
-        full = torch.cat([source_heatmaps, target_heatmaps], 1)
-        maps = F.avg_pool2d(full, 4)
-        return self.mix(full if self.released else maps), maps
+        both = (source_heatmaps, target_heatmaps)
+        maps = torch.cat([F.avg_pool2d(heatmaps, 4) for heatmaps in both], 1)
+        return self.mix(torch.cat(both, 1) if self.released else maps), maps
 
 
 def region_bounds(length: int, regions: int) -> list[tuple[int, int]]:
@@ -94,19 +95,23 @@ def region_bounds(length: int, regions: int) -> list[tuple[int, int]]:
     return [(i * length // regions, -((i + 1) * length // -regions)) for i in range(regions)]
 
 
-def pyramid_matrix(grid: tuple[int, int], widths: tuple[int, ...], full: bool) -> tuple[Tensor, Tensor]:
+@functools.lru_cache(maxsize=64)
+def pyramid_matrix(
+    grid: tuple[int, int], widths: tuple[int, ...], full: bool, aspect: int = 2
+) -> tuple[Tensor, Tensor]:
     """Average pooling over a pyramid of sub-regions, as one matrix (METHOD: XingGAN++ 1).
 
     Args:
         grid: (h, w) of the features.
-        widths: regions along the width, one entry a level; along the height there are twice as many.
+        widths: regions along the width, one entry a level.
         full: whether the unpooled positions are keys too.
+        aspect: how many times as many regions there are along the height.
 
     Returns:
         The matrix (S, N), whose rows sum to 1, and the regions' centres (S, 2) as (y, x) in [0, 1].
     """
     height, width = grid
-    levels = [(2 * g, g) for g in widths] + ([grid] if full else [])
+    levels = [(aspect * g, g) for g in widths] + ([grid] if full else [])
     rows, centres = [], []
     for rows_of_level, columns_of_level in levels:
         for top, bottom in region_bounds(height, min(rows_of_level, height)):
@@ -127,17 +132,20 @@ class KeyTokens(nn.Module):
 
     matrix: Tensor | None
 
-    def __init__(self, grid: tuple[int, int], pyramid: tuple[int, ...] | None, full_resolution: bool) -> None:
+    def __init__(
+        self, grid: tuple[int, int], pyramid: tuple[int, ...] | None, full_resolution: bool, aspect: int = 2
+    ) -> None:
         """Builds the pooling.
 
         Args:
             grid: (h, w) of the codes; other grids are taken too, at the cost of a matrix made on the way.
             pyramid: regions along the width at each level; None takes every position.
             full_resolution: whether the pyramid has the unpooled positions too.
+            aspect: how many times as many regions there are along the height.
         """
         super().__init__()
-        self.grid, self.pyramid, self.full_resolution = grid, pyramid, full_resolution
-        matrix, self.centres = pyramid_matrix(grid, pyramid or (), full=pyramid is None or full_resolution)
+        self.grid, self.levels = grid, (tuple(pyramid or ()), pyramid is None or full_resolution, aspect)
+        matrix, self.centres = pyramid_matrix(grid, *self.levels)
         self.register_buffer("matrix", None if pyramid is None else matrix, persistent=False)
 
     def forward(self, code: Tensor) -> Tensor:
@@ -147,14 +155,14 @@ class KeyTokens(nn.Module):
             return tokens
         matrix = self.matrix
         if tuple(code.shape[2:]) != self.grid:
-            matrix = pyramid_matrix((code.shape[2], code.shape[3]), self.pyramid or (), self.full_resolution)[0]
+            matrix = pyramid_matrix((code.shape[2], code.shape[3]), *self.levels)[0]
         return matrix.to(tokens) @ tokens
 
 
 def sine_positions(centres: Tensor, channels: int) -> Tensor:
     """Fixed two-dimensional sine code: (S, 2) in [0, 1] to (S, channels), half for y and half for x.
 
-    Frequencies double from half a period over the picture (our choice; the sources say only "sine").
+    Frequencies go in equal ratios from half a period over the picture to 16 (our choice; the sources say only "sine").
     """
     frequencies = math.pi * 2.0 ** torch.linspace(0, 5, channels // 4)
     angles = centres[:, :, None] * frequencies
@@ -164,8 +172,8 @@ def sine_positions(centres: Tensor, channels: int) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """softmax(scale * q k^T) v of (..., N, d), (..., S, d), (..., S, c): (..., N, c).
 
-    By torch's fused kernel on a GPU. On a CPU that has none for c other than d, and three products are twice as fast
-    as what it falls back to (measured).
+    On a GPU torch picks its fastest kernel. On a CPU it has none for c other than d, and three products are twice as
+    fast as what it falls back to (measured).
     """
     if query.is_cuda:
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
@@ -210,10 +218,14 @@ class EnhancedAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """Queries (B, N, d) and scaled keys (B, S, d) to corrected logits (B, S, N), one row a key."""
+        if query.shape[1] != self.grid[0] * self.grid[1]:
+            raise ValueError(f"query: {query.shape[1]} positions, this enhanced attention was built for {self.grid}")
         correction = self.correct(key @ self._patches(query).transpose(1, 2))  # (B, S, M)
         if self.stride > 1:
             maps = correction.unflatten(2, self.patch_grid)
-            correction = F.interpolate(maps, self.grid, mode="bilinear").flatten(2)  # (B, S, N)
+            maps = F.interpolate(maps, scale_factor=float(self.stride), mode="bilinear")
+            # Patches at the far edges may reach beyond the grid.
+            correction = maps[:, :, : self.grid[0], : self.grid[1]].flatten(2)  # (B, S, N)
         return torch.baddbmm(correction, key, query.transpose(1, 2))
 
     def correct(self, tokens: Tensor) -> Tensor:

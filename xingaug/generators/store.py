@@ -8,28 +8,29 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
 
 from xingaug.config import from_mapping
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
+from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import optimize
 from xingaug.generators.xinggan import XingGAN, XingGANConfig
 from xingaug.generators.xinggan_pp import XingGANPlusPlus, XingGANPlusPlusConfig
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
-Generator = XingGAN | XingGANPlusPlus
+_WEIGHTLESS = ("dropout", "enhanced_start")
+"""Settings that change no weight of a network that is trained on."""
 
 
-def network_of(config: XingGANConfig | XingGANPlusPlusConfig) -> Generator:
+def network_of(config: XingGANConfig | XingGANPlusPlusConfig) -> PoseGenerator:
     """A network of that configuration, its weights drawn from torch's global generator."""
     return (XingGAN if isinstance(config, XingGANConfig) else XingGANPlusPlus)(**vars(config))
 
 
-def save_generator(generator: Generator, path: Path, notes: dict[str, Any] | None = None) -> Path:
+def save_generator(generator: PoseGenerator, path: Path, notes: dict[str, Any] | None = None) -> Path:
     """Writes the weights as safetensors and a JSON file of the same name.
 
     Args:
@@ -72,7 +73,7 @@ def load_generator(
     name_or_path: str | Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | Literal["auto"] | None = torch.float32,
-) -> nn.Module:
+) -> PoseGenerator:
     """Loads a generator in its fast form, ready to render (`generators.fast`).
 
     Args:
@@ -107,18 +108,17 @@ def load_generator(
     return optimize(generator, dtype)
 
 
-def load_trainable(name_or_path: str | Path, config: XingGANConfig | XingGANPlusPlusConfig) -> Generator:
+def load_trainable(name_or_path: str | Path, config: XingGANConfig | XingGANPlusPlusConfig) -> PoseGenerator:
     """Loads a generator that is to be trained on, and checks that it is the network of `config`.
 
     Raises:
         BadInput: as for `load_generator`, or another network; the first key that differs is named.
     """
     generator = load_generator(name_or_path, dtype=None)
-    assert isinstance(generator, XingGAN | XingGANPlusPlus)
     if type(generator.config) is not type(config):
         raise BadInput(f"generator '{name_or_path}': is {type(generator).__name__}, asked for another network")
     for name, asked in vars(config).items():
-        if vars(generator.config)[name] != asked:
+        if name not in _WEIGHTLESS and vars(generator.config)[name] != asked:
             raise BadInput(f"generator '{name_or_path}': has {name} {vars(generator.config)[name]}, asked for {asked}")
     return generator
 
@@ -130,7 +130,7 @@ def content_hash(config: dict[str, Any], path: Path) -> str:
     return digest.hexdigest()
 
 
-def _build(description: dict[str, Any], where: str) -> Generator:
+def _build(description: dict[str, Any], where: str) -> PoseGenerator:
     """The network of a description, its weights random."""
     name, config = description.get("class"), description["config"]
     if not isinstance(config, dict):
@@ -160,5 +160,5 @@ def _describe(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise BadInput(f"{path}: not valid JSON") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT or "config" not in description:
-        raise BadInput(f"{path}: not a generator description of format {FORMAT}")
+        raise BadInput(f"{path}: not a generator description of format {FORMAT}, as this version writes it")
     return description

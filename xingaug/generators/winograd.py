@@ -18,24 +18,33 @@ _KERNEL = [
 ]  # fmt: skip
 _OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
+_PADS = {"zeros": "constant", "reflect": "reflect"}
+
+
+def is_starved(device: torch.device) -> bool:
+    """Whether a device is a processor with no more than AVX2."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
 
 class WinogradConv(nn.Module):
-    """A 3x3 convolution of stride 1 and padding 1, for inference; equal to the one it is made from to rounding."""
+    """A 3x3 convolution of stride 1 and padding 1, for inference; equal to the one it is made from to rounding.
+
+    It takes Winograd's way where that pays: in float32 on a processor with no more than AVX2, where multiplications are
+    what a convolution waits for (measured). Anywhere else, such as after a move to a GPU, it is the plain convolution.
+    """
 
     kernel: Tensor
-    bias: Tensor | None
     to_tiles: Tensor
     from_tiles: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
         """Args: `conv`, for which `fits` is true."""
         super().__init__()
-        self.mode = conv.padding_mode
+        self.conv = conv
         kernel, inputs, outputs = (torch.tensor(m, dtype=torch.float64) for m in (_KERNEL, _INPUT, _OUTPUT))
         weight = conv.weight.detach().double()
         transformed = torch.einsum("xi,yj,kcij->xyck", kernel, kernel, weight).flatten(0, 1)  # (36, C, K)
-        self.kernel = nn.Parameter(transformed.to(conv.weight.dtype).contiguous(), requires_grad=False)
-        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=False)
+        self.register_buffer("kernel", transformed.to(conv.weight.dtype).contiguous(), persistent=False)
         self.register_buffer("to_tiles", torch.kron(inputs, inputs).to(conv.weight.dtype), persistent=False)
         self.register_buffer("from_tiles", torch.kron(outputs, outputs).to(conv.weight.dtype), persistent=False)
 
@@ -46,20 +55,28 @@ class WinogradConv(nn.Module):
             isinstance(layer, nn.Conv2d)
             and (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
             and (layer.dilation, layer.groups) == ((1, 1), 1)
+            and layer.padding_mode in _PADS
             and min(layer.in_channels, layer.out_channels) >= 96
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, K, h, w), channels last."""
+        """(B, C, h, w) to (B, K, h, w)."""
+        autocast = torch.is_autocast_enabled(x.device.type)
+        if not is_starved(x.device) or x.dtype not in (torch.float32, torch.float64) or autocast:
+            return self.conv(x)
+        return self.by_tiles(x)
+
+    def by_tiles(self, x: Tensor) -> Tensor:
+        """Winograd's way, channels last."""
         b, c, h, w = x.shape
         rows, columns = -(-h // 4), -(-w // 4)
-        x = F.pad(x, (1, 1, 1, 1), mode="constant" if self.mode == "zeros" else self.mode)
+        x = F.pad(x, (1, 1, 1, 1), mode=_PADS[self.conv.padding_mode])
         x = F.pad(x, (0, 4 * columns - w, 0, 4 * rows - h))
         tiles = x.permute(0, 2, 3, 1).unfold(1, 6, 4).unfold(2, 6, 4)  # (B, rows, columns, C, 6, 6)
         tiles = tiles.permute(4, 5, 0, 1, 2, 3).reshape(36, -1)
         products = (self.to_tiles @ tiles).view(36, -1, c) @ self.kernel  # (36, tiles, K)
         y = (self.from_tiles @ products.view(36, -1)).view(4, 4, b, rows, columns, -1)
-        if self.bias is not None:
-            y = y + self.bias
+        if self.conv.bias is not None:
+            y = y + self.conv.bias
         y = y.permute(2, 3, 0, 4, 1, 5).reshape(b, 4 * rows, 4 * columns, -1)
         return y[:, :h, :w].permute(0, 3, 1, 2)

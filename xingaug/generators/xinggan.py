@@ -4,20 +4,17 @@ Written plainly, one operation a line of the method: it is what faster forms are
 bottom: the configuration, encoders and decoders, one block, the generator.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xingaug.generators.checks import JOINT_MAPS, check_inputs
-from xingaug.generators.fast import optimize
+from xingaug.generators.base import PoseGenerator
+from xingaug.generators.checks import JOINT_MAPS, SMALLEST_SIDE
 
 CANDIDATES = 10
 """RGB candidates of each branch."""
-
-SMALLEST_SIDE = 8
-"""Pixels: below that a reflection pad has nothing to reflect."""
 
 
 @dataclass(frozen=True)
@@ -130,24 +127,14 @@ class CrossedBlock(nn.Module):
         return x + self.gamma * (value @ attention.transpose(1, 2)).reshape(x.shape)
 
 
-class XingGAN(nn.Module):
-    """The released generator: source image, source pose and target pose in; the person in the target pose out.
+class XingGAN(PoseGenerator):
+    """The released generator: source image, source pose and target pose in; the person in the target pose out."""
 
-    Attributes:
-        config: what it was built from.
-        content_hash: tells its stored weights and configuration apart; empty unless it was loaded from a file.
-        is_fast: whether it is a fast form (`optimize`), which can neither be trained nor saved.
-    """
-
-    content_hash: str
-    is_fast: bool
+    config: XingGANConfig
 
     def __init__(self, **config: Any) -> None:
         """Args: `config`: the fields of `XingGANConfig`."""
-        super().__init__()
-        self.config = XingGANConfig(**config)
-        self.content_hash = ""
-        self.is_fast = False
+        super().__init__(XingGANConfig(**config))
         width, code = self.config.width, 4 * self.config.width
         self.appearance_encoder = encoder(3, width)
         self.shape_encoder = encoder(2 * JOINT_MAPS, width)
@@ -159,41 +146,6 @@ class XingGAN(nn.Module):
         self.shape_decoder = decoder(width, CANDIDATES)
         self.map_decoder = map_decoder(3 * code, width, 2 * CANDIDATES + 1)
         self.apply(_initialise)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the images at which it is used."""
-        return self.config.size
-
-    def settings(self) -> dict[str, Any]:
-        """The configuration as plain data, for storing."""
-        return asdict(self.config)
-
-    def optimize(
-        self, dtype: torch.dtype | Literal["auto"] = "auto", compile: bool = False, channels_last: bool = True
-    ) -> "XingGAN":
-        """A fast copy for inference; see `xingaug.generators.fast.optimize`."""
-        return optimize(self, dtype, compile, channels_last)
-
-    def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
-        """Renders the source person in the target pose.
-
-        Args:
-            source: (B, 3, H, W) float in [-1, 1], H and W divisible by 4 and at least 8.
-            source_heatmaps: (B, 18, H, W) float in [0, 1].
-            target_heatmaps: (B, 18, H, W) float in [0, 1].
-
-        Returns:
-            (B, 3, H, W) float32 in [-1, 1].
-
-        Raises:
-            ValueError: an argument of another shape, type, size or range.
-        """
-        check_inputs(source, source_heatmaps, target_heatmaps, None)
-        height, width = source.shape[2:]
-        if min(height, width) < SMALLEST_SIDE:
-            raise ValueError(f"source: {height}x{width} pixels, needed at least {SMALLEST_SIDE} either way")
-        return self.render(source, source_heatmaps, target_heatmaps)
 
     def render(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
         """As `forward`, on inputs that have been checked."""

@@ -3,15 +3,16 @@
 Read from top to bottom: the configuration, one stage, the texture attention, the fusion, the generator.
 """
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xingaug.generators.checks import check_inputs
-from xingaug.generators.fast import optimize
+from xingaug.generators.base import PoseGenerator
+from xingaug.generators.checks import SMALLEST_SIDE
 from xingaug.generators.layers import (
     CrossedAttention,
     EnhancedAttention,
@@ -48,15 +49,16 @@ class XingGANPlusPlusConfig:
         query_channels: d of queries and keys (released code: 32).
         scaled: divide logits by sqrt(d) (our choice; the released XingGAN does not).
         multi_scale: pool keys and values over the pyramid (EMSA, EMAS).
-        pyramid: regions along the width at each level, twice as many along the height (our choice).
+        pyramid: regions along the width at each level, with multi_scale (our choice).
+        pyramid_aspect: how many times as many regions there are along the height (our choice).
         full_resolution: keep the unpooled positions as keys too (our choice: no).
         enhanced: the inner attention EA on the logits; ties the network to `size`.
-        enhanced_width: D, channels of a token in EA (AiATrack: 64).
+        enhanced_width: D (with EA alone, as the next three), channels of a token in EA (AiATrack: 64).
         enhanced_queries: the most queries EA works on; a larger grid is pooled to patches for it (our choice).
         enhanced_start: initial factor on EA's corrections; 0 begins as the identity (our choice).
         dense_fusion: decode from the codes of all stages (DCCF), not of the last alone.
-        fusion_wiring: how DCCF joins the codes of a branch: "concat" of all into a 1x1 convolution, or a "weighted"
-            mean with one learned weight a stage before it (our choice: concat).
+        fusion_wiring: how DCCF, where it is on, joins the codes of a branch: "concat" of all into a 1x1 convolution, or
+            a "weighted" mean with one learned weight a stage before it (our choice: concat).
         candidates: RGB candidates of each branch (paper 10).
         texture_attention: heads that carry the source's pixels and fine features to their places in the target pose,
             one more candidate each; 0 leaves it out, as in the paper (our choice).
@@ -80,6 +82,7 @@ class XingGANPlusPlusConfig:
     scaled: bool = True
     multi_scale: bool = True
     pyramid: tuple[int, ...] = (1, 2, 4, 8)
+    pyramid_aspect: int = 2
     full_resolution: bool = False
     enhanced: bool = True
     enhanced_width: int = 64
@@ -92,15 +95,19 @@ class XingGANPlusPlusConfig:
 
     def __post_init__(self) -> None:
         """Checks what types alone cannot."""
-        if len(self.size) != 2 or min(self.size) < 8 or any(side % 4 for side in self.size):
+        if len(self.size) != 2 or min(self.size) < SMALLEST_SIDE or any(side % 4 for side in self.size):
             raise ValueError(f"size: {self.size}, needed (height, width), both divisible by 4 and at least 8")
         for name in ("width", "enhanced_width"):
             if getattr(self, name) < 4 or getattr(self, name) % 4:
                 raise ValueError(f"{name}: {getattr(self, name)}, needed a positive multiple of 4")
-        for name in ("blocks", "candidates", "query_channels", "enhanced_queries", "decoder_widths", "map_widths"):
-            value = getattr(self, name)
-            if min((value,) if isinstance(value, int) else value) < 1:
-                raise ValueError(f"{name}: {value}, needed at least 1")
+        for name in ("blocks", "candidates", "query_channels", "pyramid_aspect", "enhanced_queries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, needed at least 1")
+        for name in ("decoder_widths", "map_widths"):
+            if len(getattr(self, name)) != 2 or min(getattr(self, name)) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, needed two numbers of channels, at least 1")
+        if not math.isfinite(self.enhanced_start):
+            raise ValueError(f"enhanced_start: {self.enhanced_start}, needed a finite number")
         if self.multi_scale and (not self.pyramid or min(self.pyramid) < 1):
             raise ValueError(f"pyramid: {self.pyramid}, needed at least one level of at least 1 region")
         if self.texture_attention < 0 or not 0 <= self.dropout < 1:
@@ -138,7 +145,7 @@ class Stage(nn.Module):
         self.appearance = conv_block(c, c, c, config.dropout, last_norm=True, padding=config.padding)
         self.shape = conv_block(wide, hidden, c, config.dropout, last_norm=False, padding=config.padding)
         pyramid = config.pyramid if config.multi_scale else None
-        self.tokens = KeyTokens(config.grid, pyramid, config.full_resolution)
+        self.tokens = KeyTokens(config.grid, pyramid, config.full_resolution, config.pyramid_aspect)
         crossed = [self._direction(config) for _ in range(1 if config.shared_projections else 2)]
         self.shape_to_appearance = crossed[0] if config.shape_guided else None
         self.appearance_to_shape = crossed[-1] if config.appearance_guided else None
@@ -223,22 +230,36 @@ class TextureAttention(nn.Module):
 
 
 class StageJoin(nn.Module):
-    """The codes that a branch decodes from: of all stages (METHOD: DCCF), or of the last alone."""
+    """What a branch decodes from: the codes of all stages (METHOD: DCCF), squeezed to C channels."""
 
     def __init__(self, config: XingGANPlusPlusConfig, channels: int) -> None:
         """Args: `config` of the generator; `channels` of one stage's code."""
         super().__init__()
-        self.first = 0 if config.dense_fusion else -1
-        weighted = config.dense_fusion and config.fusion_wiring == "weighted"
+        weighted = config.fusion_wiring == "weighted"
         self.logits = nn.Parameter(torch.zeros(config.blocks)) if weighted else None
-        stages = config.blocks if config.dense_fusion and not weighted else 1
-        self.squeeze = nn.Conv2d(stages * channels, config.width, 1)
+        self.squeeze = nn.Conv2d((1 if weighted else config.blocks) * channels, config.width, 1)
 
     def forward(self, codes: list[Tensor]) -> Tensor:
         """T times (B, channels, h, w) to (B, C, h, w)."""
         if self.logits is None:
-            return self.squeeze(torch.cat(codes[self.first :], 1))
+            return self.squeeze(torch.cat(codes, 1))
         return self.squeeze((torch.stack(codes, -1) * self.logits.softmax(0)).sum(-1))
+
+
+class LastStage(nn.Module):
+    """What a branch decodes from without DCCF, as in XingGAN: the last stage's code, the shape's squeezed to C."""
+
+    def __init__(self, config: XingGANPlusPlusConfig, channels: int) -> None:
+        """Args: `config` of the generator; `channels` of one stage's code."""
+        super().__init__()
+        c = config.width
+        squeeze = nn.Sequential(nn.Conv2d(channels, c, 1, bias=False), nn.BatchNorm2d(c), nn.ReLU(inplace=True))
+        self.squeeze = squeeze if channels != c else nn.Identity()
+
+    def forward(self, codes: list[Tensor]) -> Tensor:
+        """T times (B, channels, h, w) to (B, C, h, w)."""
+        code: Tensor = self.squeeze(codes[-1])
+        return code
 
 
 def weighted_sum(logits: Tensor, candidates: list[Tensor]) -> Tensor:
@@ -264,18 +285,20 @@ class CoAttentionFusion(nn.Module):
         """Args: `config` of the generator."""
         super().__init__()
         c, self.candidates = config.width, config.candidates
-        self.join_appearance = StageJoin(config, c)
-        self.join_shape = StageJoin(config, 2 * c)
+        self.dense = config.dense_fusion
+        join = StageJoin if self.dense else LastStage
+        self.join_appearance, self.join_shape = join(config, c), join(config, 2 * c)
+        both = 2 * c if self.dense else 3 * c  # without DCCF the maps see the last shape code unsqueezed
         maps = 2 * config.candidates + 1 + config.texture_attention
         if config.decoder == "released":
             self.decode_appearance: nn.Module = decoder(c // 4, config.candidates)
             self.decode_shape: nn.Module = decoder(c // 4, config.candidates)
-            self.decode_maps: nn.Module = map_decoder(2 * c, c // 4, maps)
+            self.decode_maps: nn.Module = map_decoder(both, c // 4, maps)
             return
         skip = c // 4 if config.texture_attention else 0
         self.decode_appearance = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
         self.decode_shape = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
-        self.decode_maps = ShuffleDecoder(2 * c, config.map_widths, maps, skip, nn.Identity())
+        self.decode_maps = ShuffleDecoder(both, config.map_widths, maps, skip, nn.Identity())
 
     def forward(
         self, appearances: list[Tensor], shapes: list[Tensor], image: Tensor, moved: Tensor | None, skip: Tensor | None
@@ -297,28 +320,20 @@ class CoAttentionFusion(nn.Module):
         rgb = [self.decode_appearance(appearance, *features), self.decode_shape(shape, *features), image]
         if moved is not None:
             rgb.append(moved.flatten(1, 2))
-        maps = self.decode_maps(torch.cat([appearance, shape], 1), *features)  # (B, K, H, W)
+        both = torch.cat([appearance, shape if self.dense else shapes[-1]], 1)  # (B, 2C or 3C, h, w)
+        maps = self.decode_maps(both, *features)  # (B, K, H, W)
         return weighted_sum(maps, rgb)
 
 
-class XingGANPlusPlus(nn.Module):
-    """The generator: source image, source pose and target pose in; the person in the target pose out.
+class XingGANPlusPlus(PoseGenerator):
+    """The generator: source image, source pose and target pose in; the person in the target pose out."""
 
-    Attributes:
-        config: what it was built from.
-        content_hash: tells its stored weights and configuration apart; empty unless it was loaded from a file.
-        is_fast: whether it is a fast form (`optimize`), which can neither be trained nor saved.
-    """
-
-    content_hash: str
-    is_fast: bool
+    config: XingGANPlusPlusConfig
 
     def __init__(self, **config: Any) -> None:
         """Args: `config`: the fields of `XingGANPlusPlusConfig`."""
-        super().__init__()
-        self.config = c = XingGANPlusPlusConfig(**config)
-        self.content_hash = ""
-        self.is_fast = False
+        super().__init__(XingGANPlusPlusConfig(**config))
+        c = self.config
         self.image_stem = ImageStem(c.width, released=c.stem == "released")
         self.heatmap_stem = HeatmapStem(c.width, released=c.stem == "released")
         self.stages = nn.ModuleList(Stage(c, first=t == 0) for t in range(c.blocks))
@@ -326,43 +341,17 @@ class XingGANPlusPlus(nn.Module):
         self.fusion = CoAttentionFusion(c)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the images it was built for."""
-        return self.config.size
-
-    def settings(self) -> dict[str, Any]:
-        """The configuration as plain data, for storing."""
-        return asdict(self.config)
-
-    def optimize(
-        self, dtype: torch.dtype | Literal["auto"] = "auto", compile: bool = False, channels_last: bool = True
-    ) -> "XingGANPlusPlus":
-        """A fast copy for inference; see `xingaug.generators.fast.optimize`."""
-        return optimize(self, dtype, compile, channels_last)
-
-    def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
-        """Renders the source person in the target pose.
-
-        Args:
-            source: (B, 3, H, W) float in [-1, 1].
-            source_heatmaps: (B, 18, H, W) float in [0, 1].
-            target_heatmaps: (B, 18, H, W) float in [0, 1].
-
-        Returns:
-            (B, 3, H, W) float32 in [-1, 1].
-
-        Raises:
-            ValueError: an argument of another shape, type, size or range.
-        """
-        check_inputs(source, source_heatmaps, target_heatmaps, self.size if self.config.enhanced else None)
-        return self.render(source, source_heatmaps, target_heatmaps)
+    def required_size(self) -> tuple[int, int] | None:
+        """Its own where EA ties it to the grid."""
+        return self.size if self.config.enhanced else None
 
     def render(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
         """As `forward`, on inputs that have been checked."""
         dtype = next(self.parameters()).dtype  # of a fast form perhaps another than the images'
         image = source.to(dtype)
         code, fine = self.image_stem(image)  # (B, C, h, w), (B, C/2, H/2, W/2)
-        shape, maps = self.heatmap_stem(source_heatmaps.to(dtype), target_heatmaps.to(dtype))  # (B, C, h, w), 36 maps
+        # (B, C, h, w), (B, 36, h, w)
+        shape, maps = self.heatmap_stem(source_heatmaps.to(dtype), target_heatmaps.to(dtype))
         appearance = code
         appearances, shapes = [], []
         for stage in self.stages:

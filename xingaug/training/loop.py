@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -23,7 +23,7 @@ from xingaug.files import atomic_write
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.sizes import size_config
-from xingaug.generators.store import Generator, load_trainable, network_of, save_generator
+from xingaug.generators.store import load_trainable, network_of, save_generator
 from xingaug.generators.xinggan import XingGANConfig
 from xingaug.generators.xinggan_pp import XingGANPlusPlusConfig
 from xingaug.images import bytes_to_unit, unit_to_signed
@@ -115,6 +115,7 @@ class TrainConfig:
     Attributes:
         data: where pairs come from.
         generator: the network: a named size (`generators.sizes`), or the switches of a XingGAN++.
+        size: (height, width) in pixels of a named generator's images; None is 128x64.
         start: a bundled name or .safetensors file whose weights the generator starts from; it must be the same network.
         discriminators: what tells generated images from true ones.
         losses: weights of the terms.
@@ -133,6 +134,7 @@ class TrainConfig:
 
     data: PedestrianData | TreeData = field(default_factory=PedestrianData)
     generator: str | XingGANPlusPlusConfig = "xinggan_pp_small"
+    size: tuple[int, int] | None = None
     start: str | None = None
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: LossWeights = field(default_factory=LossWeights)
@@ -156,6 +158,8 @@ class TrainConfig:
             raise ValueError("steps, batch_size, sample_every: needed at least 1")
         if not 0 <= self.discriminator_start <= 1 or not 0 <= self.ema_decay < 1 or not 0 < self.lr < math.inf:
             raise ValueError("discriminator_start: needed in [0, 1]; ema_decay: in [0, 1); lr: above 0")
+        if self.size is not None and not isinstance(self.generator, str):
+            raise ValueError("size: belongs to a named generator; with switches give generator.size")
         size = self.network.size
         if isinstance(self.data, PedestrianData) and size != PEDESTRIAN_SIZE:
             raise ValueError(f"generator.size: {size}, but pedestrians are drawn at {PEDESTRIAN_SIZE}")
@@ -169,7 +173,10 @@ class TrainConfig:
     @property
     def network(self) -> XingGANConfig | XingGANPlusPlusConfig:
         """The configuration of the generator."""
-        return size_config(self.generator) if isinstance(self.generator, str) else self.generator
+        if not isinstance(self.generator, str):
+            return self.generator
+        named = size_config(self.generator)
+        return named if self.size is None else replace(named, size=self.size)
 
 
 @dataclass(frozen=True)
@@ -191,10 +198,11 @@ class Trainer:
         """Builds networks and optimisers, seeded by the configuration without touching the global RNG."""
         self.config = config
         self.device = torch.device(config.device)
-        with torch.random.fork_rng(devices=[]):
+        self.own_rng = {"devices": [self.device] if self.device.type == "cuda" else []}
+        with torch.random.fork_rng(**self.own_rng):
             torch.manual_seed(config.seed)
             self.generator = self._place(network_of(config.network))
-            self.average: Generator = self._place(network_of(config.network)).requires_grad_(False)
+            self.average = self._place(network_of(config.network)).requires_grad_(False)
             kinds = {"patch": PatchDiscriminator, "residual": ResidualDiscriminator}
             channels = {"appearance": 3, "shape": 18}
             chosen = {name: kind for name, kind in vars(config.discriminators).items() if kind != "none"}
@@ -221,7 +229,7 @@ class Trainer:
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One update of the generator and, once they have joined, of the discriminators; returns the loss terms."""
         # Dropout draws by (seed, step), so that a resumed run goes on as it would have.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with torch.random.fork_rng(**self.own_rng):
             torch.manual_seed(self.config.seed * 1_000_003 + self.step)
             return self._train_step(batch)
 
@@ -273,10 +281,9 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         for discriminator, condition in self._conditions(batch):
             discriminator.requires_grad_(True)
-            with self.autocast():
-                both, _ = discriminator(torch.cat([batch.target, generated]), torch.cat([condition, condition]))
-            real, fake = both.float().chunk(2)
-            loss = loss + losses.hinge_discriminator(real, fake)
+            with self.autocast():  # apart, so that a batch norm sees what it sees in the generator's step
+                real, fake = (discriminator(image, condition)[0] for image in (batch.target, generated))
+            loss = loss + losses.hinge_discriminator(real.float(), fake.float())
         self.optimise_d.zero_grad(set_to_none=True)
         loss.backward()
         self.optimise_d.step()
@@ -296,12 +303,13 @@ class Trainer:
     def _update_average(self) -> None:
         # A short memory at first, or the average would drag the random start along.
         decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
-        now = self.generator.state_dict()
-        for name, value in self.average.state_dict().items():
+        # Not `state_dict`, which names a tensor twice that two modules share.
+        pairs = zip(_tensors(self.average), _tensors(self.generator), strict=True)
+        for value, now in pairs:
             if value.is_floating_point():
-                value.lerp_(now[name], 1 - decay)
+                value.lerp_(now, 1 - decay)
             else:
-                value.copy_(now[name])
+                value.copy_(now)
 
     def state(self) -> dict[str, object]:
         """All that resuming needs."""
@@ -314,6 +322,11 @@ class Trainer:
         self.step = state.pop("step")
         for name, value in state.items():
             getattr(self, name).load_state_dict(value)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers, each once."""
+    return [*module.parameters(), *module.buffers()]
 
 
 def train(config: TrainConfig, out: Path, progress: bool = True) -> Path:

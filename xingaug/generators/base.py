@@ -1,0 +1,82 @@
+"""What every generator is: checked inputs in, an image out."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from xingaug.generators.checks import check_inputs
+from xingaug.generators.fast import optimize
+
+
+class PoseGenerator(nn.Module):
+    """A network that renders the source person in the target pose; subclasses say how, in `render`.
+
+    Attributes:
+        config: the dataclass that it was built from, with `size`, (height, width) in pixels.
+        content_hash: tells its stored weights and configuration apart; empty unless it was loaded from a file.
+        is_fast: whether it is a fast form (`optimize`), which can neither be trained nor saved.
+        compiled: what `torch.compile` made of `render`; a copy goes without.
+    """
+
+    config: Any
+    content_hash: str
+    is_fast: bool
+    compiled: Callable[[Tensor, Tensor, Tensor], Tensor] | None
+
+    def __init__(self, config: Any) -> None:
+        """Args: `config`: the network's."""
+        super().__init__()
+        self.config = config
+        self.content_hash = ""
+        self.is_fast = False
+        self.compiled = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the compiled code, which belongs to this object."""
+        return {**super().__getstate__(), "compiled": None}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images it was built for."""
+        size: tuple[int, int] = self.config.size
+        return size
+
+    @property
+    def required_size(self) -> tuple[int, int] | None:
+        """The one size that it takes, or None where it takes any with sides divisible by 4."""
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration as plain data, for storing."""
+        return asdict(self.config)
+
+    def optimize(
+        self, dtype: torch.dtype | Literal["auto"] = "auto", compile: bool = False, channels_last: bool = True
+    ) -> Self:
+        """A fast copy for inference; see `xingaug.generators.fast.optimize`."""
+        return optimize(self, dtype, compile, channels_last)
+
+    def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+        """Renders the source person in the target pose.
+
+        Args:
+            source: (B, 3, H, W) float in [-1, 1], H and W divisible by 4 and at least 8.
+            source_heatmaps: (B, 18, H, W) float in [0, 1].
+            target_heatmaps: (B, 18, H, W) float in [0, 1].
+
+        Returns:
+            (B, 3, H, W) float32 in [-1, 1].
+
+        Raises:
+            ValueError: an argument of another shape, type, device, size or range. Inside a user's own `torch.compile`
+                ranges are not looked at; `optimize(compile=True)` keeps that check.
+        """
+        check_inputs(source, source_heatmaps, target_heatmaps, self.required_size)
+        return (self.compiled or self.render)(source, source_heatmaps, target_heatmaps)
+
+    def render(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+        """As `forward`, on inputs that have been checked."""
+        raise NotImplementedError
