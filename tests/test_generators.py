@@ -498,6 +498,10 @@ def test_saved_and_loaded_generator_gives_the_same_images(tmp_path) -> None:  # 
     assert load_generator(save_generator(network, tmp_path / "h.safetensors")).content_hash != loaded.content_hash
 
 
+def test_the_bundled_generator_is_the_small_size() -> None:
+    assert load_generator("pedestrians-small").config == size_config("xinggan_pp_small")
+
+
 def test_bad_generator_files(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(BadInput, match=r"generator 'nobody': no such file .* bundled: "):
         load_generator("nobody")
