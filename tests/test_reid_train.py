@@ -173,7 +173,7 @@ def test_train_command(tree, tmp_path, capsys, monkeypatch):
     assert (
         train_main(["--config", str(path), "train.lr=1e30", "train.optim=sgd", f"data.save_dir={tmp_path / 'x'}"]) == 1
     )
-    monkeypatch.setattr(store, "load_generator", lambda name: StandIn())
+    monkeypatch.setattr(store, "load_generator", lambda name, device: StandIn())
     overrides = ["augment=xinggan_pose", f"data.save_dir={tmp_path / 'posed'}"]
     assert train_main(["--config", str(path), *overrides]) == 0
     assert "mAP" in capsys.readouterr().out
