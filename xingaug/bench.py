@@ -166,18 +166,15 @@ def _variants(name: str, network: PoseGenerator, inputs: Sequence[Tensor], compi
     """The plain network first, then its fast forms."""
     plain = network.to(memory_format=torch.contiguous_format)
     found = [Variant(name, "plain", "float32", "contiguous", _forward(plain, inputs))]
+    forms = [("optimized", "contiguous"), ("optimized", "channels_last")]
+    if compile:
+        forms.append(("compiled", "channels_last"))
+    layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
     for kind, dtype in _dtypes(inputs[0].device).items():
-        for layout, memory_format in (
-            ("contiguous", torch.contiguous_format),
-            ("channels_last", torch.channels_last),
-        ):
-            placed = [x.contiguous(memory_format=memory_format) for x in inputs]
-            fast = network.optimize(dtype, channels_last=layout == "channels_last")
-            found.append(Variant(name, "optimized", kind, layout, _forward(fast, placed)))
-        if compile:
-            found.append(
-                Variant(name, "compiled", kind, "channels_last", _forward(network.optimize(dtype, True), placed))
-            )
+        for form, layout in forms:
+            placed = [x.contiguous(memory_format=layouts[layout]) for x in inputs]
+            fast = network.optimize(dtype, form == "compiled", layout == "channels_last")
+            found.append(Variant(name, form, kind, layout, _forward(fast, placed)))
     return found
 
 
@@ -265,7 +262,7 @@ def bench_augment(name: str, batch_size: int, rounds: int, device: str = "cpu") 
     place = torch.device(device)
     generator = load_generator(name, place)
     inputs = example_batch(generator, batch_size, place)
-    size: tuple[int, int] = generator.size
+    size = generator.size
     keypoints = example_keypoints(max(1024, batch_size), size)
     bank = PoseBank.build(keypoints, names=[f"pose{i}" for i in range(len(keypoints))], frame=size)
     augment = XingPose(generator, bank, p=1.0)
@@ -300,10 +297,10 @@ def example_keypoints(count: int, size: tuple[int, int]) -> Keypoints:
 
 
 def example_batch(
-    generator: nn.Module, batch_size: int, device: torch.device | str = "cpu"
+    generator: PoseGenerator, batch_size: int, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs of the right shape and range."""
-    size: tuple[int, int] = generator.size  # type: ignore[assignment]
+    size = generator.size
     count = _positive("batch_size", batch_size)
     source = torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     maps = render_heatmaps(example_keypoints(count, size), size).to(device)

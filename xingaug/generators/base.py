@@ -1,5 +1,6 @@
 """What every generator is: checked inputs in, an image out."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Literal, Self
@@ -11,7 +12,7 @@ from xingaug.generators.checks import check_inputs
 from xingaug.generators.fast import optimize
 
 
-class PoseGenerator(nn.Module):
+class PoseGenerator(nn.Module, ABC):
     """A network that renders the source person in the target pose; subclasses say how, in `render`.
 
     Attributes:
@@ -77,6 +78,6 @@ class PoseGenerator(nn.Module):
         check_inputs(source, source_heatmaps, target_heatmaps, self.required_size)
         return (self.compiled or self.render)(source, source_heatmaps, target_heatmaps)
 
+    @abstractmethod
     def render(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
         """As `forward`, on inputs that have been checked."""
-        raise NotImplementedError

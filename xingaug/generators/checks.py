@@ -1,4 +1,4 @@
-"""What every generator asks of its inputs."""
+"""What every generator asks of its size and of its inputs."""
 
 import torch
 from torch import Tensor
@@ -7,6 +7,12 @@ JOINT_MAPS = 18
 
 SMALLEST_SIDE = 8
 """Pixels: below that a reflection pad at a quarter of the size has nothing to reflect."""
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raises a `ValueError` unless a generator can be built for images of `size` (height, width)."""
+    if len(size) != 2 or min(size) < SMALLEST_SIDE or any(side % 4 for side in size):
+        raise ValueError(f"size: {size}, needed (height, width), both divisible by 4 and at least {SMALLEST_SIDE}")
 
 
 def check_inputs(

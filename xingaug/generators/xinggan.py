@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xingaug.generators.base import PoseGenerator
-from xingaug.generators.checks import JOINT_MAPS, SMALLEST_SIDE
+from xingaug.generators.checks import JOINT_MAPS, check_size
 
 CANDIDATES = 10
 """RGB candidates of each branch."""
@@ -35,8 +35,7 @@ class XingGANConfig:
 
     def __post_init__(self) -> None:
         """Checks what types alone cannot."""
-        if len(self.size) != 2 or min(self.size) < SMALLEST_SIDE or any(side % 4 for side in self.size):
-            raise ValueError(f"size: {self.size}, needed (height, width), both divisible by 4 and at least 8")
+        check_size(self.size)
         if self.blocks < 1:
             raise ValueError(f"blocks: {self.blocks}, needed at least 1")
         if self.width < 2 or self.width % 2:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xingaug.generators.base import PoseGenerator
-from xingaug.generators.checks import SMALLEST_SIDE
+from xingaug.generators.checks import check_size
 from xingaug.generators.layers import (
     CrossedAttention,
     EnhancedAttention,
@@ -95,8 +95,7 @@ class XingGANPlusPlusConfig:
 
     def __post_init__(self) -> None:
         """Checks what types alone cannot."""
-        if len(self.size) != 2 or min(self.size) < SMALLEST_SIDE or any(side % 4 for side in self.size):
-            raise ValueError(f"size: {self.size}, needed (height, width), both divisible by 4 and at least 8")
+        check_size(self.size)
         for name in ("width", "enhanced_width"):
             if getattr(self, name) < 4 or getattr(self, name) % 4:
                 raise ValueError(f"{name}: {getattr(self, name)}, needed a positive multiple of 4")

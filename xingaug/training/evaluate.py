@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
         BadInput: unreadable input, or a pair of two identities or whose images or keypoints are unknown.
     """
     generator = load_generator(config.generator, config.device)
-    size: tuple[int, int] = generator.size
+    size = generator.size
     split = read_split(config.data, config.split)  # type: ignore[arg-type]
     pairs = read_pairs(config.pairs)[: config.limit]
     table = read_annotations(config.annotations)
