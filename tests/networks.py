@@ -32,6 +32,10 @@ BUILDERS: dict[str, Callable[[], PoseGenerator]] = {
 }
 
 
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def awake(build: Callable[[], PoseGenerator]) -> PoseGenerator:
     """A network in which nothing is at its neutral start: weights, batch statistics, gamma, EA's factor."""
     with torch.random.fork_rng():

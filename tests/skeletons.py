@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from xingaug.keypoints import Keypoints
+from xingaug.keypoints import JOINTS, Keypoints
+from xingaug.poses.bank import PoseBank
 
 # x, y of a standing person in a frame of 128x64, joints in the order of JOINTS.
 _STANDING = np.array(
@@ -37,3 +38,16 @@ def random_people(count: int, seed: int = 0, missing: float = 0.0) -> Keypoints:
     visibility = (rng.random((count, 18)) >= missing).astype(np.float32)
     visibility[:, [1, 8]] = 1  # a torso
     return Keypoints(torch.from_numpy(xy), torch.from_numpy(visibility))
+
+
+def hide(keypoints: Keypoints, *joints: str) -> Keypoints:
+    visibility = keypoints.visibility.clone()
+    visibility[..., [JOINTS.index(joint) for joint in joints]] = 0
+    return Keypoints(keypoints.xy, visibility)
+
+
+def small_bank() -> PoseBank:
+    """300 poses of 75 identities under 6 cameras, some joints missing."""
+    people = random_people(300, seed=1, missing=0.15)
+    names = [f"{index:04d}_c1s1_000000_00.jpg" for index in range(300)]
+    return PoseBank.build(people, names=names, pids=np.arange(300) // 4, camids=np.arange(300) % 6 + 1)
