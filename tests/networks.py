@@ -19,7 +19,7 @@ TINY = {
 
 PAPER = {
     "stem": "released", "decoder": "released", "padding": "reflect", "wide_shape": True, "residual": False,
-    "texture_attention": 0,
+    "texture_attention": 0, "limb_warp": False,
 }  # fmt: skip
 
 BUILDERS: dict[str, Callable[[], PoseGenerator]] = {

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import xingaug
 from xingaug.cli import build_parser, main
@@ -24,10 +26,13 @@ from xingaug.data.market1501 import read_images, read_split
 from xingaug.data.pedestrians import write_world
 from xingaug.errors import BadInput, WorkFailed, guarded
 from xingaug.generators import SIZES, XingGANPlusPlus, load_generator, save_generator
+from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.xinggan import XingGANConfig
+from xingaug.generators.xinggan_pp import XingGANPlusPlusConfig
 from xingaug.poses import PoseBank
 from xingaug.poses.collect import bank_from_tree
+from xingaug.training.quality import pckh
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
@@ -72,7 +77,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = annotations.lookup([b])
     write_npz(place / "one.npz", annotations.names[rows], annotations.xy[rows], annotations.visibility[rows])
     (place / "header.csv").write_text("name,x,y\n")
-    (place / "train.yaml").write_text("steps: 2\n")
+    (place / "train.yaml").write_text("steps: 2\nperceptual: none\n")
+    (place / "train_open.yaml").write_text("steps: 2\n")
     (place / "train_key.yaml").write_text("stesp: 2\n")
     (place / "full").mkdir()
     (place / "full" / "mine.txt").write_text("mine")
@@ -178,11 +184,18 @@ BAD = [
     ("train train.yaml lr=fast --out new", "train.yaml: lr: 'fast' (a string), expected a number"),
     ("train train.yaml data.idntities=3 --out new", "unknown key 'data.idntities'; did you mean 'identities'?"),
     ("train train.yaml steps --out new", "override 'steps': needed key=value"),
-    ("train train.yaml steps=0 --out new", "train.yaml: steps, batch_size, sample_every: needed at least 1"),
+    ("train train.yaml steps=0 --out new", "train.yaml: steps: 0, needed at least 1"),
     (
         "train train.yaml generator.width=6 --out new",
         "train.yaml: generator: width: 6, needed a positive",
     ),
+    ("train train.yaml perceptual=vgg --out new", "train.yaml: perceptual: 'vgg' (a string), expected"),
+    ("train train_open.yaml --out new", "train_open.yaml: key 'perceptual' is missing; expected one of none"),
+    ("train train.yaml perceptual.weights=none.pth --out new", "perceptual.weights: none.pth: no such file"),
+    ("train train.yaml identity_network=none.pt2 --out new", "none.pt2: no such file; needed a feature network"),
+    ("train train.yaml data.identities=2 batch_size=3 accumulate=2 --out new", "batch_size: 3, needed a multiple of"),
+    ("train train.yaml start=none --dry-run", "generator 'none': no such file"),
+    ("train train.yaml --out full --dry-run", "full: exists and is no run's directory"),
     ("train", "the following arguments are required: config, key=value"),
     ("convert none.pth new.safetensors", "none.pth: no such file; needed a released XingGAN checkpoint"),
     ("convert pairs.csv new.safetensors", "pairs.csv: cannot be read as tensors saved by torch"),
@@ -206,6 +219,14 @@ BAD = [
     (f"{EVALUATE} --limit 0", "limit: 0, needed at least 1"),
     (f"{EVALUATE} --batch-size 0", "batch_size: 0, needed at least 1"),
     (f"{EVALUATE} --device nonsense", "--device: 'nonsense' cannot be used"),
+    (f"{EVALUATE} --pose-estimator none.pt2", "none.pt2: no such file; needed a pose estimator saved by torch.export"),
+    (f"{EVALUATE} --pose-estimator pairs.csv", "pairs.csv: no program of torch.export; needed a pose estimator"),
+    (f"{EVALUATE} --perceptual", "argument --perceptual: expected at least one argument"),
+    (f"{EVALUATE} --perceptual lpips psnr", "argument --perceptual: invalid choice: 'psnr'"),
+    (f"{EVALUATE} --perceptual fid --limit 1", "pairs.csv: 1 pair to measure, fid needs at least 2"),
+    (f"{EVALUATE} --perceptual lpips --inception pairs.csv", "inception: pairs.csv, is read for fid or is alone"),
+    (f"{EVALUATE} --perceptual fid --inception none.pth", "none.pth: no such file; needed Inception's weights"),
+    (f"{EVALUATE} --perceptual is --inception pairs.csv", "pairs.csv: cannot be read as tensors saved by torch"),
     ("bank", "the following arguments are required: ACTION; see xingaug bank --help"),
     ("bank build --data none --annotations one.npz --out new", "none: no such folder"),
     ("bank build --data world --annotations none.npz --out new", "none.npz: no such annotation file"),
@@ -243,6 +264,9 @@ BAD = [
     ("bench generator --generator none", "generator 'none': no such file"),
     ("bench generator --generator tiny.safetensors --batch-size 0", "batch_size: 0, needed at least 1"),
     ("bench generator --generator tiny.safetensors --rounds 0", "rounds: 0, needed at least 1"),
+    ("bench train --generator none", "size: 'none', expected one of xinggan"),
+    ("bench train --batch-size 0", "batch_size: 0, needed at least 1"),
+    ("bench train --rounds 0", "rounds: 0, needed at least 1"),
     ("bench augment --generator tiny.safetensors --batch-size -1", "batch_size: -1, needed at least 1"),
     ("bench augment --generator tiny.safetensors --rounds 0", "rounds: 0, needed at least 1"),
     ("bench augment --generator tiny.safetensors xinggan", "--generator: 2 names, the part augment measures one"),
@@ -402,7 +426,8 @@ def test_evaluate(place, run):
     figures = json.loads(out)
     assert (code, err) == (0, "")
     assert figures["pairs"] == 3
-    assert set(figures) == {"pairs", "ssim", "person_ssim", "l1", "psnr", "baselines"}
+    assert set(figures) == {"pairs", "ssim", "mask_ssim", "person_ssim", "l1", "psnr", "baselines"}
+    assert all(set(row) | {"baselines"} == set(figures) for row in figures["baselines"].values())
     assert set(figures["baselines"]) == {"copy_source", "identity_mean"}
     # The baselines again, one pair at a time.
     split = read_split(place / "world", "gallery")
@@ -423,13 +448,61 @@ def test_evaluate_as_text_and_limited(place, run):
     lines = out.splitlines()
     assert (code, lines[0], len(lines)) == (0, "2 pairs", 4)
     for line, name in zip(lines[1:], ("generated", "copy_source", "identity_mean"), strict=True):
-        assert re.fullmatch(rf" *{name}: ssim [-\d.]+, person_ssim [-\d.]+, l1 [\d.]+, psnr [\d.]+", line)
+        numbers = r"ssim [-\d.]+, mask_ssim [-\d.]+, person_ssim [-\d.]+, l1 [\d.]+, psnr [\d.]+"
+        assert re.fullmatch(rf" *{name}: {numbers}", line)
+
+
+class OnePose(torch.nn.Module):
+    """A pose estimator that always finds the same pose, in brighter images a little higher."""
+
+    def __init__(self, pose: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("pose", pose.clone())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.pose - images.mean((1, 2, 3))[:, None, None] * torch.tensor([0.0, 1.0, 0.0])
+
+
+def export_estimator(path: Path, pose: torch.Tensor) -> None:
+    example = (torch.rand(2, 3, 128, 64),)
+    batch = ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(OnePose(pose), example, dynamic_shapes=batch), path)
+
+
+@pytest.mark.slow  # torch.export takes seconds to import
+def test_evaluate_with_a_pose_estimator(place, run, tmp_path):
+    split = read_split(place / "world", "gallery")
+    names = [row[1] for row in csv.reader((place / "pairs.csv").read_text().splitlines()[1:])]
+    rows = [split.names.tolist().index(name) for name in names]
+    table = read_npz(place / "world" / "annotations.npz")
+    true = table.keypoints(table.lookup(split.names[rows]))
+    pose = torch.cat([true.xy[0], torch.ones(18, 1)], -1)
+    export_estimator(tmp_path / "net.pt2", pose)
+    code, out, err = run(f"{EVALUATE} --pose-estimator {tmp_path}/net.pt2 --json --batch-size 2")
+    figures = json.loads(out)
+    assert (code, err) == (0, "")
+    found = OnePose(pose)(torch.from_numpy(read_images(split.select(rows))).movedim(-1, 1) / 255)
+    expected = pckh(xingaug.Keypoints(found[..., :2], found[..., 2]), true)
+    assert 0 < expected < 1
+    assert figures["pckh_of_true"] == pytest.approx(expected)
+    for row in (figures, *figures["baselines"].values()):
+        assert 0 < row["pckh"] < 1
+    assert "pckh_of_true" not in figures["baselines"]["copy_source"]
+    code, out, _ = run(f"{EVALUATE} --pose-estimator {tmp_path}/net.pt2")
+    lines = out.splitlines()
+    assert all(re.search(r", pckh 0\.\d{4}$", line) for line in lines[1:4])
+    assert lines[4:] == [f"          true: pckh {expected:.4f}"]
+    export_estimator(tmp_path / "net.pt2", pose[:17])
+    code, out, err = run(f"{EVALUATE} --pose-estimator {tmp_path}/net.pt2")
+    said = "returns (3, 17, 3) for images (3, 3, 128, 64), needed (3, 18, 3): x, y, confidence of each joint"
+    assert (code, out, err) == (2, "", f"error: {tmp_path}/net.pt2: {said}\n")
 
 
 def test_train_and_find_it_done(place, run, tmp_path):
     sizes = " ".join(f"generator.{key}={json.dumps(value).replace(' ', '')}" for key, value in TINY.items())
     line = (
-        f"train train.yaml steps=1 batch_size=2 discriminator_start=1.0 {sizes} data.identities=2 data.tracklets=1 "
+        f"train train.yaml steps=1 batch_size=2 discriminators.start=1.0 validation.identities=0 {sizes} "
+        "data.identities=2 data.tracklets=1 "
         f"data.poses=2 --out {tmp_path}/run"
     )
     assert run(line)[:2] == (0, f"{tmp_path}/run/generator.safetensors\n")
@@ -438,6 +511,37 @@ def test_train_and_find_it_done(place, run, tmp_path):
     code, _, err = run(line.replace("batch_size=2", "batch_size=3"))
     assert code == 2
     assert "holds a run with 'batch_size: 2', asked for 'batch_size: 3'" in err
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(place, run):
+    before = everything(place)
+    code, out, _ = run("train train.yaml data.identities=20 data.tracklets=1 data.poses=2 --out new --dry-run")
+    told = yaml.safe_load(out)
+    assert code == 0
+    assert told["config"]["perceptual"] == "none"
+    assert told["plan"]["images"] + told["plan"]["held_out_images"] == 40
+    assert told["plan"]["generator_parameters"] > 1e6
+    assert everything(place) == before
+
+
+def test_bench_train(run, monkeypatch):
+    small = XingGANPlusPlusConfig(**{**TINY, "decoder_widths": (4, 4)})
+    monkeypatch.setitem(SIZES, "xinggan", XingGANConfig(blocks=1, width=4))
+    monkeypatch.setitem(SIZES, "xinggan_pp_small", small)
+    kinds = {"patch": partial(PatchDiscriminator, width=4), "residual": partial(ResidualDiscriminator, width=4)}
+    monkeypatch.setattr("xingaug.training.trainer.KINDS", kinds)
+    line = "bench train --generator xinggan_pp_small --batch-size 2 --rounds 1"
+    code, out, err = run(f"{line} --json")
+    figures = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [row["network"] for row in figures["variants"]] == ["xinggan, as released", "xinggan_pp_small"]
+    assert figures["variants"][0]["ratio_to_xinggan"] == 1
+    for row in figures["variants"]:
+        assert row["images_per_second"] == pytest.approx(2000 / row["ms_per_step"], rel=0.05)
+        assert row["gflop_per_second"] == pytest.approx(row["gflop_per_step"] / row["ms_per_step"] * 1000, rel=0.05)
+    code, out, _ = run(line)
+    assert code == 0
+    assert re.search(r"^network +dtype +images_per_second +ms_per_step", out, re.MULTILINE)
 
 
 def test_bench_augment(run):

@@ -8,7 +8,7 @@ from test_xinggan import slow_norm
 from torch import Tensor
 
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
-from xingaug.training.losses import feature_matching, hinge_generator
+from xingaug.training.losses import ADVERSARIAL, feature_matching
 
 
 @pytest.mark.parametrize("condition_channels", [3, 18])
@@ -25,7 +25,7 @@ def test_discriminators_are_called_alike(
     assert scores.shape[0] == 2
     assert scores.ndim == 4
     assert len(features) >= 3
-    loss = hinge_generator(scores) + feature_matching(others, features)
+    loss = ADVERSARIAL["hinge"].generator(scores) + feature_matching(others, features)
     loss.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name

@@ -16,12 +16,14 @@ from xingaug.cli import main
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators import export, load_generator, save_generator
 from xingaug.generators.export import export_onnx
+from xingaug.keypoints import Keypoints, render_heatmaps
 
 
 def batch(count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(count)
     source = rng.random((count, 3, 32, 16), np.float32) * 2 - 1
-    return [source, *(rng.random((count, 18, 32, 16), np.float32) for _ in range(2))]
+    xy = torch.from_numpy(rng.random((2, count, 18, 2), np.float32)) * torch.tensor([15.0, 31.0])
+    return [source, *render_heatmaps(Keypoints(xy, torch.ones(2, count, 18)), (32, 16), sigma=2.0).numpy()]
 
 
 @pytest.mark.parametrize("kind", ["light", "paper", "patches", "xinggan"])

@@ -17,11 +17,13 @@ from xingaug.generators import SIZES, XingGANPlusPlus, load_generator, save_gene
 from xingaug.generators.sizes import size_config
 from xingaug.generators.store import network_of
 from xingaug.generators.xinggan_pp import CoAttentionFusion, StageJoin, TextureAttention, XingGANPlusPlusConfig
-from xingaug.training.loop import TrainConfig
+from xingaug.training.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
-SWITCHES = ("shape_guided", "appearance_guided", "multi_scale", "enhanced", "dense_fusion", "texture_attention")
+SWITCHES = (
+    "shape_guided", "appearance_guided", "multi_scale", "enhanced", "dense_fusion", "texture_attention", "limb_warp",
+)  # fmt: skip
 LADDER = {
     path.stem: {name: getattr(load_config(TrainConfig, path).network, name) for name in SWITCHES}
     for path in sorted(CONFIGS.glob("train_ablation_*.yaml"))
@@ -112,7 +114,9 @@ def test_without_dense_fusion_the_last_codes_are_decoded_as_in_xinggan() -> None
 @pytest.mark.parametrize("dense", [True, False])
 def test_fusion_is_the_weighted_sum_of_its_candidates(dense: bool, released: bool) -> None:
     kind = "released" if released else "light"
-    config = XingGANPlusPlusConfig(**{**TINY, "dense_fusion": dense, "texture_attention": 0, "decoder": kind})
+    config = XingGANPlusPlusConfig(
+        **{**TINY, "dense_fusion": dense, "texture_attention": 0, "limb_warp": False, "decoder": kind}
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         fusion = CoAttentionFusion(config).eval()
@@ -128,7 +132,7 @@ def test_fusion_is_the_weighted_sum_of_its_candidates(dense: bool, released: boo
         candidates = [from_a[0:3], from_a[3:6], from_s[0:3], from_s[3:6], image[0]]
         total = sum(logits[k].exp() for k in range(5))
         expected = sum(logits[k].exp() / total * candidate for k, candidate in enumerate(candidates))
-        got = fusion(appearances, shapes, image, None, None)[0]
+        got = fusion(appearances, shapes, [image], [])[0]
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
@@ -167,12 +171,12 @@ def test_shared_projections_serve_both_directions() -> None:
 
 def test_the_ladder_adds_one_component_a_step() -> None:
     assert [list(step.values()) for step in LADDER.values()] == [
-        [True, False, False, False, False, 0],
-        [False, True, False, False, False, 0],
-        [True, True, False, False, False, 0],
-        [True, True, True, False, False, 0],
-        [True, True, True, True, False, 0],
-        [True, True, True, True, True, 0],
+        [True, False, False, False, False, 0, False],
+        [False, True, False, False, False, 0, False],
+        [True, True, False, False, False, 0, False],
+        [True, True, True, False, False, 0, False],
+        [True, True, True, True, False, 0, False],
+        [True, True, True, True, True, 0, False],
     ]
 
 

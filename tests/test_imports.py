@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = (
     ("xingaug",),  # the package itself: its version, and names that it hands on when asked
     ("xingaug.errors",),
-    ("xingaug.files", "xingaug.keypoints", "xingaug.config"),
+    ("xingaug.files", "xingaug.keypoints", "xingaug.config", "xingaug.programs"),
     ("xingaug.images",),
     ("xingaug.data", "xingaug.generators"),
     ("xingaug.poses",),
@@ -23,13 +23,14 @@ LEVELS = (
     ("xingaug.offline", "xingaug.report"),
     ("xingaug.bench", "xingaug.demo"),
     ("xingaug.cli",),
+    ("xingaug.__main__",),
     ("reid_integration",),
     ("examples",),
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 LATE_ONLY = (
-    "torchreid", "albumentations", "faiss", "matplotlib", "ray", "scipy", "torchmetrics", "skimage", "onnx",
-    "onnxscript", "onnxruntime",
+    "torchreid", "albumentations", "faiss", "matplotlib", "ray", "scipy", "torchmetrics", "torch_fidelity",
+    "skimage", "onnx", "onnxscript", "onnxruntime",
 )  # fmt: skip
 
 

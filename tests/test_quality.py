@@ -1,8 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from skimage.metrics import structural_similarity
+from torch import nn
 
-from xingaug.training.quality import measure, ssim_map
+from xingaug.errors import BadInput
+from xingaug.keypoints import Keypoints
+from xingaug.training.evaluate import estimate_poses
+from xingaug.training.quality import has_head, measure, pckh, ssim_map
 
 
 def pair(seed: int = 0, count: int = 3, size: tuple[int, int] = (40, 24)) -> tuple[np.ndarray, np.ndarray]:
@@ -64,3 +71,135 @@ def test_bad_shapes() -> None:
         ssim_map(generated[:, :8], true[:, :8])
     with pytest.raises(ValueError, match="at least one pair"):
         measure(generated[:0], true[:0])
+
+
+# Mask-SSIM
+
+
+def test_mask_ssim_equals_scikit_image_on_masked_images() -> None:
+    generated, true = pair()
+    masks = np.zeros(true.shape[:3], np.float32)
+    masks[:, 8:30, 6:18] = 1
+    kept = masks[..., None].astype(np.uint8)
+    expected = []
+    for g, t in zip(generated * kept, true * kept, strict=True):
+        theirs = structural_similarity(
+            t, g, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=-1,
+            data_range=float(g.max()) - float(g.min()),
+        )  # fmt: skip
+        expected.append(theirs)
+    quality = measure(generated, true, pose_masks=masks, chunk=2)
+    assert quality.mask_ssim == pytest.approx(np.mean(expected), abs=1e-6)
+    assert quality.mask_ssim != pytest.approx(quality.ssim, abs=1e-3)
+    assert list(quality.to_json()) == ["pairs", "ssim", "mask_ssim", "l1", "psnr"]
+
+
+def test_mask_ssim_ignores_what_is_outside_the_mask() -> None:
+    generated, true = pair()
+    masks = np.zeros(true.shape[:3], bool)
+    masks[:, 8:30, 6:18] = True
+    before = measure(generated, true, pose_masks=masks)
+    generated[~masks] = 255 - generated[~masks]
+    true[~masks] = 7
+    after = measure(generated, true, pose_masks=masks)
+    assert after.mask_ssim == before.mask_ssim
+    assert after.ssim != before.ssim
+
+
+def test_mask_ssim_at_its_ends() -> None:
+    generated, true = pair()
+    everywhere, nowhere = np.ones(true.shape[:3]), np.zeros(true.shape[:3])
+    whole = measure(generated, true, pose_masks=everywhere)
+    assert whole.mask_ssim == whole.ssim
+    assert measure(generated, true, pose_masks=nowhere).mask_ssim == pytest.approx(1)
+    assert measure(true, true, pose_masks=nowhere + np.eye(40, 24)).mask_ssim == pytest.approx(1)
+
+
+# PCKh
+
+
+def poses(count: int = 1) -> Keypoints:
+    """Persons with a nose at (30, 10), a neck at (34, 20), a right eye at (28, 8), and both wrists."""
+    xy, visibility = torch.zeros(count, 18, 2), torch.zeros(count, 18)
+    for joint, place in {0: (30, 10), 1: (34, 20), 14: (28, 8), 4: (10, 60), 7: (50, 60)}.items():
+        xy[:, joint], visibility[:, joint] = torch.tensor(place).float(), 1
+    return Keypoints(xy, visibility)
+
+
+def moved(kp: Keypoints, person: int, joint: int, dx: float, dy: float) -> Keypoints:
+    xy = kp.xy.clone()
+    xy[person, joint] += torch.tensor([dx, dy])
+    return Keypoints(xy, kp.visibility)
+
+
+def hidden(kp: Keypoints, person: int, *joints: int) -> Keypoints:
+    visibility = kp.visibility.clone()
+    visibility[person, list(joints)] = 0
+    return Keypoints(kp.xy, visibility)
+
+
+def test_pckh_by_hand() -> None:
+    true = poses(2)  # head 6 wide and 12 high: at 0.5, 3 px along x and 6 px along y
+    assert pckh(true, true) == 1
+    for dx, dy, right in ((2.9, 5.9, 10), (-2.9, -5.9, 10), (3, 0, 9), (0, 6, 9), (0, -6, 9), (-3, 0, 9)):
+        assert pckh(moved(true, 0, 4, dx, dy), true) == pytest.approx(right / 10)
+    assert pckh(moved(true, 0, 4, 5.9, 11.9), true, threshold=1) == 1
+    assert pckh(moved(true, 0, 4, 2.9, 0), true, threshold=0.25) == pytest.approx(0.9)
+
+
+def test_pckh_counts_the_true_joints() -> None:
+    true = poses(2)
+    assert pckh(hidden(true, 1, 4, 7), true) == pytest.approx(0.8)  # not found is wrong
+    assert pckh(true, hidden(true, 1, 4, 7)) == 1  # found where nothing can be seen does not count
+    assert pckh(moved(true, 0, 4, 9, 0), hidden(true, 1, 4, 7)) == pytest.approx(7 / 8)
+
+
+def test_pckh_leaves_out_persons_without_a_head() -> None:
+    true, wrong = poses(2), moved(moved(poses(2), 0, 4, 9, 0), 1, 4, 9, 0)
+    assert pckh(wrong, hidden(true, 1, 0, 14)) == pytest.approx(4 / 5)  # the neck alone is no head
+    assert has_head(hidden(true, 1, 0, 14)).tolist() == [True, False]
+    with pytest.raises(ValueError, match="no person with two joints of nose, neck"):
+        pckh(true, hidden(hidden(true, 1, 0, 14), 0, 0, 1))
+    with pytest.raises(ValueError, match="needed two equal"):
+        pckh(true, poses(1))
+
+
+# A pose estimator
+
+
+class Estimator(nn.Module):
+    """Finds a pose that it knows, whatever the image shows."""
+
+    def __init__(self, kp: Keypoints) -> None:
+        super().__init__()
+        self.pose = torch.cat([kp.xy, kp.visibility[..., None]], -1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.dtype == torch.float32
+        assert 0 <= images.min() <= images.max() <= 1
+        return self.pose.expand(len(images), -1, -1)
+
+
+def test_estimate_poses_in_batches() -> None:
+    images = pair(count=5)[0]
+    found = estimate_poses(Estimator(poses()), Path("net.pt2"), images, batch_size=2)
+    assert found.shape == (5,)
+    assert pckh(found, poses(5)) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (torch.zeros(2, 17, 3), r"returns \(2, 17, 3\) for images \(2, 3, 40, 24\), needed \(2, 18, 3\)"),
+        (torch.zeros(18, 3), r"returns \(18, 3\) for images"),
+        (torch.full((2, 18, 3), 2.0), r"returns no poses, .+ \(visibility: values outside \[0, 1\] or NaN\)"),
+        (torch.tensor([float("nan"), 0, 1]).expand(2, 18, 3), r"returns no poses, .+ \(xy: NaN or infinite"),
+    ],
+)
+def test_estimators_of_another_form(output: torch.Tensor, said: str) -> None:
+    class Net(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return output
+
+    with pytest.raises(BadInput, match=rf"^net.pt2: {said}"):
+        estimate_poses(Net(), Path("net.pt2"), pair(count=2)[0])

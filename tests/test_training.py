@@ -1,34 +1,30 @@
-import json
-from pathlib import Path
+"""Generator training: one step, the loop, what it leaves on disk, how it stops and goes on."""
 
-import numpy as np
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+import yaml
+from torch import Tensor, nn
+from training_runs import ALONE, GENERATOR, SMALL, config, first_batch, trainer
 
-from xingaug.config import from_mapping
-from xingaug.data.pairs import PairData, pairs_from_pedestrians, pairs_from_tree
-from xingaug.data.pedestrians import write_world
+from xingaug.data.pairs import PairData, pairs_from_pedestrians
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators import SIZES, XingGAN, load_generator
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.generators.xinggan import XingGANConfig
-from xingaug.training import losses
-from xingaug.training.loop import TrainConfig, Trainer, batches, make_batch, train
-
-GENERATOR = {
-    "width": 8, "blocks": 1, "query_channels": 4, "enhanced_width": 8, "candidates": 1, "decoder_widths": [4, 4],
-    "pyramid": [1, 2], "texture_attention": 1,
-}  # fmt: skip
-
-
-def config(**changes: object) -> TrainConfig:
-    small = {
-        "data": {"identities": 3, "tracklets": 2, "poses": 3, "seed": 5},
-        "generator": GENERATOR, "steps": 4, "batch_size": 4, "discriminator_start": 0.5, "sample_every": 2,
-        "autocast": False,
-    }  # fmt: skip
-    return from_mapping(TrainConfig, {**small, **changes})
+from xingaug.training.loop import plan, train
+from xingaug.training.processes import Processes
+from xingaug.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -39,134 +35,30 @@ def data() -> PairData:
 @pytest.fixture
 def given(data: PairData, monkeypatch: pytest.MonkeyPatch) -> PairData:
     """Lets `train` use the images that are there already."""
-    monkeypatch.setattr("xingaug.training.loop.load_pairs", lambda *_: data)
+    monkeypatch.setattr("xingaug.training.loop.pairs_from_pedestrians", lambda *_, **__: data)
     return data
 
 
-def test_pairs_stay_in_their_group_and_depend_on_seed_and_epoch_alone(data: PairData) -> None:
-    sources, targets, mirror = data.draw(500, seed=1, epoch=2)
-    assert (sources != targets).all()
-    assert (data.groups[sources] == data.groups[targets]).all()
-    assert set(sources) == set(range(len(data)))
-    assert 0.4 < mirror.mean() < 0.6
-    again, other = data.draw(500, 1, 2), data.draw(500, 1, 3)
-    assert all((a == b).all() for a, b in zip((sources, targets, mirror), again, strict=True))
-    assert (other[0] != sources).any()
+@pytest.fixture(autouse=True)
+def narrow_discriminators(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"patch": partial(PatchDiscriminator, width=4), "residual": partial(ResidualDiscriminator, width=4)}
+    monkeypatch.setattr("xingaug.training.trainer.KINDS", kinds)
 
 
-def test_images_without_partner_or_joints_are_left_out(data: PairData) -> None:
-    visibility = data.visibility.copy()
-    visibility[0, 7:] = 0
-    lonely = np.flatnonzero(data.groups == data.groups[-1])[1:]
-    groups = data.groups.copy()
-    groups[lonely] = 10_000 + np.arange(len(lonely))
-    changed = PairData(data.images, data.xy, visibility, data.masks, groups, data.names)
-    kept = set(changed.usable().names)
-    assert kept == set(data.names[1 : lonely[0] - 1])
-    with pytest.raises(BadInput, match="none of"):
-        PairData(data.images, data.xy, visibility * 0, None, groups, data.names).usable()
+def stats_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
 
 
-def test_pairs_of_a_written_world_have_masks_and_one_camera(tmp_path: Path) -> None:
-    write_world(tmp_path / "w", 4, 6, 0, workers=1, progress=False)
-    same = pairs_from_tree(tmp_path / "w", tmp_path / "w" / "annotations.npz")
-    assert same.masks is not None
-    assert same.masks.shape == same.images.shape[:3]
-    assert len(np.unique(same.groups)) > 2
-    across = pairs_from_tree(tmp_path / "w", tmp_path / "w" / "annotations.npz", within="identity")
-    assert len(np.unique(across.groups)) == 2
-    other = tmp_path / "other.npz"
-    np.savez(other, names=np.array(["x.jpg"]), xy=same.xy[:1], visibility=same.visibility[:1], source="")
-    with pytest.raises(BadInput, match="annotates none"):
-        pairs_from_tree(tmp_path / "w", other)
-
-
-def test_a_mirrored_batch_is_the_mirrored_picture(data: PairData) -> None:
-    rows = np.array([0, 1])
-    plain = make_batch(data, rows, rows[::-1], np.array([False, False]), (128, 64), torch.device("cpu"))
-    mirrored = make_batch(data, rows, rows[::-1], np.array([True, False]), (128, 64), torch.device("cpu"))
-    torch.testing.assert_close(mirrored.source[0], plain.source[0].flip(-1))
-    torch.testing.assert_close(mirrored.source[1], plain.source[1])
-    # Neck keeps its map; the right shoulder's becomes the left one's.
-    torch.testing.assert_close(mirrored.target_heatmaps[0, 1], plain.target_heatmaps[0, 1].flip(-1))
-    torch.testing.assert_close(mirrored.target_heatmaps[0, 2], plain.target_heatmaps[0, 5].flip(-1))
-    assert plain.mask is not None
-    assert mirrored.mask is not None
-    torch.testing.assert_close(mirrored.mask[0], plain.mask[0].flip(-1))
-
-
-def test_losses_by_hand() -> None:
-    generated, target = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
-    generated[..., 0] = 1
-    mask = torch.zeros(1, 1, 8, 8)
-    mask[..., 0] = 1
-    assert losses.weighted_l1(generated, target, None, 3.0).item() == pytest.approx(1 / 8)
-    assert losses.weighted_l1(generated, target, mask, 3.0).item() == pytest.approx(3 * 8 / (56 + 3 * 8))
-    assert losses.structural_loss(target, target, mask, 3.0).item() == pytest.approx(0, abs=1e-6)
-    assert losses.structural_loss(generated, target, None, 3.0).item() > 0.05
-    scores = torch.tensor([-2.0, 0.0, 2.0])
-    assert losses.hinge_generator(scores).item() == 0
-    assert losses.hinge_discriminator(scores, scores).item() == pytest.approx(4 / 3 + 4 / 3)
-    assert losses.feature_matching([torch.ones(2)], [torch.zeros(2)]).item() == 1
-
-
-def test_discriminator_trains_every_parameter() -> None:
-    discriminator = PatchDiscriminator(18, width=4)
-    scores, features = discriminator(torch.rand(2, 3, 32, 16), torch.rand(2, 18, 32, 16))
-    assert scores.shape == (2, 1, 4, 2)
-    assert len(features) == 3
-    scores.sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in discriminator.parameters())
+# A step
 
 
 def test_overfits_one_batch(data: PairData) -> None:
-    trainer = Trainer(config(steps=200, batch_size=2, lr=4e-3, discriminator_start=1.0))
-    batch = next(batches(trainer.config, data, 0, trainer.device))
-    first = trainer.train_step(batch)["l1"]
+    overfitting = trainer(steps=200, batch_size=2, lr=4e-3, discriminators={"start": 1.0})
+    batch = first_batch(overfitting.config, data)
+    first = overfitting.train_step(batch)["l1"]
     for _ in range(79):
-        last = trainer.train_step(batch)["l1"]
+        last = overfitting.train_step(batch)["l1"]
     assert last < 0.6 * first
-
-
-def test_a_run_describes_itself_and_leaves_the_global_rng_alone(given: PairData, tmp_path: Path) -> None:
-    before = torch.random.get_rng_state()
-    path = train(config(), tmp_path / "run", progress=False)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    lines = [json.loads(line) for line in (tmp_path / "run" / "stats.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    assert "discriminators" not in lines[0]
-    assert {"l1", "structural", "adversarial", "feature_matching", "discriminators"} <= set(lines[-1])
-    assert (tmp_path / "run" / "samples" / "000004.png").is_file()
-    assert load_generator(path).size == (128, 64)
-    assert not list((tmp_path / "run").glob(".*"))
-
-
-DROPPING = {"generator": {**GENERATOR, "dropout": 0.5}, "discriminators": {"appearance": "residual"}}
-
-
-@pytest.mark.parametrize("changes", [{}, DROPPING], ids=["default", "dropout"])
-def test_a_stopped_run_continues_bit_for_bit(
-    changes: dict[str, object], given: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = config(checkpoint_minutes=0, **changes)
-    whole = train(asked, tmp_path / "whole", progress=False)
-    step = Trainer.train_step
-
-    def stops_at_three(self: Trainer, batch):  # type: ignore[no-untyped-def]
-        if self.step == 3:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stops_at_three)
-        with pytest.raises(KeyboardInterrupt):
-            train(asked, tmp_path / "stopped", progress=False)
-    with (tmp_path / "stopped" / "stats.jsonl").open("a") as stats:
-        stats.write('{"step": 4, "l1"')  # a line torn by the stop
-    continued = train(asked, tmp_path / "stopped", progress=False)
-    assert continued.read_bytes() == whole.read_bytes()
-    stats_of = [(tmp_path / name / "stats.jsonl").read_text() for name in ("whole", "stopped")]
-    assert stats_of[0] == stats_of[1]
 
 
 @pytest.mark.parametrize("appearance", ["patch", "residual", "none"])
@@ -174,14 +66,207 @@ def test_a_stopped_run_continues_bit_for_bit(
 def test_discriminators_are_switched_on_their_own(appearance: str, shape: str, data: PairData) -> None:
     kinds = {"patch": PatchDiscriminator, "residual": ResidualDiscriminator}
     chosen = {name: kind for name, kind in (("appearance", appearance), ("shape", shape)) if kind != "none"}
-    changes = {"discriminators": {"appearance": appearance, "shape": shape}, "discriminator_start": 0.0}
-    trainer = Trainer(config(batch_size=2, **changes))
-    assert {name: type(d) for name, d in trainer.discriminators.items()} == {n: kinds[k] for n, k in chosen.items()}
-    before = [p.detach().clone() for p in trainer.discriminators.parameters()]
-    logged = trainer.train_step(next(batches(trainer.config, data, 0, trainer.device)))
+    started = trainer(batch_size=2, discriminators={"appearance": appearance, "shape": shape, "start": 0.0})
+    judges = {name: type(judge.discriminator) for name, judge in started.judges.items()}
+    assert judges == {n: kinds[k] for n, k in chosen.items()}
+    before = [p.detach().clone() for p in started.judges.parameters()]
+    logged = started.train_step(first_batch(started.config, data))
     assert ({"adversarial", "feature_matching", "discriminators"} <= set(logged)) == bool(chosen)
-    moved = [not torch.equal(p, q) for p, q in zip(trainer.discriminators.parameters(), before, strict=True)]
+    moved = [not torch.equal(p, q) for p, q in zip(started.judges.parameters(), before, strict=True)]
     assert sum(moved) >= 0.8 * len(moved)  # a bias may find both sides alike
+
+
+class Means(nn.Module):
+    """Stands for a re-ID network."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+@pytest.mark.parametrize("loss", ["hinge", "bce", "least_squares"])
+def test_every_loss_is_logged_and_counts_with_its_weight(loss: str, data: PairData) -> None:
+    judging = {"start": 0.0, "loss": loss, "pool": 3}
+    weights = {"l1": 3.0, "structural": 2.0, "adversarial": 0.5, "feature_matching": 0.25, "identity": 4.0, "r1": 1.0}
+    started = Trainer(config(batch_size=2, losses=weights, discriminators=judging), ALONE, Means())
+    logged = started.train_step(first_batch(started.config, data))
+    weighted = sum(weight * logged[name] for name, weight in weights.items() if name != "r1")
+    assert logged["total"] == pytest.approx(weighted, rel=1e-4)
+    assert logged["r1"] > 0
+    assert set(logged) == {"total", "gradient", "discriminators", *weights}
+    assert len(started.pool.entries) == 2
+    zero = trainer(batch_size=2, losses=dict.fromkeys(weights, 0.0) | {"l1": 1.0}, discriminators=judging)
+    assert {"l1", "total"} <= set(zero.train_step(first_batch(zero.config, data)))
+
+
+def test_the_identity_network_may_be_an_exported_program(data: PairData, tmp_path: Path) -> None:
+    shape = {"images": {0: torch.export.Dim("batch", min=1, max=64)}}
+    example = (torch.rand(2, 3, 128, 64),)
+    torch.export.save(torch.export.export(Means(), example, dynamic_shapes=shape), tmp_path / "net.pt2")
+    named = trainer(batch_size=4, identity_network=str(tmp_path / "net.pt2"))
+    given = Trainer(config(batch_size=4), ALONE, Means())
+    batch = first_batch(named.config, data)
+    assert named.train_step(batch) == pytest.approx(given.train_step(batch), rel=1e-4)
+
+
+def test_a_batch_in_parts_moves_the_weights_as_the_whole(data: PairData, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Statistics of a batch would tell the parts apart.
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: x)
+    weights, logs = [], []
+    for accumulate in (1, 4):
+        # Nor discriminators, whose spectral norms count every pass.
+        started = trainer(accumulate=accumulate, discriminators={"appearance": "none", "shape": "none"})
+        logs.append(started.train_step(first_batch(started.config, data)))
+        weights.append(torch.cat([p.detach().flatten() for p in started.generator.parameters()]))
+    assert logs[0] == pytest.approx(logs[1], rel=1e-3)
+    # Adam's first step is the sign of the gradient, which rounding can turn where it is nearly 0.
+    assert ((weights[0] - weights[1]).abs() > 1e-6).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains(precision: str, data: PairData) -> None:
+    started = trainer(batch_size=2, precision=precision, lr=1e-2, warmup=0, steps=20, discriminators={"start": 0.8})
+    batch = first_batch(started.config, data)
+    first = started.train_step(batch)["l1"]
+    for _ in range(9):
+        last = started.train_step(batch)["l1"]
+    assert last < first
+    assert started.scaler_g.is_enabled() == (precision == "float16")
+    state = started.state()
+    assert bool(state["scaler_g"]) == (precision == "float16")
+
+
+def test_gradients_are_clipped(data: PairData, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = trainer(batch_size=2, clip=1e-3)
+    started.train_step(first_batch(started.config, data))
+    gradients = [p.grad for p in started.generator.parameters() if p.grad is not None]
+    assert torch.stack([g.norm() for g in gradients]).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    asked = config(steps=100, lr=1.0, warmup=10, decay_start=0.6)
+    rates = [asked.learning_rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:60] == [1.0] * 50
+    assert rates[80] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(1 / 40)
+    assert config(steps=10, lr=1.0, warmup=0, decay_start=1.0).learning_rate(9) == 1.0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_average_moves_every_tensor_once(shared: bool, data: PairData) -> None:
+    started = trainer(batch_size=2, generator={**GENERATOR, "shared_projections": shared})
+    before = [v.clone() for v in started.average.parameters()]
+    started.train_step(first_batch(started.config, data))
+    decay = 1 / 10  # at the first step
+    for old, now, average in zip(before, started.generator.parameters(), started.average.parameters(), strict=True):
+        torch.testing.assert_close(average, old.lerp(now, 1 - decay))
+
+
+def test_a_loss_that_is_not_finite_or_explodes_stops_the_run_before_the_weights_move(data: PairData) -> None:
+    started = trainer()
+    batch = first_batch(started.config, data)
+    next(started.generator.fusion.parameters()).data.fill_(float("nan"))  # type: ignore[union-attr]
+    before = [p.detach().clone() for p in started.generator.parameters()]
+    with pytest.raises(WorkFailed, match=r"step 0: the loss is not finite .*'l1': nan.*; images .* -> .* -> "):
+        started.train_step(batch)
+    for old, now in zip(before, started.generator.parameters(), strict=True):
+        torch.testing.assert_close(old, now, equal_nan=True)
+    strict = trainer(loss_limit=0.01)
+    with pytest.raises(WorkFailed, match=r"step 0: the loss exceeds loss_limit 0\.01 .*images"):
+        strict.train_step(batch)
+
+
+# The loop and its directory
+
+
+def test_a_run_describes_itself_and_leaves_the_global_rng_alone(given: PairData, tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    run = tmp_path / "run"
+    path = train(config(tensorboard=True), run, progress=False)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    lines = stats_of(run)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert "discriminators" not in lines[0]
+    assert {"l1", "structural", "adversarial", "feature_matching", "discriminators"} <= set(lines[-1])
+    assert (run / "samples" / "000004.png").is_file()
+    assert load_generator(path).size == (128, 64)
+    assert not list(run.glob(".*"))
+    assert yaml.safe_load((run / "config.yaml").read_text())["steps"] == 4
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    assert environment["processes"] == 1
+    assert list((run / "tensorboard").glob("events.*"))
+
+
+def test_without_tensorboard_the_run_says_so(
+    given: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    train(config(steps=1, tensorboard=True), tmp_path / "run", progress=False)
+    assert "tensorboard is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_held_out_persons_pick_the_best_checkpoint(
+    given: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.2, 0.5, 0.3, 0.4, 0.1])
+    trained_on: list[str] = []
+    step = Trainer.train_step
+
+    def noting(self: Trainer, batch: Any) -> dict[str, float]:
+        trained_on.extend(batch.names)
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", noting)
+    monkeypatch.setattr("xingaug.training.loop.validate", lambda *_: {"ssim": next(scores)})
+    asked = config(steps=5, validation={"identities": 1, "pairs": 3, "every": 1}, checkpoint_minutes=0)
+    train(asked, tmp_path / "run", progress=False)
+    _, held = given.hold_out(1, asked.seed)
+    assert held is not None
+    assert not any(name in pair for pair in trained_on for name in held.names)
+    folder = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["00000004.pt", "00000005.pt", "best.pt"]
+    best = torch.load(folder / "best.pt", weights_only=True)
+    assert (best["step"], best["best"]) == (2, 0.5)
+    notes = json.loads((tmp_path / "run" / "best.json").read_text())
+    assert (notes["step"], notes["validation"]) == (2, {"ssim": 0.5})
+    stored = load_generator(tmp_path / "run" / "best.safetensors", dtype=None).state_dict()
+    for name, value in best["average"].items():
+        torch.testing.assert_close(stored[name], value, rtol=1e-2, atol=1e-3)
+    logged = [line["validation_ssim"] for line in stats_of(tmp_path / "run") if "validation_ssim" in line]
+    assert logged == [0.2, 0.5, 0.3, 0.4, 0.1]
+
+
+def test_validation_measures_the_averaged_weights(given: PairData, tmp_path: Path) -> None:
+    asked = config(steps=2, validation={"identities": 1, "pairs": 6, "every": 2})
+    train(asked, tmp_path / "run", progress=False)
+    last = stats_of(tmp_path / "run")[-1]
+    assert 0 < last["validation_ssim"] < 1
+    assert 0 < last["validation_person_ssim"] < 1
+
+
+def test_one_batch_alone_when_asked(given: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    step = Trainer.train_step
+
+    def noting(self: Trainer, batch: Any) -> dict[str, float]:
+        seen.append(batch.names)
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", noting)
+    train(config(), tmp_path / "run", progress=False, overfit_one_batch=True)
+    assert seen == [seen[0]] * 4
+
+
+def test_a_plan_writes_nothing(given: PairData, tmp_path: Path) -> None:
+    asked = config(validation={"identities": 1})
+    told = yaml.safe_load(plan(asked, tmp_path / "run"))
+    assert told["config"]["steps"] == 4
+    assert told["plan"]["images"] + told["plan"]["held_out_images"] == len(given)
+    assert told["plan"]["pairs_drawn"] == 16
+    assert told["plan"]["goes_on_from"] is None
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_released_network_is_trained_by_the_same_loop(
@@ -190,16 +275,6 @@ def test_the_released_network_is_trained_by_the_same_loop(
     monkeypatch.setitem(SIZES, "xinggan", XingGANConfig(blocks=1, width=2))
     asked = config(steps=1, batch_size=2, generator="xinggan")
     assert isinstance(load_generator(train(asked, tmp_path / "run", progress=False)), XingGAN)
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_the_average_moves_every_tensor_once(shared: bool, data: PairData) -> None:
-    trainer = Trainer(config(batch_size=2, generator={**GENERATOR, "shared_projections": shared}))
-    before = [v.clone() for v in trainer.average.parameters()]
-    trainer.train_step(next(batches(trainer.config, data, 0, trainer.device)))
-    decay = 1 / 10  # at the first step
-    for old, now, average in zip(before, trainer.generator.parameters(), trainer.average.parameters(), strict=True):
-        torch.testing.assert_close(average, old.lerp(now, 1 - decay))
 
 
 def test_a_named_generator_takes_a_size() -> None:
@@ -213,17 +288,106 @@ def test_a_named_generator_takes_a_size() -> None:
 
 def test_training_goes_on_from_given_weights(given: PairData, tmp_path: Path) -> None:
     path = train(config(steps=1), tmp_path / "first", progress=False)
-    start = Trainer(config(start=str(path))).generator.state_dict()
+    start = trainer(start=str(path)).generator.state_dict()
     for name, value in load_generator(path, dtype=None).state_dict().items():
         assert torch.equal(start[name], value)
     other = config(start=str(path), generator={**GENERATOR, "width": 12})
     with pytest.raises(BadInput, match=r"generator '.*': has width 8, asked for 12"):
         train(other, tmp_path / "second", progress=False)
     with pytest.raises(BadInput, match=r"is XingGANPlusPlus, asked for another network"):
-        Trainer(config(start=str(path), generator="xinggan"))
+        trainer(start=str(path), generator="xinggan")
     with pytest.raises(BadInput, match="generator 'none': no such file"):
         train(config(start="none"), tmp_path / "second", progress=False)
     assert not (tmp_path / "second").exists()
+
+
+# Stopping and going on
+
+DROPPING = {
+    "generator": {**GENERATOR, "dropout": 0.5}, "discriminators": {"appearance": "residual", "pool": 3, "start": 0.0},
+    "validation": {"identities": 1, "pairs": 2, "every": 2}, "photometric": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, DROPPING], ids=["default", "dropout, pool, colours, validation"])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, None], ids=["SIGINT", "SIGTERM", "failure"])
+def test_a_stopped_run_continues_bit_for_bit(
+    stop: signal.Signals | None, changes: dict[str, object], given: PairData, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked = config(checkpoint_minutes=0 if stop is None else 60, **changes)
+    whole = train(asked, tmp_path / "whole", progress=False)
+    step = Trainer.train_step
+
+    def stops_in_the_third(self: Trainer, batch: Any) -> dict[str, float]:
+        if self.step == 2 and stop is not None:
+            os.kill(os.getpid(), stop)
+        elif self.step == 3:
+            raise ZeroDivisionError
+        return step(self, batch)
+
+    expected = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: WorkFailed, None: ZeroDivisionError}[stop]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stops_in_the_third)
+        with pytest.raises(expected):
+            train(asked, tmp_path / "stopped", progress=False)
+    assert [p.name for p in (tmp_path / "stopped" / "checkpoints").glob("0*")][-1:] != []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with (tmp_path / "stopped" / "stats.jsonl").open("a") as stats:
+        stats.write('{"step": 4, "l1"')  # a line torn by the stop
+    continued = train(asked, tmp_path / "stopped", progress=False)
+    assert continued.read_bytes() == whole.read_bytes()
+    assert stats_of(tmp_path / "stopped") == stats_of(tmp_path / "whole")
+
+
+def run_train(run: Path, file: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "xingaug", "train", str(file), "--out", str(run), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < end, "nothing happened for five minutes"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_process_stopped_from_outside_ends_with_the_same_weights(number: signal.Signals, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({**SMALL, "steps": 60, "checkpoint_minutes": 0.001}))
+    run = tmp_path / "run"
+    with run_train(run, file) as process:
+        try:
+            wait_for(lambda: len(list((run / "checkpoints").glob("0*.pt"))) == 2, process)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 1, signal.SIGINT: 130}[number]
+    if number == signal.SIGTERM:
+        assert "which is saved; the same command goes on from there" in said
+    assert not (run / "generator.safetensors").exists()
+    with run_train(run, file) as process:
+        out, said = process.communicate(timeout=300)
+    assert out.strip() == str(run / "generator.safetensors"), said
+    whole = train(config(steps=60, checkpoint_minutes=0.001), tmp_path / "whole", progress=False)
+    one_thread = torch.get_num_threads() == 1
+    assert one_thread or whole.read_bytes() == (run / "generator.safetensors").read_bytes()
+    assert [line["step"] for line in stats_of(run)] == list(range(1, 61))
+
+
+def test_a_damaged_checkpoint_is_named(given: PairData, tmp_path: Path) -> None:
+    asked = config(checkpoint_minutes=0)
+    whole = train(asked, tmp_path / "run", progress=False).read_bytes()
+    last = tmp_path / "run" / "checkpoints" / "00000004.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(BadInput, match=r"00000004.pt: damaged .* remove it to go on from the one before"):
+        train(asked, tmp_path / "run", progress=False)
+    last.unlink()
+    assert train(asked, tmp_path / "run", progress=False).read_bytes() == whole
 
 
 def test_another_configuration_on_a_run_is_refused(given: PairData, tmp_path: Path) -> None:
@@ -232,16 +396,40 @@ def test_another_configuration_on_a_run_is_refused(given: PairData, tmp_path: Pa
         train(config(steps=1, lr=0.1), tmp_path / "run", progress=False)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(data: PairData) -> None:
-    trainer = Trainer(config())
-    batch = next(batches(trainer.config, data, 0, trainer.device))
-    assert isinstance(trainer.generator.fusion, nn.Module)
-    next(trainer.generator.fusion.parameters()).data.fill_(float("nan"))
-    with pytest.raises(WorkFailed, match=r"step 0: loss is not finite .* images .* -> "):
-        trainer.train_step(batch)
-
-
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": 0.0}, {"discriminator_start": 2.0}, {"generator": "huge"}])
-def test_bad_values(bad: dict[str, float]) -> None:
-    with pytest.raises(BadInput):
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"steps": 0}, "steps: 0, needed at least 1"),
+        ({"lr": 0.0}, "lr: 0.0, needed above 0"),
+        ({"seed": -1}, "seed: -1, needed at least 0"),
+        ({"ema_decay": 1.0}, r"ema_decay, betas: needed in \[0, 1\)"),
+        ({"discriminators": {"start": 2.0}}, r"start: needed in \[0, 1\]"),
+        ({"discriminators": {"loss": "wgan"}}, "expected one of hinge, bce, least_squares"),
+        ({"losses": {"l1": -1.0}}, "losses: l1: -1.0, needed at least 0"),
+        ({"photometric": {"hue": 0.7}}, "hue: 0.7, needed 0 to 0.5"),
+        ({"perceptual": {"layers": []}}, "perceptual: layers: "),
+        ({"perceptual": "nothing"}, "perceptual"),
+        ({"validation": {"every": 0}}, "pairs, every: at least 1"),
+        ({"data": {"root": "x", "annotations": "y", "min_visible": 19}}, "min_visible: needed 1 to 18"),
+        ({"generator": "huge"}, "expected one of xinggan"),
+        ({"device": "nonsense"}, "device: 'nonsense' is not available here"),
+    ],
+)
+def test_bad_values(bad: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
         config(**bad)
+
+
+def test_perceptual_must_be_written_out() -> None:
+    from xingaug.config import from_mapping
+    from xingaug.training.config import TrainConfig
+
+    with pytest.raises(BadInput, match="key 'perceptual' is missing; expected one of none or a mapping"):
+        from_mapping(TrainConfig, {})
+
+
+def test_a_batch_that_cannot_be_shared_out() -> None:
+    with pytest.raises(BadInput, match="batch_size: 4, needed a multiple of 3 processes times accumulate 1"):
+        Trainer(config(), Processes(0, 3, torch.device("cpu")))
+    with pytest.raises(BadInput, match="needed a multiple of 1 processes times accumulate 3"):
+        trainer(accumulate=3)

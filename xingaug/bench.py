@@ -5,8 +5,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,13 @@ from tqdm import tqdm
 from xingaug.errors import BadInput
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import has_bfloat16
-from xingaug.generators.sizes import SIZES
+from xingaug.generators.sizes import SIZES, size_config
 from xingaug.generators.store import load_generator, network_of
 from xingaug.keypoints import Keypoints, render_heatmaps
+
+if TYPE_CHECKING:
+    from xingaug.training.batches import Batch
+    from xingaug.training.trainer import Trainer
 
 BASELINE = "xinggan"
 """The network that ratios are stated against: as released, written plainly, float32, contiguous."""
@@ -133,15 +138,20 @@ def bench_generator(
                 f"ratio_to_{BASELINE}": round(base / seconds, 2),
             }
         )  # fmt: skip
-    cpu = f"cpu, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     return {
-        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else cpu,
+        "device": _device_name(place),
         "batch_size": batch_size,
         "peak_gflop_per_second": {kind: round(value, 1) for kind, value in peak.items()},
         "networks": costs,
         "variants": rows,
         "training_step": _bench_training(networks, max(1, batch_size // 2), rounds, place),
     }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _network(name: str, device: torch.device) -> PoseGenerator:
@@ -221,6 +231,95 @@ def peak_memory_mb(run: Callable[[], object], device: torch.device) -> float | N
 def _status_kb(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field + ":")).split()[1])
+
+
+def bench_train(names: Sequence[str] | None, batch_size: int, rounds: int, device: str = "cpu") -> dict[str, Any]:
+    """Speed of a whole training step beside the released XingGAN's.
+
+    A step is the generator, two discriminators, their losses, backward passes and optimisers, in the device's own
+    precision; the perceptual loss is left out of all of them. The baseline is `xinggan` at the released settings:
+    PATN's residual discriminators, binary cross-entropy, image pool of 50, float32.
+
+    Args:
+        names: sizes (`SIZES`) to measure beside it; None for `xinggan_pp` and `xinggan_pp_small`.
+        batch_size: pairs a step.
+        rounds: measured rounds.
+        device: such as cuda.
+
+    Returns:
+        `variants`: a row for each size: images per second, ms a step, GFLOP a step, GFLOP/s, its share of the device's
+        own measured matrix product in that type, and how many times as fast as the baseline.
+
+    Raises:
+        BadInput: no such size, or a number below 1.
+    """
+    _positive("batch_size", batch_size)
+    _positive("rounds", rounds)
+    place = torch.device(device)
+    asked = list(dict.fromkeys(names or [name for name in SIZES if name != BASELINE]))
+    trainers = {f"{BASELINE}, as released": _trainer(BASELINE, batch_size, device, released=True)}
+    trainers |= {name: _trainer(name, batch_size, device, released=False) for name in asked}
+    batch = example_pairs(batch_size, place)
+    costs = {name: _step_cost(trainer, batch) for name, trainer in trainers.items()}
+    products = {kind: _product(dtype, place) for kind, dtype in _dtypes(place).items()}
+    runs: dict[str, Callable[[], object]] = {name: partial(t.train_step, batch) for name, t in trainers.items()}
+    timed = alternate(runs | {kind: run for kind, (run, _) in products.items()}, rounds, place)
+    peak = {kind: operations / timed[kind].best / 1e9 for kind, (_, operations) in products.items()}
+    rows = []
+    for name, trainer in trainers.items():
+        seconds = timed[name].median
+        kind = "bfloat16" if trainer.config.precision == "auto" and has_bfloat16(place) else "float32"
+        rows.append(
+            {
+                "network": name, "dtype": kind,
+                "images_per_second": round(batch_size / seconds, 2),
+                "ms_per_step": round(1000 * seconds, 1),
+                "gflop_per_step": round(costs[name], 1),
+                "gflop_per_second": round(costs[name] / seconds, 1),
+                "share_of_peak": round(costs[name] / seconds / peak[kind], 3),
+                f"ratio_to_{BASELINE}": round(timed[next(iter(trainers))].median / seconds, 2),
+            }
+        )  # fmt: skip
+    return {
+        "device": _device_name(place),
+        "batch_size": batch_size,
+        "peak_gflop_per_second": {kind: round(value, 1) for kind, value in peak.items()},
+        "variants": rows,
+    }
+
+
+def _trainer(name: str, batch_size: int, device: str, released: bool) -> "Trainer":
+    from xingaug.training.config import DiscriminatorConfig, TrainConfig
+    from xingaug.training.processes import Processes
+    from xingaug.training.trainer import Trainer
+
+    size_config(name)
+    judging = DiscriminatorConfig(start=0.0)
+    if released:
+        judging = DiscriminatorConfig("residual", "residual", "bce", pool=50, start=0.0)
+    precision: Literal["float32", "auto"] = "float32" if released else "auto"
+    settings = TrainConfig(
+        "none", generator=name, discriminators=judging, batch_size=batch_size, precision=precision, device=device
+    )
+    return Trainer(settings, Processes(0, 1, torch.device(device)))
+
+
+def _step_cost(trainer: "Trainer", batch: "Batch") -> float:
+    """GFLOP of a step."""
+    with FlopCounterMode(display=False) as counter:
+        trainer.train_step(batch)
+    return float(counter.get_total_flops()) / 1e9
+
+
+def example_pairs(count: int, device: torch.device, size: tuple[int, int] = (128, 64)) -> "Batch":
+    """Pairs of the right shapes and ranges."""
+    from xingaug.training.batches import Batch
+
+    rng = torch.Generator().manual_seed(0)
+    source, target = (torch.rand(count, 3, *size, generator=rng).to(device) * 2 - 1 for _ in range(2))
+    maps = render_heatmaps(example_keypoints(count, size), size).to(device)
+    mask = torch.ones(count, 1, *size, device=device)
+    return Batch(source, target, maps, maps.roll(1, 0), mask, [f"pair{i}" for i in range(count)])
 
 
 def _bench_training(

@@ -193,14 +193,21 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("config", type=Path, help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as lr=2e-4")
     parser.add_argument("--out", type=Path, help="run directory (default: runs/ and the file's name)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
+    parser.add_argument("--overfit-one-batch", action="store_true", help="train on the first step's pairs alone")
 
 
 def _train(args: argparse.Namespace) -> None:
     from xingaug.config import load_config
-    from xingaug.training.loop import TrainConfig, train
+    from xingaug.training.config import TrainConfig
+    from xingaug.training.loop import plan, train
 
     out = args.out or Path("runs") / args.config.stem
-    print(train(load_config(TrainConfig, args.config, args.overrides), out))
+    config = load_config(TrainConfig, args.config, args.overrides)
+    if args.dry_run:
+        print(plan(config, out), end="")
+    else:
+        print(train(config, out, overfit_one_batch=args.overfit_one_batch))
 
 
 def _add_convert(commands: Any) -> None:
@@ -254,7 +261,15 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--pairs", type=Path, required=True, help="CSV with the header from,to")
     parser.add_argument("--split", choices=("train", "query", "gallery"), default="gallery", help="where images lie")
     parser.add_argument("--limit", type=int, help="measure the first pairs only")
-    parser.add_argument("--batch-size", type=int, default=32, help="images rendered at a time")
+    parser.add_argument("--pose-estimator", type=Path, metavar="FILE.pt2",
+                        help="adds pckh (share of joints, at 0.5 of the head): a torch.export program from images "
+                        "(B, 3, H, W) in [0, 1] to (B, 18, 3), x and y in their pixels and a confidence in [0, 1]; "
+                        "it can run code, so name only a file that you trust")  # fmt: skip
+    parser.add_argument("--perceptual", nargs="+", choices=("lpips", "fid", "is"), default=(), metavar="NAME",
+                        help="adds any of lpips, fid, is; needs xingaug[metrics] and the networks' weights, from the "
+                        "cache in TORCH_HOME or downloaded into it")  # fmt: skip
+    parser.add_argument("--inception", type=Path, metavar="FILE.pth", help="weights for fid and is, by torch-fidelity")
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
@@ -262,15 +277,22 @@ def _add_evaluate(commands: Any) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from xingaug.training.evaluate import EvaluateConfig, evaluate
 
-    fields = ("generator", "data", "annotations", "pairs", "split", "limit", "batch_size", "device")
+    fields = (
+        "generator", "data", "annotations", "pairs", "split", "limit", "batch_size", "device", "pose_estimator",
+        "perceptual", "inception",
+    )  # fmt: skip
     figures = evaluate(EvaluateConfig(**{name: getattr(args, name) for name in fields}))
     if args.json:
         print(json.dumps(figures))
         return
-    keys = [key for key in figures if key not in ("pairs", "baselines")]
-    print(f"{figures['pairs']} pairs")
-    for name, row in {"generated": figures, **figures["baselines"]}.items():
-        print(f"{name:>14}: " + ", ".join(f"{key} {row[key]:.4f}" for key in keys if key in row))
+    print(f"{figures.pop('pairs')} pairs")
+    of_true, networks = figures.pop("pckh_of_true", None), figures.pop("perceptual", {})
+    for name, row in {"generated": figures, **figures.pop("baselines")}.items():
+        print(f"{name:>14}: " + ", ".join(f"{key} {row[key]:.4f}" for key in figures))
+    if of_true is not None:
+        print(f"{'true':>14}: pckh {of_true:.4f}")
+    for name, text in networks.items():
+        print(f"{name:>14}: {text}")
 
 
 def _add_bank(commands: Any) -> None:
@@ -373,10 +395,10 @@ def _generate(args: argparse.Namespace) -> None:
 def _add_bench(commands: Any) -> None:
     text = "Measure speed, the variants of one part alternating within one run."
     parser = _command(commands, "bench", _bench, text, "xingaug bench generator --json")
-    parser.add_argument("part", choices=("generator", "augment"), help="what to measure")
+    parser.add_argument("part", choices=("generator", "train", "augment"), help="what to measure")
     parser.add_argument("--generator", nargs="+", metavar="NAME",
                         help="sizes (xinggan, xinggan_pp, xinggan_pp_small), bundled names or .safetensors files; left "
-                        "out, the part generator measures all sizes, others pedestrians-small")  # fmt: skip
+                        "out, the parts generator and train measure all sizes, others pedestrians-small")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=8, help="images at a time")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds; the median counts")
     parser.add_argument("--device", default="cpu", help="such as cuda")
@@ -385,11 +407,13 @@ def _add_bench(commands: Any) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from xingaug.bench import bench_augment, bench_generator
+    from xingaug.bench import bench_augment, bench_generator, bench_train
 
     if args.part == "generator":
         figures = bench_generator(args.generator, args.batch_size, args.rounds, args.device, args.compile)
         tables = ["variants", "training_step"]
+    elif args.part == "train":
+        figures, tables = bench_train(args.generator, args.batch_size, args.rounds, args.device), ["variants"]
     else:
         names = args.generator or ["pedestrians-small"]
         if len(names) > 1:

@@ -1,6 +1,9 @@
 """Training pairs: two images of one identity, held in memory as bytes, drawn by (seed, epoch, index)."""
 
-from dataclasses import dataclass
+import csv
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,43 +19,116 @@ IDENTITIES_PER_SCENE = 50
 """Rendered persons that share the scenes of six cameras (our choice)."""
 
 
+class DiskImages:
+    """Images that stay on disk: indexed like an array, and decoded when asked for."""
+
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int], grey: bool = False) -> None:
+        """Args: `paths` of the images; `size`: (height, width) to bring them to; `grey`: one channel, as masks have."""
+        self.paths, self.size, self.grey = np.array(paths, dtype=object), size, grey
+        self.shape = (len(paths), *size) if grey else (len(paths), *size, 3)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Uint8 (B, H, W, 3), or (B, H, W) for masks."""
+        with ThreadPoolExecutor() as pool:
+            images = np.stack(list(pool.map(lambda path: read_image(path, self.size), self.paths[rows])))
+        return images[..., 0] if self.grey else images
+
+    def select(self, rows: np.ndarray) -> "DiskImages":
+        """The images of some rows."""
+        return DiskImages(list(self.paths[rows]), self.size, self.grey)
+
+
 @dataclass(frozen=True)
 class PairData:
-    """Images that can be paired within a group.
+    """Images that can be paired: those of one group but of different blocks, or as a list says.
 
     Attributes:
         images: (N, H, W, 3) uint8.
         xy: (N, 18, 2) float32, pixels.
         visibility: (N, 18) float32.
         masks: (N, H, W) uint8, 255 on the person; None where there are none.
+        pids: (N,) int64, the persons.
         groups: (N,) int64, images of one group may be paired.
         names: (N,) str.
+        blocks: (N,) int64, images of one group and block may not be paired; None where each is its own block.
+        listed: (P, 2) rows of the pairs to draw from, source and target; None where groups say it.
     """
 
-    images: np.ndarray
+    images: np.ndarray | DiskImages
     xy: np.ndarray
     visibility: np.ndarray
-    masks: np.ndarray | None
+    masks: np.ndarray | DiskImages | None
+    pids: np.ndarray
     groups: np.ndarray
     names: np.ndarray
+    blocks: np.ndarray | None = None
+    listed: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.names)
 
-    def usable(self) -> "PairData":
-        """The images with enough visible joints whose group has at least two of them."""
-        keep = (self.visibility > 0).sum(1) >= MIN_VISIBLE
-        groups, inverse, counts = np.unique(np.where(keep, self.groups, -1), return_inverse=True, return_counts=True)
-        keep &= (counts[inverse] >= 2) & (groups[inverse] >= 0)
+    def select(self, chosen: np.ndarray) -> "PairData":
+        """Part of the images; of listed pairs those stay whose images both do.
+
+        Args:
+            chosen: (N,) bool.
+        """
+        rows = np.flatnonzero(chosen)
+        listed = self.listed
+        if listed is not None:
+            listed = (np.cumsum(chosen) - 1)[listed[chosen[listed].all(1)]]
+        columns = {name: getattr(self, name)[rows] for name in ("xy", "visibility", "pids", "groups", "names")}
+        blocks = None if self.blocks is None else self.blocks[rows]
+        masks = None if self.masks is None else _rows_of(self.masks, rows)
+        return PairData(**columns, images=_rows_of(self.images, rows), masks=masks, blocks=blocks, listed=listed)
+
+    def usable(self, min_visible: int = MIN_VISIBLE) -> "PairData":
+        """The images with enough visible joints that have a partner of whom the same holds.
+
+        Args:
+            min_visible: joints, 1 to 18.
+
+        Raises:
+            BadInput: there is no such image.
+        """
+        keep = (self.visibility > 0).sum(1) >= min_visible
+        if self.listed is not None:
+            paired = self.listed[keep[self.listed].all(1)]
+            keep &= np.isin(np.arange(len(self)), paired)
+        else:
+            rows = np.flatnonzero(keep)
+            _, _, others = _partners(self.groups[rows], None if self.blocks is None else self.blocks[rows])
+            keep[rows[others == 0]] = False
         if not keep.any():
+            raise BadInput(f"pairs: none of {len(self)} images has a partner and {min_visible} visible joints")
+        return self.select(keep)
+
+    def hold_out(self, identities: int, seed: int) -> tuple["PairData", "PairData | None"]:
+        """Splits off some persons.
+
+        Args:
+            identities: how many; 0 splits off nobody.
+            seed: of the choice.
+
+        Returns:
+            The others, and those persons.
+
+        Raises:
+            BadInput: nobody would be left, or a list of pairs has none of one part.
+        """
+        if identities == 0:
+            return self, None
+        persons = np.unique(self.pids)
+        if identities >= len(persons):
             raise BadInput(
-                f"pairs: none of {len(self)} images has a partner in its group and {MIN_VISIBLE} visible joints"
+                f"validation.identities: {identities} held out of {len(persons)} persons with pairs; needed fewer"
             )
-        masks = None if self.masks is None else self.masks[keep]
-        return PairData(
-            self.images[keep], self.xy[keep], self.visibility[keep], masks, self.groups[keep], self.names[keep]
-        )
+        held = np.isin(self.pids, np.random.default_rng([seed, 2]).permutation(persons)[:identities])
+        parts = self.select(~held), self.select(held)
+        if any(part.listed is not None and not len(part.listed) for part in parts):
+            raise BadInput("data.pairs: the list leaves no pair to train on or none to hold out; needed both")
+        return parts
 
     def draw(self, count: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draws the pairs of an epoch.
@@ -66,34 +142,118 @@ class PairData:
             Rows of the sources and of the targets (count,) int64, never equal, and whether to mirror (count,) bool.
         """
         rng = np.random.default_rng([seed, epoch])
-        order = np.argsort(self.groups, kind="stable")
+        if self.listed is not None:
+            sources, targets = self.listed[rng.integers(len(self.listed), size=count)].T
+            return sources, targets, rng.random(count) < 0.5
+        order, ends, others = _partners(self.groups, self.blocks)
         _, starts, sizes = np.unique(self.groups[order], return_index=True, return_counts=True)
         group = rng.integers(len(starts), size=count)
         first = rng.integers(sizes[group])
-        second = (first + 1 + rng.integers(sizes[group] - 1)) % sizes[group]
-        mirror = rng.random(count) < 0.5
-        return order[starts[group] + first], order[starts[group] + second], mirror
+        sources = order[starts[group] + first]
+        # The partners of an image are those after the end of its block, and on from the start of the group.
+        second = (ends[sources] + rng.integers(others[sources])) % sizes[group]
+        return sources, order[starts[group] + second], rng.random(count) < 0.5
+
+
+def _rows_of(stored: np.ndarray | DiskImages, rows: np.ndarray) -> np.ndarray | DiskImages:
+    return stored.select(rows) if isinstance(stored, DiskImages) else stored[rows]
+
+
+def _partners(groups: np.ndarray, blocks: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Who may be paired with whom.
+
+    Returns:
+        Rows sorted by group and block (N,); and for each row where its block ends in its group, and how many partners
+        it has.
+    """
+    blocks = np.arange(len(groups)) if blocks is None else blocks
+    order = np.lexsort((blocks, groups))
+    _, start, group, size = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
+    pairs = np.stack([groups[order], blocks[order]])
+    _, first, block, length = np.unique(pairs, axis=1, return_index=True, return_inverse=True, return_counts=True)
+    ends, others = np.empty(len(groups), np.int64), np.empty(len(groups), np.int64)
+    ends[order] = first[block] + length[block] - start[group]
+    others[order] = size[group] - length[block]
+    return order, ends, others
 
 
 def pairs_from_tree(
     root: Path,
     annotations: Path,
-    within: Literal["camera", "identity"] = "camera",
+    within: Literal["camera", "identity", "cross-camera"] = "camera",
     size: tuple[int, int] = (128, 64),
+    pairs: Path | None = None,
+    memory_bytes: int = 8_000_000_000,
 ) -> PairData:
     """Reads the training split of a Market-1501 tree; masks are taken where every image has a PNG beside it.
 
     Args:
         root: the tree.
         annotations: `.npz` or PATN `.csv`.
-        within: pair images of one identity under one camera, or under any.
+        within: pair images of one identity under one camera, under any, or under two different ones.
         size: (height, width) to bring images, keypoints and masks to.
+        pairs: CSV with the header `from,to` that lists the pairs instead.
+        memory_bytes: decoded images that would take more stay on disk.
+
+    Raises:
+        BadInput: unreadable input; a listed pair whose images are unknown, have no keypoints or show two persons.
     """
     split, table = annotated_training(root, annotations)
     keypoints = keypoints_of(table, split, size)
-    groups = split.pids if within == "identity" else split.pids * 100 + split.camids
-    xy, visibility = keypoints.xy.numpy(), keypoints.visibility.numpy()
-    return PairData(read_images(split, size), xy, visibility, read_masks(split, size), groups, split.names)
+    groups = split.pids * 100 + split.camids if within == "camera" else split.pids
+    paths = [split.path(i) for i in range(len(split))]
+    fits = len(split) * size[0] * size[1] * 4 <= memory_bytes  # three channels and perhaps a mask
+    data = PairData(
+        read_images(split, size) if fits else DiskImages(paths, size),
+        keypoints.xy.numpy(),
+        keypoints.visibility.numpy(),
+        None,
+        split.pids,
+        groups,
+        split.names,
+        blocks=split.camids if within == "cross-camera" else None,
+        listed=None if pairs is None else _listed_rows(pairs, split),
+    )
+    beside = [path.with_suffix(".png") for path in paths]
+    if not all(path.is_file() for path in beside):
+        return data
+    masks = DiskImages(beside, size, grey=True)
+    return replace(data, masks=masks[np.arange(len(split))] if fits else masks)
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """Reads a CSV with the header `from,to`.
+
+    Raises:
+        BadInput: unreadable, another header, a row that is not two names, or no pair.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path}: cannot read the pairs ({error})") from None
+    if not rows or [cell.strip() for cell in rows[0]] != ["from", "to"]:
+        raise BadInput(f"{path}: line 1: expected the header from,to")
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != 2:
+            raise BadInput(f"{path}: line {number}: {len(row)} fields, expected two image names")
+    if len(rows) == 1:
+        raise BadInput(f"{path}: no pair after the header")
+    return [(a.strip(), b.strip()) for a, b in rows[1:]]
+
+
+def _listed_rows(path: Path, split: Split) -> np.ndarray:
+    """Rows (P, 2) of the pairs that a CSV lists; pairs without keypoints are an error, not left out."""
+    index = {name: i for i, name in enumerate(split.names.tolist())}
+    rows = []
+    for number, pair in enumerate(read_pairs(path), 2):
+        for name in pair:
+            if name not in index:
+                raise BadInput(f"{path}: line {number}: '{name}' is no training image with keypoints")
+        rows.append([index[name] for name in pair])
+        if split.pids[rows[-1][0]] != split.pids[rows[-1][1]] or rows[-1][0] == rows[-1][1]:
+            raise BadInput(f"{path}: line {number}: '{pair[0]}' and '{pair[1]}', expected two images of one person")
+    return np.array(rows)
 
 
 def read_masks(split: Split, size: tuple[int, int]) -> np.ndarray | None:
@@ -119,7 +279,7 @@ def pairs_from_pedestrians(
     """
     from xingaug.data import pedestrians as ped
 
-    requests, groups, names = [], [], []
+    requests, groups, names, pids = [], [], [], []
     for i in range(identities):
         identity = ped.draw_identity(seed, i)
         # Other scenes for every few persons, so that the generator does not learn six backgrounds by heart.
@@ -131,8 +291,10 @@ def pairs_from_pedestrians(
                 pose = ped.draw_pose((seed, i, t, p), ped.PoseDistribution.any(), cameras[c].pitch_deg)
                 requests.append((identity, pose, cameras[c], background))
                 groups.append(i * tracklets + t)
+                pids.append(i)
                 names.append(f"{i:05d}_c{c + 1}_{p:03d}")
     rendered = ped.render_many(requests, workers=workers, progress=progress)
     return PairData(
-        rendered.images, rendered.xy, rendered.visibility, rendered.masks, np.array(groups), np.array(names)
-    )
+        rendered.images, rendered.xy, rendered.visibility, rendered.masks, np.array(pids), np.array(groups),
+        np.array(names),
+    )  # fmt: skip

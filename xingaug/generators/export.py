@@ -13,6 +13,7 @@ from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_write
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.store import load_generator
+from xingaug.keypoints import Keypoints, render_heatmaps
 
 INPUTS = ("source", "source_heatmaps", "target_heatmaps")
 OUTPUT = "generated_image"
@@ -98,9 +99,12 @@ class _Unchecked(nn.Module):
 
 
 def _inputs(size: tuple[int, int], count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise as the source, and persons whose joints lie anywhere in the image."""
     rng = torch.Generator().manual_seed(count)
     source = torch.rand(count, 3, *size, generator=rng) * 2 - 1
-    return source, torch.rand(count, 18, *size, generator=rng), torch.rand(count, 18, *size, generator=rng)
+    xy = torch.rand(2, count, 18, 2, generator=rng) * torch.tensor([size[1] - 1.0, size[0] - 1.0])
+    heatmaps = render_heatmaps(Keypoints(xy, torch.ones(2, count, 18)), size)
+    return source, heatmaps[0], heatmaps[1]
 
 
 def _largest_difference(generator: PoseGenerator, path: Path) -> float:

@@ -74,20 +74,31 @@ class HeatmapStem(nn.Module):
     The maps are smooth (sigma 6 px), so that the light stem loses nothing by beginning with their 4x4 means.
     """
 
-    def __init__(self, width: int, joints: int = 18, released: bool = False) -> None:
-        """Args: `width`: channels C of the code; `joints`: maps per pose; `released`: whether XingGAN's encoder."""
+    def __init__(self, width: int, joints: int = 18, released: bool = False, hints: int = 0) -> None:
+        """Builds the stem.
+
+        Args:
+            width: channels C of the code.
+            joints: maps per pose.
+            released: whether it is XingGAN's encoder.
+            hints: channels of a picture of the target pose that the light stem sees too; 0 for none.
+        """
         super().__init__()
         self.released = released
         self.mix = encoder(2 * joints, width // 4) if released else nn.Sequential(
-            _conv3(2 * joints, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+            _conv3(2 * joints + 16 * hints, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
             _conv3(width, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
         )  # fmt: skip
 
-    def forward(self, source_heatmaps: Tensor, target_heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-        """Two (B, 18, H, W) to the code (B, C, h, w) and the reduced maps (B, 36, h, w)."""
+    def forward(
+        self, source_heatmaps: Tensor, target_heatmaps: Tensor, hints: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Two (B, 18, H, W), at choice (B, hints, H, W), to the code (B, C, h, w) and reduced maps (B, 36, h, w)."""
         both = (source_heatmaps, target_heatmaps)
         maps = torch.cat([F.avg_pool2d(heatmaps, 4) for heatmaps in both], 1)
-        return self.mix(torch.cat(both, 1) if self.released else maps), maps
+        if self.released:
+            return self.mix(torch.cat(both, 1)), maps
+        return self.mix(maps if hints is None else torch.cat([maps, F.pixel_unshuffle(hints, 4)], 1)), maps
 
 
 def region_bounds(length: int, regions: int) -> list[tuple[int, int]]:

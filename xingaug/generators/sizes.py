@@ -10,6 +10,7 @@ SIZES: dict[str, XingGANConfig | XingGANPlusPlusConfig] = {
     "xinggan_pp": XingGANPlusPlusConfig(
         width=256, blocks=9, dropout=0.5, residual=False, wide_shape=True, padding="reflect", stem="released",
         decoder="released", enhanced_queries=512, candidates=10, texture_attention=0,
+        limb_warp=False,
     ),
     "xinggan_pp_small": XingGANPlusPlusConfig(),
 }  # fmt: skip

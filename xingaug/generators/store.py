@@ -17,7 +17,7 @@ from xingaug.generators.fast import optimize
 from xingaug.generators.xinggan import XingGAN, XingGANConfig
 from xingaug.generators.xinggan_pp import XingGANPlusPlus, XingGANPlusPlusConfig
 
-FORMAT = 2
+FORMAT = 3
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 

@@ -23,7 +23,11 @@ from xingaug.generators.layers import (
     attend,
     conv_block,
 )
+from xingaug.generators.warp import LimbWarp
 from xingaug.generators.xinggan import decoder, map_decoder
+
+HINTS = 4
+"""Channels that the limb warp adds: its image, and how near a limb each pixel is."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class XingGANPlusPlusConfig:
         candidates: RGB candidates of each branch (paper 10).
         texture_attention: heads that carry the source's pixels and fine features to their places in the target pose,
             one more candidate each; 0 leaves it out, as in the paper (our choice).
+        limb_warp: whether the source's limbs, laid over the target's skeleton, are a candidate and a hint
+            (`generators.warp`; our choice, not in the paper).
     """
 
     size: tuple[int, int] = (128, 64)
@@ -92,6 +98,7 @@ class XingGANPlusPlusConfig:
     fusion_wiring: Literal["concat", "weighted"] = "concat"
     candidates: int = 4
     texture_attention: int = 2
+    limb_warp: bool = True
 
     def __post_init__(self) -> None:
         """Checks what types alone cannot."""
@@ -124,6 +131,8 @@ class XingGANPlusPlusConfig:
             raise ValueError(f"width: {self.width}, needed a multiple of 8 with the released stem or decoder")
         if self.decoder == "released" and self.texture_attention:
             raise ValueError(f"texture_attention: {self.texture_attention}, needed 0 with decoder: released")
+        if self.limb_warp and "released" in (self.stem, self.decoder):
+            raise ValueError("limb_warp: true, needed false with the released stem or decoder")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -288,37 +297,34 @@ class CoAttentionFusion(nn.Module):
         join = StageJoin if self.dense else LastStage
         self.join_appearance, self.join_shape = join(config, c), join(config, 2 * c)
         both = 2 * c if self.dense else 3 * c  # without DCCF the maps see the last shape code unsqueezed
-        maps = 2 * config.candidates + 1 + config.texture_attention
+        maps = 2 * config.candidates + 1 + config.texture_attention + config.limb_warp
         if config.decoder == "released":
             self.decode_appearance: nn.Module = decoder(c // 4, config.candidates)
             self.decode_shape: nn.Module = decoder(c // 4, config.candidates)
             self.decode_maps: nn.Module = map_decoder(both, c // 4, maps)
             return
-        skip = c // 4 if config.texture_attention else 0
+        skip = (c // 4 if config.texture_attention else 0) + (4 * HINTS + 12 if config.limb_warp else 0)
         self.decode_appearance = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
         self.decode_shape = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
         self.decode_maps = ShuffleDecoder(both, config.map_widths, maps, skip, nn.Identity())
 
     def forward(
-        self, appearances: list[Tensor], shapes: list[Tensor], image: Tensor, moved: Tensor | None, skip: Tensor | None
+        self, appearances: list[Tensor], shapes: list[Tensor], moved: list[Tensor], fine: list[Tensor]
     ) -> Tensor:
         """Decodes and fuses.
 
         Args:
             appearances: T times (B, C, h, w).
             shapes: T times (B, 2C, h, w).
-            image: (B, 3, H, W), the source, itself a candidate.
-            moved: (B, heads, 3, H, W), candidates of the texture attention, or None.
-            skip: (B, C/4, H/2, W/2), its features, or None.
+            moved: candidates that are made of the source's pixels, the source itself among them; each (B, 3 k, H, W).
+            fine: features (B, any, H/2, W/2) that join the light decoders; none, or as many as the network has.
 
         Returns:
             (B, 3, H, W) in [-1, 1].
         """
         appearance, shape = self.join_appearance(appearances), self.join_shape(shapes)
-        features = () if skip is None else (skip,)
-        rgb = [self.decode_appearance(appearance, *features), self.decode_shape(shape, *features), image]
-        if moved is not None:
-            rgb.append(moved.flatten(1, 2))
+        features = (torch.cat(fine, 1),) if fine else ()
+        rgb = [self.decode_appearance(appearance, *features), self.decode_shape(shape, *features), *moved]
         both = torch.cat([appearance, shape if self.dense else shapes[-1]], 1)  # (B, 2C or 3C, h, w)
         maps = self.decode_maps(both, *features)  # (B, K, H, W)
         return weighted_sum(maps, rgb)
@@ -334,7 +340,8 @@ class XingGANPlusPlus(PoseGenerator):
         super().__init__(XingGANPlusPlusConfig(**config))
         c = self.config
         self.image_stem = ImageStem(c.width, released=c.stem == "released")
-        self.heatmap_stem = HeatmapStem(c.width, released=c.stem == "released")
+        self.warp = LimbWarp() if c.limb_warp else None
+        self.heatmap_stem = HeatmapStem(c.width, released=c.stem == "released", hints=HINTS if c.limb_warp else 0)
         self.stages = nn.ModuleList(Stage(c, first=t == 0) for t in range(c.blocks))
         self.texture = TextureAttention(c) if c.texture_attention else None
         self.fusion = CoAttentionFusion(c)
@@ -348,16 +355,23 @@ class XingGANPlusPlus(PoseGenerator):
         """As `forward`, on inputs that have been checked."""
         dtype = next(self.parameters()).dtype  # of a fast form perhaps another than the images'
         image = source.to(dtype)
-        code, fine = self.image_stem(image)  # (B, C, h, w), (B, C/2, H/2, W/2)
+        moved, fine, hints = [source], [], None
+        if self.warp is not None:
+            warped, nearness = self.warp(source, source_heatmaps, target_heatmaps)
+            hints = torch.cat([warped, nearness], 1).to(dtype)  # (B, 4, H, W)
+            moved.append(warped)
+            fine.append(F.pixel_unshuffle(torch.cat([hints, image], 1), 2))  # (B, 28, H/2, W/2)
+        code, finer = self.image_stem(image)  # (B, C, h, w), (B, C/2, H/2, W/2)
         # (B, C, h, w), (B, 36, h, w)
-        shape, maps = self.heatmap_stem(source_heatmaps.to(dtype), target_heatmaps.to(dtype))
+        shape, maps = self.heatmap_stem(source_heatmaps.to(dtype), target_heatmaps.to(dtype), hints)
         appearance = code
         appearances, shapes = [], []
         for stage in self.stages:
             appearance, shape = stage(appearance, shape)  # (B, C, h, w), (B, 2C, h, w)
             appearances.append(appearance)
             shapes.append(shape)
-        moved, skip = None, None
         if self.texture is not None:
-            moved, skip = self.texture(image, fine, code, maps, shape)
-        return self.fusion(appearances, shapes, source, moved, skip)
+            candidates, carried = self.texture(image, finer, code, maps, shape)
+            moved.append(candidates.flatten(1, 2))
+            fine.append(carried)
+        return self.fusion(appearances, shapes, moved, fine)

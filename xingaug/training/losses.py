@@ -1,6 +1,11 @@
-"""Losses of the generator and of the discriminators; each returns one number per call."""
+"""Losses of the generator and of the discriminators.
 
-from collections.abc import Sequence
+Each returns the mean over the batch of one number an image, so that the loss of a batch is the mean of its parts'
+losses: several processes, or a batch taken in parts, then learn the very same.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +21,7 @@ def weighted_l1(generated: Tensor, target: Tensor, mask: Tensor | None, person_w
         mask: (B, 1, H, W) in [0, 1], 1 on the person; None weighs all pixels alike.
         person_weight: weight of a person's pixel, where the background has 1.
     """
-    difference = (generated - target).abs()
-    if mask is None:
-        return difference.mean()
-    weight = 1 + (person_weight - 1) * mask
-    return (difference * weight).sum() / (weight.sum() * 3)
+    return _weighted_mean((generated - target).abs(), mask, person_weight)
 
 
 def structural_loss(generated: Tensor, target: Tensor, mask: Tensor | None, person_weight: float) -> Tensor:
@@ -28,35 +29,83 @@ def structural_loss(generated: Tensor, target: Tensor, mask: Tensor | None, pers
 
     Arguments as for `weighted_l1`.
     """
-    window = 7
     x, y = (generated + 1) / 2, (target + 1) / 2
-    mean_x, mean_y = _box(x, window), _box(y, window)
-    var_x = _box(x * x, window) - mean_x**2
-    var_y = _box(y * y, window) - mean_y**2
-    covariance = _box(x * y, window) - mean_x * mean_y
+    mean_x, mean_y = _box(x), _box(y)
+    var_x = _box(x * x) - mean_x**2
+    var_y = _box(y * y) - mean_y**2
+    covariance = _box(x * y) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
     ssim = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    loss = 1 - ssim
+    return _weighted_mean(1 - ssim, None if mask is None else _box(mask), person_weight)
+
+
+def _box(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 7, stride=1)
+
+
+def _weighted_mean(values: Tensor, mask: Tensor | None, person_weight: float) -> Tensor:
+    """Weighted mean of (B, C, H, W) in each image, then over the batch."""
     if mask is None:
-        return loss.mean()
-    weight = 1 + (person_weight - 1) * _box(mask, window)
-    return (loss * weight).sum() / (weight.sum() * 3)
+        return values.mean()
+    weight = 1 + (person_weight - 1) * mask
+    return ((values.mean(1, keepdim=True) * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))).mean()
 
 
-def _box(x: Tensor, window: int) -> Tensor:
-    return F.avg_pool2d(x, window, stride=1)
+def identity_loss(network: Callable[[Tensor], Tensor], generated: Tensor, target: Tensor) -> Tensor:
+    """1 - cosine between the features of generated and true images.
+
+    Args:
+        network: images (B, 3, H, W) in [0, 1] to features (B, D).
+        generated: (B, 3, H, W) in [-1, 1].
+        target: the same.
+    """
+    with torch.no_grad():
+        wanted = network((target + 1) / 2)
+    return (1 - F.cosine_similarity(network((generated + 1) / 2), wanted)).mean()
 
 
-def hinge_generator(fake_scores: Tensor) -> Tensor:
-    """The generator's hinge loss: wants high scores."""
-    return -fake_scores.mean()
+@dataclass(frozen=True)
+class Adversarial:
+    """One way to play against a discriminator, on its scores (logits), higher for real.
+
+    Attributes:
+        generator: of the scores of generated images.
+        discriminator: of the scores of true and of generated images.
+    """
+
+    generator: Callable[[Tensor], Tensor]
+    discriminator: Callable[[Tensor, Tensor], Tensor]
 
 
-def hinge_discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """The discriminator's hinge loss: wants real above 1, fake below -1."""
-    return F.relu(1 - real_scores).mean() + F.relu(1 + fake_scores).mean()
+ADVERSARIAL = {
+    "hinge": Adversarial(
+        generator=lambda fake: -fake.mean(),
+        discriminator=lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
+    ),
+    # As released: binary cross-entropy; both of the discriminator's halves count one half.
+    "bce": Adversarial(
+        generator=lambda fake: F.softplus(-fake).mean(),
+        discriminator=lambda real, fake: (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2,
+    ),
+    "least_squares": Adversarial(
+        generator=lambda fake: ((fake - 1) ** 2).mean(),
+        discriminator=lambda real, fake: (((real - 1) ** 2).mean() + (fake**2).mean()) / 2,
+    ),
+}
 
 
 def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     """Mean absolute difference of a discriminator's features, averaged over its layers."""
     return torch.stack([(f - r.detach()).abs().mean() for f, r in zip(fake, real, strict=True)]).mean()
+
+
+def r1_penalty(scores: Tensor, images: Tensor) -> Tensor:
+    """Squared gradient of the scores by the true images, summed over each image (Mescheder et al. 2018).
+
+    Args:
+        scores: (B, ...), computed from `images`.
+        images: (B, 3, H, W), with gradient.
+    """
+    summed = scores.flatten(1).mean(1).sum()
+    (gradient,) = torch.autograd.grad(summed, images, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()

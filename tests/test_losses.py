@@ -1,0 +1,163 @@
+"""The loss terms, by hand and against slow versions."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from xingaug.errors import BadInput
+from xingaug.training import losses
+from xingaug.training.config import PerceptualConfig
+from xingaug.training.perceptual import PerceptualLoss
+from xingaug.training.pool import ImagePool
+
+
+def test_weighted_l1_and_structure_by_hand() -> None:
+    generated, target = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
+    generated[..., 0] = 1
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 0] = 1
+    assert losses.weighted_l1(generated, target, None, 3.0).item() == pytest.approx(1 / 8)
+    assert losses.weighted_l1(generated, target, mask, 3.0).item() == pytest.approx(3 * 8 / (56 + 3 * 8))
+    assert losses.structural_loss(target, target, mask, 3.0).item() == pytest.approx(0, abs=1e-6)
+    assert losses.structural_loss(generated, target, None, 3.0).item() > 0.05
+
+
+@pytest.mark.parametrize("name", ["weighted_l1", "structural_loss"])
+def test_the_loss_of_a_batch_is_the_mean_of_its_images(name: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    generated, target = (torch.rand(4, 3, 16, 12, generator=rng) * 2 - 1 for _ in range(2))
+    mask = (torch.rand(4, 1, 16, 12, generator=rng) > torch.tensor([0.1, 0.5, 0.9, 1.0])[:, None, None, None]).float()
+    loss = getattr(losses, name)
+    single = [loss(generated[i : i + 1], target[i : i + 1], mask[i : i + 1], 3.0) for i in range(4)]
+    torch.testing.assert_close(loss(generated, target, mask, 3.0), torch.stack(single).mean())
+
+
+def test_adversarial_losses_by_hand() -> None:
+    real, fake = torch.tensor([-2.0, 0.0, 2.0]), torch.tensor([-2.0, 0.0, 2.0])
+    hinge, bce, squares = (losses.ADVERSARIAL[name] for name in ("hinge", "bce", "least_squares"))
+    assert hinge.generator(fake).item() == 0
+    assert hinge.discriminator(real, fake).item() == pytest.approx(4 / 3 + 4 / 3)
+    sigmoid = [1 / (1 + math.exp(-x)) for x in (-2, 0, 2)]
+    assert bce.generator(fake).item() == pytest.approx(-sum(map(math.log, sigmoid)) / 3)
+    wanted = -(sum(math.log(s) for s in sigmoid) + sum(math.log(1 - s) for s in sigmoid)) / 6
+    assert bce.discriminator(real, fake).item() == pytest.approx(wanted)
+    assert squares.generator(fake).item() == pytest.approx((9 + 1 + 1) / 3)
+    assert squares.discriminator(real, fake).item() == pytest.approx(((9 + 1 + 1) / 3 + (4 + 0 + 4) / 3) / 2)
+    assert losses.feature_matching([torch.ones(2)], [torch.zeros(2)]).item() == 1
+
+
+@pytest.mark.parametrize("name", sorted(losses.ADVERSARIAL))
+def test_a_better_image_lowers_the_generators_loss_and_a_better_judge_its_own(name: str) -> None:
+    play = losses.ADVERSARIAL[name]
+    low, high = torch.full((4,), -1.0), torch.full((4,), 1.0)
+    assert play.generator(high) < play.generator(low)
+    assert play.discriminator(high, low) < play.discriminator(low, high)
+
+
+def test_r1_of_a_linear_judge_is_its_squared_weight() -> None:
+    weight = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    images = torch.rand(5, 3, 4, 2, requires_grad=True)
+    penalty = losses.r1_penalty((images * weight).sum((1, 2, 3))[:, None], images)
+    torch.testing.assert_close(penalty, weight.square().sum())
+    penalty.backward()
+    torch.testing.assert_close(weight.grad, 2 * weight.detach())
+
+
+def test_identity_loss_is_the_angle_between_features() -> None:
+    class Means(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean((2, 3))
+
+    target = torch.tensor([1.0, -1.0, -1.0])[None, :, None, None].expand(2, 3, 4, 4)
+    generated = torch.tensor([-1.0, 1.0, -1.0])[None, :, None, None].expand(2, 3, 4, 4)
+    assert losses.identity_loss(Means(), target, target).item() == pytest.approx(0, abs=1e-6)
+    assert losses.identity_loss(Means(), generated, target).item() == pytest.approx(1)
+
+
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Sequential]:
+    """Weights of a VGG-19 that has learned nothing."""
+    from torchvision.models import vgg19
+
+    with torch.random.fork_rng(), torch.device("meta"):
+        features = vgg19(weights=None).features
+    features = features.to_empty(device="cpu").eval()
+    rng = torch.Generator().manual_seed(0)
+    for parameter in features.parameters():
+        parameter.data.normal_(0, 0.05, generator=rng)
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.safetensors"
+    save_file({f"features.{name}": value for name, value in features.state_dict().items()}, path)
+    return path, features
+
+
+def test_perceptual_loss_compares_the_features_of_vgg(vgg: tuple[Path, nn.Sequential], tmp_path: Path) -> None:
+    path, features = vgg
+    loss = PerceptualLoss(PerceptualConfig(weights=str(path), layers=(0, 3)))
+    rng = torch.Generator().manual_seed(1)
+    generated, target = (torch.rand(2, 3, 16, 12, generator=rng) * 2 - 1 for _ in range(2))
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    wanted = []
+    for layer in (0, 3):
+        part = features[: layer + 1]
+        with torch.no_grad():
+            a, b = (part(((x + 1) / 2 - mean) / std) for x in (generated, target))
+            # A ReLU of torchvision works in place; it must not reach back into the layer before.
+            wanted.append((a - b).abs().mean())
+    torch.testing.assert_close(loss(generated, target), torch.stack(wanted).mean(), rtol=1e-4, atol=1e-5)
+    generated.requires_grad_(True)
+    loss(generated, target).backward()
+    assert generated.grad is not None
+    assert generated.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in loss.parameters())
+    # A .pth of the whole network, as torchvision itself stores it.
+    state = {f"features.{k}": v for k, v in features.state_dict().items()}
+    torch.save({**state, "classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg.pth")
+    again = PerceptualLoss(PerceptualConfig(weights=str(tmp_path / "vgg.pth"), layers=(0, 3)))
+    torch.testing.assert_close(again(generated, target), loss(generated, target))
+
+
+def test_missing_or_foreign_vgg_weights_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(path: Path | str) -> None:
+        PerceptualLoss(PerceptualConfig(weights=str(path)))
+
+    with pytest.raises(BadInput, match="no such file; needed a state dict of torchvision's vgg19"):
+        ask(tmp_path / "none.pth")
+    (tmp_path / "torn.pth").write_bytes(b"torn")
+    with pytest.raises(BadInput, match="not a state dict"):
+        ask(tmp_path / "torn.pth")
+    torch.save([1], tmp_path / "list.pth")
+    with pytest.raises(BadInput, match="holds no state dict"):
+        ask(tmp_path / "list.pth")
+    save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(BadInput, match=r"'0.weight' is of shape \(1,\), needed torchvision's vgg19"):
+        ask(tmp_path / "other.safetensors")
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    from torchvision.models import VGG19_Weights
+
+    monkeypatch.setattr(VGG19_Weights, "get_state_dict", unreachable)
+    with pytest.raises(BadInput, match=r"cannot fetch VGG-19's \(no network\); give the path .* perceptual: none"):
+        ask("torchvision")
+
+
+def test_image_pool_gives_back_earlier_images_and_keeps_pairs_together() -> None:
+    pool, rng = ImagePool(8), torch.Generator().manual_seed(0)
+    seen: list[float] = []
+    for step in range(40):
+        images = torch.full((4, 1), float(step)) + torch.arange(4)[:, None] / 10
+        out, conditions = pool.exchange((images, images * 2), rng)
+        torch.testing.assert_close(conditions, out * 2)
+        if step < 2:
+            torch.testing.assert_close(out, images)
+        seen += (step - out.floor()).flatten().tolist()
+    assert len(pool.entries) == 8
+    earlier = sum(age > 0 for age in seen) / len(seen)
+    assert 0.3 < earlier < 0.6
+    batch = (torch.rand(3, 2),)
+    assert ImagePool(0).exchange(batch, rng) is batch

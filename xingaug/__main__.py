@@ -1,0 +1,7 @@
+"""`python -m xingaug`, which `torchrun -m xingaug train ...` needs."""
+
+import sys
+
+from xingaug.cli import main
+
+sys.exit(main())

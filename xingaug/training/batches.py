@@ -1,0 +1,146 @@
+"""From rows of pairs to what a step computes on: images, heatmaps rendered on the device, masks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xingaug.data.pairs import PairData
+from xingaug.images import bytes_to_unit, unit_to_signed
+from xingaug.keypoints import Keypoints, render_heatmaps
+from xingaug.training.config import Photometric, TrainConfig
+from xingaug.training.masks import pose_mask
+from xingaug.training.processes import Processes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs on the device: images in [-1, 1], heatmaps in [0, 1], the target person's mask (B, 1, H, W)."""
+
+    source: Tensor
+    target: Tensor
+    source_heatmaps: Tensor
+    target_heatmaps: Tensor
+    mask: Tensor
+    names: list[str]
+
+    def parts(self, count: int) -> list["Batch"]:
+        """Cuts the batch into equal parts."""
+        if count == 1:
+            return [self]
+        size = len(self.names) // count
+        columns = [getattr(self, f.name) for f in fields(self)]
+        return [Batch(*(column[i * size : (i + 1) * size] for column in columns)) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """Which pairs a batch holds.
+
+    Attributes:
+        sources: (B,) rows of the data.
+        targets: likewise.
+        mirror: (B,) bool.
+        colour_seeds: (B,) seeds of the photometric changes.
+    """
+
+    sources: np.ndarray
+    targets: np.ndarray
+    mirror: np.ndarray
+    colour_seeds: np.ndarray
+
+
+def rows_of_steps(config: TrainConfig, data: PairData, first: int, processes: Processes) -> Iterator[PairRows]:
+    """This process's share of the pairs of steps `first` to the last, which depend on (seed, epoch, index) alone."""
+    per_epoch = max(1, config.pairs_per_epoch // config.batch_size)
+    own = config.batch_size // processes.count
+    drawn_epoch = -1
+    for step in range(first, config.steps):
+        epoch, index = divmod(step, per_epoch)
+        if epoch != drawn_epoch:
+            drawn = data.draw(per_epoch * config.batch_size, config.seed, epoch)
+            seeds = np.random.default_rng([config.seed, epoch, 1]).integers(2**31, size=len(drawn[0]))
+            drawn_epoch = epoch
+        start = index * config.batch_size + processes.rank * own
+        yield PairRows(*(column[start : start + own] for column in (*drawn, seeds)))
+
+
+def make_batch(
+    data: PairData,
+    rows: PairRows,
+    size: tuple[int, int],
+    device: torch.device,
+    photometric: Photometric | None = None,
+) -> Batch:
+    """Gathers pairs, changes their colours, mirrors those marked, and renders heatmaps on the device.
+
+    Args:
+        data: images and keypoints.
+        rows: which pairs.
+        size: (height, width) of the images.
+        device: of the result.
+        photometric: colour changes, the same for both images of a pair; None for none.
+    """
+    sources, targets = data.images[rows.sources], data.images[rows.targets]
+    if photometric is not None:
+        sources, targets = _change_colours(photometric, sources, targets, rows.colour_seeds)
+    flip = torch.from_numpy(rows.mirror).to(device)
+    source_kp, target_kp = (_keypoints(data, chosen, flip, size) for chosen in (rows.sources, rows.targets))
+    if data.masks is None:
+        mask = pose_mask(target_kp, size)
+    else:
+        mask = _mirrored(torch.from_numpy(data.masks[rows.targets]).to(device).float().unsqueeze(1) / 255, flip)
+    names = zip(data.names[rows.sources], data.names[rows.targets], strict=True)
+    return Batch(
+        _signed(sources, flip),
+        _signed(targets, flip),
+        _heatmaps(source_kp, size),
+        _heatmaps(target_kp, size),
+        mask,
+        [f"{source} -> {target}" for source, target in names],
+    )
+
+
+def _signed(images: np.ndarray, flip: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 to (B, 3, H, W) in [-1, 1], mirrored where marked."""
+    signed = unit_to_signed(bytes_to_unit(torch.from_numpy(images).to(flip.device)))
+    return _mirrored(signed, flip).contiguous(memory_format=torch.channels_last)
+
+
+def _heatmaps(keypoints: Keypoints, size: tuple[int, int]) -> Tensor:
+    return render_heatmaps(keypoints, size).contiguous(memory_format=torch.channels_last)
+
+
+def _mirrored(images: Tensor, flip: Tensor) -> Tensor:
+    return torch.where(flip[:, None, None, None], images.flip(-1), images)
+
+
+def _keypoints(data: PairData, rows: np.ndarray, flip: Tensor, size: tuple[int, int]) -> Keypoints:
+    kp = Keypoints(torch.from_numpy(data.xy[rows]), torch.from_numpy(data.visibility[rows])).to(flip.device)
+    mirrored = kp.flip(size[1])
+    xy = torch.where(flip[:, None, None], mirrored.xy, kp.xy)
+    return Keypoints(xy, torch.where(flip[:, None], mirrored.visibility, kp.visibility))
+
+
+def _change_colours(
+    photometric: Photometric, sources: np.ndarray, targets: np.ndarray, seeds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """One draw for both images of a pair."""
+    import os
+
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks the network for a newer version
+    import albumentations as A
+
+    p = photometric
+    jitter = A.ColorJitter(
+        *((1 - amount, 1 + amount) for amount in (p.brightness, p.contrast, p.saturation)), (-p.hue, p.hue), p=p.p
+    )
+    change = A.Compose([jitter], additional_targets={"target": "image"})
+    changed = np.empty_like(sources), np.empty_like(targets)
+    for i, seed in enumerate(seeds):
+        change.set_random_seed(int(seed))
+        result = change(image=sources[i], target=targets[i])
+        changed[0][i], changed[1][i] = result["image"], result["target"]
+    return changed

@@ -1,0 +1,292 @@
+"""What a training run is told; every value is checked before anything is read or written."""
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from xingaug.generators.sizes import size_config
+from xingaug.generators.xinggan import XingGANConfig
+from xingaug.generators.xinggan_pp import XingGANPlusPlusConfig
+from xingaug.keypoints import MIN_VISIBLE
+
+PEDESTRIAN_SIZE = (128, 64)
+
+
+@dataclass(frozen=True)
+class PedestrianData:
+    """Training images rendered on the spot.
+
+    Attributes:
+        identities: number of persons.
+        tracklets: cameras under which each appears, before one background each.
+        poses: images in each tracklet.
+        seed: of the rendering; keep it apart from the worlds that you measure on.
+    """
+
+    identities: int = 1500
+    tracklets: int = 2
+    poses: int = 8
+    seed: int = 1000
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if self.identities < 1 or not 1 <= self.tracklets <= 6 or self.poses < 2 or self.seed < 0:
+            raise ValueError("identities: needed at least 1; tracklets: 1 to 6; poses: at least 2; seed: at least 0")
+
+
+@dataclass(frozen=True)
+class TreeData:
+    """Training images from a Market-1501 tree.
+
+    Attributes:
+        root: the tree.
+        annotations: keypoints of its images.
+        within: which images of one identity make a pair: "camera", both from one (before one background);
+            "identity", any two; "cross-camera", of two cameras.
+        pairs: a CSV with the header `from,to` that lists the pairs to draw from; `within` then does not count.
+        min_visible: joints that both images of a pair must show (our choice: 8).
+        memory_mb: most memory for decoded images; above it they are read from disk anew for every step.
+    """
+
+    root: Path
+    annotations: Path
+    within: Literal["camera", "identity", "cross-camera"] = "camera"
+    pairs: Path | None = None
+    min_visible: int = MIN_VISIBLE
+    memory_mb: int = 8000
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if not 1 <= self.min_visible <= 18 or self.memory_mb < 0:
+            raise ValueError("min_visible: needed 1 to 18; memory_mb: needed at least 0")
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """Colour changes that both images of a pair undergo alike (albumentations' ColorJitter).
+
+    Attributes:
+        brightness: greatest relative change.
+        contrast: likewise.
+        saturation: likewise.
+        hue: greatest shift, as a share of the colour circle.
+        p: share of the pairs that are changed.
+    """
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 0.02
+    p: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        for name, most in {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5, "p": 1}.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name}: {getattr(self, name)}, needed 0 to {most}")
+
+
+@dataclass(frozen=True)
+class PerceptualConfig:
+    """The perceptual loss: L1 between VGG-19 features (METHOD: XingGAN, losses).
+
+    Attributes:
+        weights: "torchvision" for its ImageNet weights, which torchvision fetches once, or the path of a state dict
+            (.pth or .safetensors) of torchvision's `vgg19`, with or without its classifier.
+        layers: indices into `vgg19.features` after which features are compared; the released XingGAN uses 3.
+    """
+
+    weights: str = "torchvision"
+    layers: tuple[int, ...] = (3,)
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if not self.layers or not all(0 <= layer <= 36 for layer in self.layers):
+            raise ValueError(f"layers: {self.layers}, needed at least one index from 0 to 36")
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each loss term counts; a term of weight 0 is not computed.
+
+    Attributes:
+        l1: of the foreground-weighted L1.
+        structural: of 1 - SSIM (our choice).
+        perceptual: of the perceptual loss, where the run has one.
+        identity: of 1 - cosine between features of the generated and the true image, where the run has a network.
+        adversarial: of the mean of both adversarial terms.
+        feature_matching: of both discriminators' feature matching (our choice).
+        r1: of the discriminators' gradient penalty on true images, Mescheder et al. 2018; counted as r1 / 2.
+        person: how much heavier than the background a person's pixel is in L1 and 1 - SSIM: inside the mask beside the
+            image, or where there is none inside the target's pose mask.
+    """
+
+    l1: float = 10.0
+    structural: float = 2.0
+    perceptual: float = 5.0
+    identity: float = 1.0
+    adversarial: float = 0.2
+    feature_matching: float = 4.0
+    r1: float = 0.0
+    person: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        for name, value in vars(self).items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}: {value}, needed at least 0")
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Which discriminator judges what.
+
+    Attributes:
+        appearance: does the image look like the source person: "patch" (spectrally normalised, our choice),
+            "residual" (PATN's, as the papers use it) or "none".
+        shape: does it fit the target pose; likewise.
+        loss: "hinge" (our choice), "bce" (vanilla, as released) or "least_squares".
+        pool: earlier generated images that the discriminators see again (released: 50); 0 for none.
+        start: share of the steps after which they join.
+    """
+
+    appearance: Literal["patch", "residual", "none"] = "patch"
+    shape: Literal["patch", "residual", "none"] = "patch"
+    loss: Literal["hinge", "bce", "least_squares"] = "hinge"
+    pool: int = 0
+    start: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if self.pool < 0 or not 0 <= self.start <= 1:
+            raise ValueError("pool: needed at least 0; start: needed in [0, 1]")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Pairs that are measured during training; the best checkpoint is the one of the highest SSIM.
+
+    Attributes:
+        identities: persons that are kept out of training for it; 0 for no validation.
+        pairs: pairs of them.
+        every: steps between measurements; the last step is measured too.
+    """
+
+    identities: int = 16
+    pairs: int = 64
+    every: int = 500
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if self.identities < 0 or self.pairs < 1 or self.every < 1:
+            raise ValueError("identities: needed at least 0; pairs, every: at least 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        perceptual: the perceptual loss; "none" must be written out, so that nobody goes without it unknowingly.
+        data: where pairs come from.
+        generator: the network: a named size (`generators.sizes`), or the switches of a XingGAN++.
+        size: (height, width) in pixels of a named generator's images; None is 128x64.
+        start: a bundled name or .safetensors file whose weights the generator starts from; it must be the same network.
+        photometric: colour changes of a pair; None for none.
+        discriminators: what tells generated images from true ones.
+        losses: weights of the terms.
+        identity_network: a `torch.export` program (.pt2), images (B, 3, H, W) in [0, 1] to features (B, D).
+        steps: number of updates of the generator.
+        batch_size: pairs a step, of all processes together.
+        accumulate: parts that a process cuts its share of a step into, to save memory.
+        pairs_per_epoch: the unit in which pairs are drawn (released: 4000).
+        lr: Adam's learning rate.
+        decay_start: share of the steps after which it falls linearly to 0 (released: 500 of 700 epochs).
+        warmup: steps over which it rises at first (our choice).
+        betas: Adam's.
+        clip: most gradient norm of the generator.
+        ema_decay: of the averaged weights that are saved, per step.
+        seed: of weights and pairs.
+        precision: of the computation: "auto" is bfloat16 where the device has it, else float32.
+        compile: hand the generator to `torch.compile`.
+        device: such as cpu or cuda; under torchrun each process takes the GPU of its local rank.
+        loss_limit: a total loss above it is an explosion and stops the run.
+        validation: what is measured on the way.
+        checkpoint_minutes: time between checkpoints.
+        sample_every: steps between sample sheets.
+        tensorboard: write its event files too, where tensorboard is installed.
+    """
+
+    perceptual: Literal["none"] | PerceptualConfig
+    data: PedestrianData | TreeData = field(default_factory=PedestrianData)
+    generator: str | XingGANPlusPlusConfig = "xinggan_pp_small"
+    size: tuple[int, int] | None = None
+    start: str | None = None
+    photometric: Photometric | None = None
+    discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+    identity_network: Path | None = None
+    steps: int = 4000
+    batch_size: int = 16
+    accumulate: int = 1
+    pairs_per_epoch: int = 4000
+    lr: float = 4e-4
+    decay_start: float = 0.5
+    warmup: int = 100
+    betas: tuple[float, float] = (0.5, 0.99)
+    clip: float = 10.0
+    ema_decay: float = 0.998
+    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
+    device: str = "cpu"
+    loss_limit: float = 1e4
+    validation: Validation = field(default_factory=Validation)
+    checkpoint_minutes: float = 3.0
+    sample_every: int = 250
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        for name in ("steps", "batch_size", "accumulate", "pairs_per_epoch", "sample_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, needed at least 1")
+        for name in ("seed", "warmup", "checkpoint_minutes"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {getattr(self, name)}, needed at least 0")
+        for name in ("lr", "clip", "loss_limit"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {getattr(self, name)}, needed above 0")
+        if not 0 <= self.ema_decay < 1 or not 0 <= self.decay_start <= 1 or not all(0 <= b < 1 for b in self.betas):
+            raise ValueError("ema_decay, betas: needed in [0, 1); decay_start: needed in [0, 1]")
+        if self.size is not None and not isinstance(self.generator, str):
+            raise ValueError("size: belongs to a named generator; with switches give generator.size")
+        size = self.network.size
+        if isinstance(self.data, PedestrianData) and size != PEDESTRIAN_SIZE:
+            raise ValueError(f"generator.size: {size}, but pedestrians are drawn at {PEDESTRIAN_SIZE}")
+        self._check_device()
+
+    def _check_device(self) -> None:
+        try:
+            available = torch.device(self.device).type != "cuda" or torch.cuda.is_available()
+        except RuntimeError:
+            available = False
+        if not available:
+            raise ValueError(f"device: '{self.device}' is not available here; expected cpu, or cuda with a GPU")
+
+    @property
+    def network(self) -> XingGANConfig | XingGANPlusPlusConfig:
+        """The configuration of the generator."""
+        if not isinstance(self.generator, str):
+            return self.generator
+        named = size_config(self.generator)
+        return named if self.size is None else replace(named, size=self.size)
+
+    def learning_rate(self, step: int) -> float:
+        """At a step, counted from 0: a short rise, then constant, then falling linearly to 0."""
+        left = (self.steps - step) / max(self.steps * (1 - self.decay_start), 1e-9)
+        rise = 1.0 if self.warmup == 0 else (step + 1) / self.warmup
+        return self.lr * min(1.0, left, rise)

@@ -1,0 +1,253 @@
+"""LPIPS, FID and IS through torchmetrics, each set of images passed through a feature network once."""
+
+import http.client
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from xingaug.errors import BadInput
+from xingaug.images import bytes_to_unit
+from xingaug.programs import first_line
+
+_INCEPTION = "Inception v3 of torch-fidelity (TensorFlow's of 2015-12-05)"
+_SPLITS = 10  # of the images, for IS
+_LPIPS_MIN = 31  # pixels; below, AlexNet's second pooling has nothing left
+
+
+@dataclass(frozen=True, eq=False)
+class PerceptualNetworks:
+    """The networks that the asked-for metrics need.
+
+    Attributes:
+        names: of "lpips", "fid", "is", in this order.
+        size: (height, width) of the images in pixels.
+        lpips: torchmetrics' LPIPS metric, None where it was not asked for.
+        inception: images to 2048 features, None where neither FID nor IS was asked for.
+        device: where they run.
+    """
+
+    names: tuple[str, ...]
+    size: tuple[int, int]
+    lpips: Any
+    inception: Any
+    device: torch.device | str
+
+    def describe(self) -> dict[str, str]:
+        """For each metric its feature network and what is done to the images' size."""
+        height, width = self.size
+        resize = f"images of {height}x{width} resized to 299x299, bilinear with antialiasing"
+        texts = {
+            "lpips": f"AlexNet of torchvision with LPIPS 0.1's linear weights, images of {height}x{width} not resized",
+            "fid": f"{_INCEPTION}, 2048 pooled features, {resize}",
+            "is": f"{_INCEPTION}, 1008 logits without bias, {_SPLITS} splits, {resize}",
+        }
+        return {name: texts[name] for name in self.names}
+
+
+def load_networks(
+    names: tuple[str, ...],
+    size: tuple[int, int],
+    inception: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> PerceptualNetworks:
+    """Loads what the metrics need, and downloads weights that are not in torch's cache where there is a network.
+
+    Args:
+        names: any of "lpips", "fid", "is".
+        size: (height, width) of the images in pixels.
+        inception: weights for FID and IS (torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`); None looks
+            in torch's cache, `hub/checkpoints` below `TORCH_HOME`.
+        device: where they will run.
+
+    Raises:
+        BadInput: torchmetrics or torch-fidelity is not installed, weights are missing and cannot be downloaded, a file
+            holds other weights, or the images are too small.
+    """
+    if "lpips" in names and min(size) < _LPIPS_MIN:
+        raise BadInput(f"lpips: images of {size[0]}x{size[1]}, AlexNet needs at least {_LPIPS_MIN} pixels on each side")
+    try:
+        # What the two import needs no place in the output of a command, nor do their warnings.
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            lpips = _load_lpips().to(device) if "lpips" in names else None
+            network = _load_inception(inception).to(device) if {"fid", "is"} & set(names) else None
+    except ImportError as error:
+        missing = (error.name or "torchmetrics").partition(".")[0]
+        raise BadInput(
+            f"{missing} is not installed, which {', '.join(names)} needs; pip install 'xingaug[metrics]'"
+        ) from None
+    ordered = tuple(name for name in ("lpips", "fid", "is") if name in names)
+    return PerceptualNetworks(ordered, size, lpips, network, device)
+
+
+@torch.no_grad()
+def perceptual_scores(
+    networks: PerceptualNetworks,
+    sets: dict[str, np.ndarray],
+    true: np.ndarray,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> dict[str, dict[str, float]]:
+    """Measures sets of images against the true ones.
+
+    Args:
+        networks: from `load_networks`.
+        sets: (N, H, W, 3) uint8 under names of their own, each beside the same true images.
+        true: (N, H, W, 3) uint8, N at least 2 for FID.
+        batch_size: images at a time.
+        progress: whether bars are shown on a terminal.
+
+    Returns:
+        For each set the metrics under their names: LPIPS (mean over the pairs) and FID, 0 for equal images, and IS,
+        from 1 up, which knows nothing of the true images.
+    """
+    scores: dict[str, dict[str, float]] = {name: {} for name in sets}
+    if networks.lpips is not None:
+        for name, images in sets.items():
+            scores[name]["lpips"] = _lpips(networks, images, true, batch_size, f"lpips of {name}" if progress else None)
+    if networks.inception is not None:
+        for name, images in sets.items():
+            features = _features(networks, images, batch_size, f"Inception on {name}" if progress else None)
+            if "fid" in networks.names:
+                if name == next(iter(sets)):
+                    of_true = _features(networks, true, batch_size, "Inception on true" if progress else None)
+                scores[name]["fid"] = frechet_distance(features, of_true)
+            if "is" in networks.names:
+                scores[name]["is"] = inception_score(features @ networks.inception.fc.weight.T)
+    return scores
+
+
+def frechet_distance(features: Tensor, true: Tensor) -> float:
+    """FID by torchmetrics, of features that are computed already, in double precision.
+
+    Few samples are first turned into a basis of what they span. That changes no distance, but spares the eigenvalues of
+    a large matrix that is almost empty.
+
+    Args:
+        features: (N, D), N at least 2.
+        true: (M, D), M at least 2.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    features, true = features.double(), true.double()
+    if len(features) + len(true) < features.shape[1]:
+        basis = torch.linalg.qr(torch.cat([features, true]).T).Q
+        features, true = features @ basis, true @ basis
+    metric = FrechetInceptionDistance(feature=_Given(features.shape[1])).to(features.device)
+    metric.update(true, real=True)
+    metric.update(features, real=False)
+    return max(float(metric.compute()), 0.0)  # equal sets can come out below 0 by rounding
+
+
+def inception_score(logits: Tensor) -> float:
+    """IS by torchmetrics, of (N, classes) logits; drawn into 10 splits (fewer if N is), always alike."""
+    from torchmetrics.image.inception import InceptionScore
+
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # of the memory that it takes, and of the deviation over a single split
+        torch.manual_seed(0)
+        metric = InceptionScore(feature=_Given(logits.shape[1]), splits=_SPLITS).to(logits.device)
+        metric.update(logits.double())
+        return float(metric.compute()[0])
+
+
+class _Given(nn.Module):
+    """Stands where torchmetrics wants a feature network, and hands on features that are there already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def _lpips(
+    networks: PerceptualNetworks, images: np.ndarray, true: np.ndarray, batch_size: int, progress: str | None
+) -> float:
+    networks.lpips.reset()
+    for start in tqdm(range(0, len(images), batch_size), desc=progress, disable=None if progress else True):
+        pair = (_batch(networks, side[start : start + batch_size]) for side in (images, true))
+        networks.lpips.update(*(bytes_to_unit(side) for side in pair))
+    return float(networks.lpips.compute())
+
+
+def _features(networks: PerceptualNetworks, images: np.ndarray, batch_size: int, progress: str | None) -> Tensor:
+    """(N, 2048) float32 on the networks' device."""
+    parts = []
+    for start in tqdm(range(0, len(images), batch_size), desc=progress, disable=None if progress else True):
+        batch = _batch(networks, images[start : start + batch_size])
+        parts.append(networks.inception(batch.movedim(-1, 1)))
+    return torch.cat(parts)
+
+
+def _batch(networks: PerceptualNetworks, images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).to(networks.device)
+
+
+def _load_lpips() -> Any:
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    from torchvision.models import AlexNet_Weights
+
+    path = _at_hand(AlexNet_Weights.DEFAULT.url, "AlexNet's weights for lpips", "")
+    _require_tensors(path, "AlexNet's weights for lpips")
+    try:
+        return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise BadInput(f"{path}: not torchvision's weights of AlexNet ({first_line(error)})") from None
+
+
+def _load_inception(path: Path | None) -> Any:
+    what = "Inception's weights for fid and is"
+    if path is not None:
+        if not path.is_file():
+            raise BadInput(f"{path}: no such file; needed {what}, weights-inception-2015-12-05-6726825d.pth")
+        _require_tensors(path, what)  # before torchmetrics, which takes many seconds to import
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    if path is None:
+        path = _at_hand(URL_INCEPTION_V3, what, " or name it with --inception")
+        _require_tensors(path, what)
+    try:
+        return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=True)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise BadInput(f"{path}: not torch-fidelity's weights of Inception v3 ({first_line(error)})") from None
+
+
+def _at_hand(url: str, what: str, otherwise: str) -> Path:
+    """The place of a file in torch's cache, where the library that needs it looks; downloaded if it is not there."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        start_of_hash = path.stem.rpartition("-")[2]
+        torch.hub.download_url_to_file(url, str(path), start_of_hash, progress=sys.stderr.isatty())
+    except (OSError, RuntimeError, http.client.HTTPException) as error:  # a wrong hash is a RuntimeError
+        reason = first_line(error)
+        raise BadInput(
+            f"{path}: missing ({what}), and cannot be downloaded ({reason}); put the file there, set TORCH_HOME to a "
+            f"cache that has it{otherwise}"
+        ) from None
+    return path
+
+
+def _require_tensors(path: Path, what: str) -> None:
+    """Complains about a file that could run code or is no state dict; the libraries read it without looking."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can make the reader fail anywhere
+        reason = first_line(error)
+        raise BadInput(f"{path}: cannot be read as tensors saved by torch, needed {what} ({reason})") from None
+    if not isinstance(state, dict):
+        raise BadInput(f"{path}: holds a {type(state).__name__}, needed {what}")

@@ -1,0 +1,101 @@
+"""The processes that share a run: one by default, several under torchrun."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run.
+
+    Attributes:
+        rank: of this process.
+        count: of all.
+        device: of this process.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    def prepare(self, module: Module) -> Module:
+        """Places a module; on several GPUs batch norms then see the whole batch."""
+        if self.count > 1 and self.device.type == "cuda":
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return module.to(self.device).to(memory_format=torch.channels_last)
+
+    def share(self, module: nn.Module) -> nn.Module:
+        """Wraps a module so that its gradients are averaged over the processes."""
+        if self.count == 1 or not any(p.requires_grad for p in module.parameters()):
+            return module
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces floating-point tensors by their mean over the processes, in one message."""
+        chosen = [t for t in tensors if t.is_floating_point()]
+        if self.count == 1 or not chosen:
+            return
+        flat = torch.cat([t.detach().float().flatten() for t in chosen])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for tensor, mean in zip(chosen, flat.split([t.numel() for t in chosen]), strict=True):
+            tensor.detach().copy_(mean.view_as(tensor))
+
+    def any(self, flag: int) -> int:
+        """The largest of the processes' flags."""
+        if self.count == 1:
+            return flag
+        shared = torch.tensor(flag, device=self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return int(shared)
+
+    def gather(self, value: object) -> list[object]:
+        """The value of every process, in order; empty on all but the first."""
+        if self.count == 1:
+            return [value]
+        found: list[object] = [None] * self.count
+        dist.gather_object(value, found if self.is_first else None)
+        return found if self.is_first else []
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+@contextmanager
+def processes_of(device: str) -> Iterator[Processes]:
+    """Joins the other processes that torchrun started, if it did, and leaves them at the end.
+
+    Args:
+        device: as configured; under torchrun "cuda" becomes the GPU of the local rank.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    place = torch.device(device)
+    if count == 1:
+        yield Processes(0, 1, place)
+        return
+    if place.type == "cuda":
+        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), count, place)
+    finally:
+        dist.destroy_process_group()

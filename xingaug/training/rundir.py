@@ -1,0 +1,151 @@
+"""The run directory, which explains itself: configuration, environment, figures, checkpoints, sample sheets."""
+
+import json
+import os
+import platform
+import sys
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+from xingaug import __version__
+from xingaug.config import to_yaml
+from xingaug.errors import BadInput
+from xingaug.files import atomic_write
+from xingaug.training.config import TrainConfig
+from xingaug.training.processes import Processes
+
+KEPT = 2
+"""Checkpoints that are kept beside the best one."""
+
+
+class RunDirectory:
+    """Where a run's files lie."""
+
+    def __init__(self, path: Path) -> None:
+        """Args: `path`: the directory; nothing is made yet."""
+        self.path = path
+        self.config = path / "config.yaml"
+        self.stats = path / "stats.jsonl"
+        self.best = path / "checkpoints" / "best.pt"
+        self.generator = path / "generator.safetensors"
+        self.best_generator = path / "best.safetensors"
+
+    def require_own(self, config: TrainConfig) -> None:
+        """Raises `BadInput` unless the directory can be made, or holds a run of this very configuration."""
+        if not self.config.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise BadInput(f"{self.path}: exists and is no run's directory; name another one")
+            return
+        mine, theirs = to_yaml(config).splitlines(), self.config.read_text().splitlines()
+        for new, old in zip_longest(mine, theirs, fillvalue=""):
+            if new != old:
+                raise BadInput(
+                    f"{self.path}: holds a run with '{old.strip()}', asked for '{new.strip()}'; name another directory"
+                )
+
+    def describe(self, config: TrainConfig, processes: Processes) -> None:
+        """Writes the resolved configuration and the environment."""
+        with atomic_write(self.config) as temporary:
+            temporary.write_text(to_yaml(config))
+        with atomic_write(self.path / "environment.json") as temporary:
+            temporary.write_text(json.dumps(environment(processes), indent=1) + "\n")
+
+    def checkpoints(self) -> list[Path]:
+        """Those kept, the latest last."""
+        return sorted(self.best.parent.glob("[0-9]*.pt"))
+
+    def save_checkpoint(self, state: dict[str, Any], is_best: bool = False) -> None:
+        """Writes a checkpoint in one step, and drops all but the last two and the best."""
+        path = self.best.with_name(f"{state['step']:08d}.pt")
+        with atomic_write(path) as temporary:
+            torch.save(state, temporary)
+        if is_best:
+            with atomic_write(self.best) as temporary:
+                temporary.unlink()
+                _link_or_copy(path, temporary)
+        for old in self.checkpoints()[:-KEPT]:
+            old.unlink()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        target.write_bytes(source.read_bytes())
+
+
+def environment(processes: Processes) -> dict[str, Any]:
+    """What the run's figures may depend on beside its configuration."""
+    cuda = torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else None
+    return {
+        "command": sys.argv,
+        "xingaug": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "processes": processes.count,
+        "gpu": cuda,
+    }
+
+
+class Log:
+    """Figures of every step in `stats.jsonl` and, where tensorboard is installed, in its event files."""
+
+    def __init__(self, run: RunDirectory, step: int, tensorboard: bool) -> None:
+        """Args: `run`; `step` from which the run goes on; `tensorboard`: whether to write its files."""
+        _keep_stats_until(run.stats, step)
+        run.path.mkdir(parents=True, exist_ok=True)
+        self.file = run.stats.open("a", buffering=1)
+        self.events = _event_writer(run.path / "tensorboard", step) if tensorboard else None
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """One line, five significant digits."""
+        self.file.write(json.dumps({"step": step, **{k: float(f"{v:.5g}") for k, v in figures.items()}}) + "\n")
+        if self.events is not None:
+            for name, value in figures.items():
+                self.events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Before a checkpoint, whose steps are not done again."""
+        self.file.flush()
+        if self.events is not None:
+            self.events.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self.file.close()
+        if self.events is not None:
+            self.events.close()
+
+
+def _event_writer(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("tensorboard is not installed; figures go to stats.jsonl alone", file=sys.stderr)
+        return None
+    return SummaryWriter(str(folder), purge_step=step)
+
+
+def _keep_stats_until(path: Path, step: int) -> None:
+    """Drops the lines of steps that will be done again, and a torn last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept))

@@ -1,0 +1,54 @@
+"""SIGINT and SIGTERM: the step in hand is finished and saved before the run ends."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from xingaug.errors import WorkFailed
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """Whether somebody asked the run to stop.
+
+    Attributes:
+        signal: the number of the signal that asked; 0 while nobody has.
+    """
+
+    signal: int = 0
+
+    def end(self, step: int) -> None:
+        """Leaves the program as its callers expect after such a signal."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise Terminated(f"terminated after step {step}, which is saved; the same command goes on from there")
+
+
+class Terminated(WorkFailed):
+    """The run was stopped by SIGTERM, with all its work saved."""
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Notes the first signal; a second one acts as usual. Outside the main thread signals are left alone."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.signal = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
