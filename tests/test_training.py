@@ -22,6 +22,7 @@ from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators import SIZES, XingGAN, load_generator
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.generators.xinggan import XingGANConfig
+from xingaug.training.batches import make_batch, rows_of_steps
 from xingaug.training.loop import plan, train
 from xingaug.training.processes import Processes
 from xingaug.training.trainer import Trainer
@@ -133,6 +134,31 @@ def test_half_precision_trains(precision: str, data: PairData) -> None:
     assert started.scaler_g.is_enabled() == (precision == "float16")
     state = started.state()
     assert bool(state["scaler_g"]) == (precision == "float16")
+
+
+def test_a_compiled_generator_learns_the_same(data: PairData, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without a C++ compiler at hand: traced as for inductor, run as it is.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    plain, compiled = trainer(batch_size=2), trainer(batch_size=2, compile=True)
+    batch = first_batch(plain.config, data)
+    assert compiled.generator.compiled is not None
+    for _ in range(2):
+        assert compiled.train_step(batch) == pytest.approx(plain.train_step(batch), rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_step_on_the_gpu_is_the_cpus(precision: str, data: PairData) -> None:
+    asked = config(precision=precision, device="cuda", discriminators={"start": 0.0, "pool": 2})
+    device = torch.device("cuda")
+    on_gpu, on_cpu = Trainer(asked, Processes(0, 1, device)), trainer(discriminators={"start": 0.0, "pool": 2})
+    rows = next(rows_of_steps(asked, data, 0, ALONE))
+    logged = on_gpu.train_step(make_batch(data, rows, (128, 64), device))
+    expected = on_cpu.train_step(make_batch(data, rows, (128, 64), torch.device("cpu")))
+    tolerance = 1e-3 if precision == "float32" else 0.05
+    for name in ("l1", "structural"):
+        assert logged[name] == pytest.approx(expected[name], rel=tolerance)
 
 
 def test_gradients_are_clipped(data: PairData, monkeypatch: pytest.MonkeyPatch) -> None:
