@@ -341,6 +341,7 @@ def test_a_stopped_run_continues_bit_for_bit(
     stop: signal.Signals | None, changes: dict[str, object], given: PairData, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    handler = signal.getsignal(signal.SIGINT)  # of a test run in the background not Python's own
     asked = config(checkpoint_minutes=0 if stop is None else 60, **changes)
     whole = train(asked, tmp_path / "whole", progress=False)
     step = Trainer.train_step
@@ -358,7 +359,7 @@ def test_a_stopped_run_continues_bit_for_bit(
         with pytest.raises(expected):
             train(asked, tmp_path / "stopped", progress=False)
     assert [p.name for p in (tmp_path / "stopped" / "checkpoints").glob("0*")][-1:] != []
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     with (tmp_path / "stopped" / "stats.jsonl").open("a") as stats:
         stats.write('{"step": 4, "l1"')  # a line torn by the stop
     continued = train(asked, tmp_path / "stopped", progress=False)
