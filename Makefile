@@ -10,8 +10,9 @@ OUT ?= demo-out
 demo: $(VENV)/.installed
 	$(BIN)/xingaug demo --out $(OUT)
 
+# One thread a worker: two of them share a busy machine far better than two threads that wait for each other.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

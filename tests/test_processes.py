@@ -50,8 +50,8 @@ def test_two_processes_learn_together(statistics: str, tmp_path: Path, monkeypat
 @pytest.mark.slow
 def test_torchrun_starts_the_command_and_goes_on_after_a_stop(tmp_path: Path) -> None:
     file, run = tmp_path / "run.yaml", tmp_path / "run"
-    settings = {**SMALL, "steps": 40, "checkpoint_minutes": 0.001, "discriminators": {"start": 0.0, "pool": 3}}
-    file.write_text(yaml.safe_dump({**settings, "validation": {"identities": 1, "pairs": 4, "every": 20}}))
+    settings = {**SMALL, "steps": 12, "checkpoint_minutes": 0.001, "discriminators": {"start": 0.0, "pool": 3}}
+    file.write_text(yaml.safe_dump({**settings, "validation": {"identities": 1, "pairs": 4, "every": 6}}))
     command = ["-m", "xingaug", "train", str(file), "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -76,6 +76,6 @@ def test_torchrun_starts_the_command_and_goes_on_after_a_stop(tmp_path: Path) ->
     for name in ("generator.safetensors", "stats.jsonl"):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert json.loads((run / "environment.json").read_text())["processes"] == 2
-    state = torch.load(run / "checkpoints" / "00000040.pt", weights_only=True)
+    state = torch.load(run / "checkpoints" / "00000012.pt", weights_only=True)
     assert len(state["pools"]) == 2
     assert load_generator(run / "generator.safetensors").size == (128, 64)

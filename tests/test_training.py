@@ -380,12 +380,26 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stops, beside its configuration run.yaml.
+
+    In a process of its own, as are those compared with it: a command flushes denormal numbers for its process.
+    """
+    place = tmp_path_factory.mktemp("training")
+    (place / "run.yaml").write_text(yaml.safe_dump({**SMALL, "steps": 12, "checkpoint_minutes": 0.001}))
+    with run_train(place / "whole", place / "run.yaml") as process:
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return place / "whole"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_process_stopped_from_outside_ends_with_the_same_weights(number: signal.Signals, tmp_path: Path) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump({**SMALL, "steps": 60, "checkpoint_minutes": 0.001}))
-    run = tmp_path / "run"
+def test_a_process_stopped_from_outside_ends_with_the_same_weights(
+    number: signal.Signals, whole_run: Path, tmp_path: Path
+) -> None:
+    file, run = whole_run.parent / "run.yaml", tmp_path / "run"
     with run_train(run, file) as process:
         try:
             wait_for(lambda: len(list((run / "checkpoints").glob("0*.pt"))) == 2, process)
@@ -400,10 +414,8 @@ def test_a_process_stopped_from_outside_ends_with_the_same_weights(number: signa
     with run_train(run, file) as process:
         out, said = process.communicate(timeout=300)
     assert out.strip() == str(run / "generator.safetensors"), said
-    whole = train(config(steps=60, checkpoint_minutes=0.001), tmp_path / "whole", progress=False)
-    one_thread = torch.get_num_threads() == 1
-    assert one_thread or whole.read_bytes() == (run / "generator.safetensors").read_bytes()
-    assert [line["step"] for line in stats_of(run)] == list(range(1, 61))
+    for name in ("generator.safetensors", "stats.jsonl"):
+        assert (run / name).read_bytes() == (whole_run / name).read_bytes()
 
 
 def test_a_damaged_checkpoint_is_named(given: PairData, tmp_path: Path) -> None:
