@@ -177,7 +177,15 @@ def test_the_ladder_adds_one_component_a_step() -> None:
         [True, True, True, False, False, 0, False],
         [True, True, True, True, False, 0, False],
         [True, True, True, True, True, 0, False],
+        [True, True, True, True, True, 2, False],  # ours, beyond the paper's six
+        [True, True, True, True, True, 2, True],
     ]
+
+
+def test_the_ladder_has_one_budget() -> None:
+    runs = [load_config(TrainConfig, path) for path in sorted(CONFIGS.glob("train_ablation_*.yaml"))]
+    assert len({repr(dataclasses.replace(run, generator="xinggan_pp_small")) for run in runs}) == 1
+    assert {run.network.width for run in runs} == {48}
 
 
 EVERY_SWITCH = {
