@@ -1,6 +1,6 @@
 """Measures generators on persons, scenes and poses of the pedestrian world that no training has seen.
 
-python examples/measure_on_world.py --generator pedestrians-small --sheet runs/sheet.png
+python examples/measure_on_world.py --generator pedestrians-small --sheet runs/sheet.png --failures runs/failures.png
 
 A generated image is compared with the true one: the same person, camera and background in the target pose.
 
@@ -301,27 +301,54 @@ def render_targets(network: nn.Module, test: TestSet) -> np.ndarray:
     return render_images(network, test.source.images[test.persons], source, target, progress="rendering")
 
 
-def write_sheet(path: Path, generated: Sequence[np.ndarray], test: TestSet) -> None:
-    """Draws 8 persons, a line for each: source, target pose, one image of each generator, true image."""
-    lines = []
-    for person, row in list(zip(*np.unique(test.persons, return_index=True), strict=True))[:8]:
+def write_sheet(path: Path, rows: Rows, generated: Sequence[np.ndarray], test: TestSet) -> None:
+    """Draws 8 targets, two in each line: source, target pose, one image of each generator, true image."""
+    blocks = []
+    for row in rows[:8]:
         pose = skeleton(test.target.xy[row], test.target.visibility[row], ped.SIZE, scale=1)
-        cells = [test.source.images[person], pose, *(images[row] for images in generated), test.target.images[row]]
-        lines.append(np.concatenate(cells, 1))
-    write_image(path, np.concatenate(lines).repeat(2, 0).repeat(2, 1))
+        source, true = test.source.images[test.persons[row]], test.target.images[row]
+        block = np.concatenate([source, pose, *(images[row] for images in generated), true], 1)
+        blocks.append(np.pad(block, ((4, 4), (6, 6), (0, 0)), constant_values=255))
+    blocks += [np.full_like(blocks[0], 255)] * (len(blocks) % 2)
+    lines = [np.concatenate(blocks[i : i + 2], 1) for i in range(0, len(blocks), 2)]
+    write_image(path, np.concatenate(lines))
+
+
+def worst_first(images: np.ndarray, test: TestSet) -> Rows:
+    """Rows of the targets by rising person SSIM; of each person its worst alone."""
+    masks = np.maximum(test.source.masks[test.persons], test.target.masks)
+    each = (slice(row, row + 1) for row in range(len(images)))
+    person_ssim = [measure_quality(images[i], test.target.images[i], masks[i]).person_ssim for i in each]
+    order = np.argsort(person_ssim, kind="stable")
+    return order[np.sort(np.unique(test.persons[order], return_index=True)[1])]
 
 
 def measure_generators(
-    settings: Settings, generators: Sequence[str], cache: Path, sheet: Path | None = None
+    settings: Settings,
+    generators: Sequence[str],
+    cache: Path,
+    sheet: Path | None = None,
+    failures: Path | None = None,
 ) -> dict[str, Figures]:
-    """Figures of the true images, of copies of the source, and of each generator by its name."""
+    """Figures of the true images, of copies of the source, and of each generator by its name.
+
+    Args:
+        settings: of test images and judges.
+        generators: bundled names or .safetensors files.
+        cache: directory of judges and test images.
+        sheet: PNG to write, with the first target of 8 persons.
+        failures: PNG to write, with the 8 persons of whom the first generator's worst image is worst.
+    """
     networks = {name: _load(name) for name in generators}  # before the work that takes minutes
     test = load_test_set(settings, cache)
     judges = load_judges(settings, cache)
     images = {TRUE: test.target.images, COPY: test.source.images[test.persons]}
     images |= {name: render_targets(network, test) for name, network in networks.items()}
+    generated = [images[name] for name in generators]
     if sheet is not None:
-        write_sheet(sheet, [images[name] for name in generators], test)
+        write_sheet(sheet, np.unique(test.persons, return_index=True)[1], generated, test)
+    if failures is not None:
+        write_sheet(failures, worst_first(generated[0], test), generated, test)
     return {name: measure(these, test, judges) for name, these in images.items()}
 
 
@@ -331,6 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--generator", nargs="+", required=True, help="bundled names or .safetensors files")
     parser.add_argument("--cache", type=Path, default=Path("runs/judges"), help="directory of judges and test images")
     parser.add_argument("--sheet", type=Path, help="PNG to write, with 8 persons")
+    parser.add_argument("--failures", type=Path, help="PNG to write, with the first generator's 8 worst persons")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     for name, value in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"(default: {value})")
@@ -341,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, value in asdict(settings).items():
             if value < (name != "seed"):
                 raise BadInput(f"--{name.replace('_', '-')}: {value}, needed at least {int(name != 'seed')}")
-        found = measure_generators(settings, args.generator, args.cache, args.sheet)
+        found = measure_generators(settings, args.generator, args.cache, args.sheet, args.failures)
         table = {name: {**asdict(f), "pck_share": f.pck / max(found[TRUE].pck, 1e-9)} for name, f in found.items()}
         if args.json:
             print(json.dumps({"settings": asdict(settings), "figures": table}, indent=1))
@@ -350,7 +378,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(" " * width, *(f"{column:>11}" for column in table[TRUE]))
         for name, row in table.items():
             print(f"{name:{width}}", *(f"{value:11.3f}" for value in row.values()))
-        print("bars: ssim and person_ssim above the copied source, pck_share 0.9, rank1 0.7")
 
     return guarded(command)
 

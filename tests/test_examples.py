@@ -44,8 +44,8 @@ def test_a_generator_is_measured_and_the_judges_are_kept(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sheet = tmp_path / "sheet.png"
-    assert example.main(words(cache, "--json", "--sheet", str(sheet))) == 0
+    sheet, failures = tmp_path / "sheet.png", tmp_path / "failures.png"
+    assert example.main(words(cache, "--json", "--sheet", str(sheet), "--failures", str(failures))) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["settings"] == TINY
     assert list(first["figures"]) == [example.TRUE, example.COPY, "pedestrians-small"]
@@ -53,7 +53,8 @@ def test_a_generator_is_measured_and_the_judges_are_kept(
         assert all(0 <= row[name] <= 1 for name in ("ssim", "person_ssim", "pck", "rank1"))
         assert row["pck_share"] == pytest.approx(row["pck"] / max(first["figures"][example.TRUE]["pck"], 1e-9))
     assert first["figures"]["pedestrians-small"]["ssim"] > first["figures"][example.COPY]["ssim"]
-    assert read_image(sheet).shape == (4 * 128 * 2, 4 * 64 * 2, 3)  # source, pose, generated, true
+    # Two lines of two persons, each framed: source, pose, generated, true.
+    assert read_image(sheet).shape == read_image(failures).shape == (2 * (128 + 8), 2 * (4 * 64 + 12), 3)
 
     kept = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
     assert sorted(path.suffix for path in kept) == [".npz", ".safetensors", ".safetensors"]
@@ -64,6 +65,17 @@ def test_a_generator_is_measured_and_the_judges_are_kept(
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == kept
     assert example.main(words(cache)) == 0
     assert "pedestrians-small" in capsys.readouterr().out
+
+
+def test_failures_begin_with_the_worst_and_show_each_person_once(example: ModuleType, cache: Path) -> None:
+    test = example.load_test_set(example.Settings(**TINY), cache)
+    images = test.target.images.copy()  # two of each person
+    images[5], images[0] = 0, 255 - images[0]
+    images[[2, 3]] = images[[2, 3]] // 2
+    worst = example.worst_first(images, test)
+    assert sorted(worst[:2]) == [0, 5]
+    assert sorted(test.persons[worst]) == [0, 1, 2, 3]
+    assert test.persons[worst[2]] == 1
 
 
 def test_true_images_in_place_of_generated_ones(example: ModuleType, cache: Path) -> None:
