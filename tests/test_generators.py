@@ -327,8 +327,9 @@ def test_saved_and_loaded_generator_gives_the_same_images(tmp_path) -> None:  # 
     assert load_generator(save_generator(network, tmp_path / "h.safetensors")).content_hash != loaded.content_hash
 
 
-def test_the_bundled_generator_is_the_small_size() -> None:
-    assert load_generator("pedestrians-small").config == size_config("xinggan_pp_small")
+@pytest.mark.parametrize("name", ["pedestrians-small", "market1501-small"])
+def test_bundled_generators_are_of_the_small_size(name: str) -> None:
+    assert load_generator(name).config == size_config("xinggan_pp_small")
 
 
 def test_bad_generator_files(tmp_path) -> None:  # type: ignore[no-untyped-def]

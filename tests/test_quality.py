@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import nn
 
 from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
-from xingaug.training.evaluate import estimate_poses
+from xingaug.training.evaluate import EvaluateConfig, estimate_poses, evaluate
 from xingaug.training.quality import has_head, measure, pckh, ssim_map
 
 
@@ -203,3 +204,21 @@ def test_estimators_of_another_form(output: torch.Tensor, said: str) -> None:
 
     with pytest.raises(BadInput, match=rf"^net.pt2: {said}"):
         estimate_poses(Net(), Path("net.pt2"), pair(count=2)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("XINGAUG_MARKET1501" not in os.environ, reason="XINGAUG_MARKET1501 names no copy of Market-1501")
+def test_the_market_generator_on_its_first_test_pairs() -> None:
+    root = Path(os.environ["XINGAUG_MARKET1501"])
+    folder = Path(os.environ.get("XINGAUG_MARKET1501_ANNOTATIONS", root.parent))
+    if not (folder / "market-pairs-test.csv").is_file():
+        pytest.skip(f"no PATN pairs in {folder}")
+    figures = evaluate(
+        EvaluateConfig(
+            "market1501-small", root, folder / "market-annotation-test.csv", folder / "market-pairs-test.csv", limit=100
+        ),
+        progress=False,
+    )
+    copied = figures["baselines"]["copy_source"]
+    assert figures["ssim"] > copied["ssim"] + 0.1
+    assert figures["mask_ssim"] > copied["mask_ssim"] + 0.05

@@ -1,10 +1,11 @@
 """The processes that share a run: one by default, several under torchrun."""
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -44,7 +45,7 @@ class Processes:
         if self.count == 1 or not any(p.requires_grad for p in module.parameters()):
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(module, device_ids=ids, **_own_buffers())
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replaces floating-point tensors by their mean over the processes, in one message."""
@@ -99,3 +100,9 @@ def processes_of(device: str) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), count, place)
     finally:
         dist.destroy_process_group()
+
+
+def _own_buffers() -> dict[str, Any]:
+    """The argument that leaves batch statistics to each process; torch 2.15 gave it another name."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
