@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from real_data import patn_file
 
 from xingaug.data.annotations import (
     PATN_HEADER,
@@ -311,14 +312,10 @@ def test_match_finds_what_lacks_its_other_half_and_what_lies_outside(tmp_path):
 @pytest.mark.parametrize(("file", "split", "junk"), [("train", "train", 0), ("test", "gallery", 3819)])
 def test_the_published_annotations_survive_unchanged(tmp_path, file, split, junk):
     root = Path(os.environ["XINGAUG_MARKET1501"])
-    given_folder = os.environ.get("XINGAUG_MARKET1501_ANNOTATIONS")
-    folders = [Path(given_folder)] if given_folder else [root, root.parent, root.parent / "data"]
-    found = [path for folder in folders if (path := folder / f"market-annotation-{file}.csv").is_file()]
-    if not found:
-        pytest.skip("no PATN annotations beside XINGAUG_MARKET1501 nor in XINGAUG_MARKET1501_ANNOTATIONS")
-    annotations, report = read_patn_csv(found[0])
+    csv = patn_file(f"market-annotation-{file}.csv")
+    annotations, report = read_patn_csv(csv)
     assert report.lines() == []
     write_patn_csv(tmp_path / "a.csv", annotations)
-    assert (tmp_path / "a.csv").read_text() == found[0].read_text()
+    assert (tmp_path / "a.csv").read_text() == csv.read_text()
     matched = match(annotations, read_split(root, split))
     assert (matched.without_image.count, matched.without_row.count) == (junk, 0)

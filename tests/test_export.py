@@ -60,7 +60,6 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.chdir(tmp_path)
     save_generator(awake(BUILDERS["light"]).eval(), tmp_path / "g.safetensors")
     assert main(shlex.split("export --generator g.safetensors --onnx g.onnx --json")) == 0
-    torch.set_flush_denormal(False)
     said = capsys.readouterr()
     figures = json.loads(said.out)
     assert said.err == ""

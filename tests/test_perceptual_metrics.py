@@ -3,14 +3,13 @@
 import json
 import sys
 import urllib.error
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from test_cli import EVALUATE, place, run  # noqa: F401  (fixtures)
+from command_lines import EVALUATE
 from torch import nn
 
 from xingaug.errors import BadInput
@@ -72,12 +71,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     return tmp_path / "empty" / "hub" / "checkpoints"
-
-
-@pytest.fixture(autouse=True)
-def denormals_as_before() -> Iterator[None]:
-    yield
-    torch.set_flush_denormal(False)  # a command sets it for its process
 
 
 def test_frechet_distance_is_its_formula() -> None:
@@ -147,7 +140,7 @@ def test_fid_and_is_equal_torchmetrics_own_way(cache: Path, tmp_path: Path, no_n
     assert all("images of 32x16 resized to 299x299, bilinear" in text[name] for name in ("fid", "is"))
 
 
-def test_evaluate_prints_them(run, cache: Path) -> None:  # noqa: F811
+def test_evaluate_prints_them(run, cache: Path) -> None:
     code, out, err = run(f"{EVALUATE} --perceptual is lpips fid --json")
     figures = json.loads(out)
     assert (code, err) == (0, "")
@@ -164,7 +157,7 @@ def test_evaluate_prints_them(run, cache: Path) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize(("name", "file"), [("lpips", ALEXNET), ("fid", INCEPTION), ("is", INCEPTION)])
-def test_weights_that_cannot_be_had_are_told_in_one_line(name: str, file: str, run, no_network: Path) -> None:  # noqa: F811
+def test_weights_that_cannot_be_had_are_told_in_one_line(name: str, file: str, run, no_network: Path) -> None:
     code, out, err = run(f"{EVALUATE} --perceptual {name}")
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {no_network / file}: missing (")

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from real_data import patn_file
 from skimage.metrics import structural_similarity
 from torch import nn
 
@@ -210,15 +211,8 @@ def test_estimators_of_another_form(output: torch.Tensor, said: str) -> None:
 @pytest.mark.skipif("XINGAUG_MARKET1501" not in os.environ, reason="XINGAUG_MARKET1501 names no copy of Market-1501")
 def test_the_market_generator_on_its_first_test_pairs() -> None:
     root = Path(os.environ["XINGAUG_MARKET1501"])
-    folder = Path(os.environ.get("XINGAUG_MARKET1501_ANNOTATIONS", root.parent))
-    if not (folder / "market-pairs-test.csv").is_file():
-        pytest.skip(f"no PATN pairs in {folder}")
-    figures = evaluate(
-        EvaluateConfig(
-            "market1501-small", root, folder / "market-annotation-test.csv", folder / "market-pairs-test.csv", limit=100
-        ),
-        progress=False,
-    )
+    annotations, pairs = patn_file("market-annotation-test.csv"), patn_file("market-pairs-test.csv")
+    figures = evaluate(EvaluateConfig("market1501-small", root, annotations, pairs, limit=100), progress=False)
     copied = figures["baselines"]["copy_source"]
     assert figures["ssim"] > copied["ssim"] + 0.1
     assert figures["mask_ssim"] > copied["mask_ssim"] + 0.05

@@ -416,6 +416,7 @@ def test_a_process_stopped_from_outside_ends_with_the_same_weights(
     assert out.strip() == str(run / "generator.safetensors"), said
     for name in ("generator.safetensors", "stats.jsonl"):
         assert (run / name).read_bytes() == (whole_run / name).read_bytes()
+    assert [line["step"] for line in stats_of(run)] == list(range(1, 13))
 
 
 def test_a_damaged_checkpoint_is_named(given: PairData, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,6 @@ from xingaug.errors import BadInput
 from xingaug.generators import XingGAN, XingGANPlusPlus, load_generator, load_official_checkpoint, save_generator
 
 State = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def denormals_as_before() -> Iterator[None]:
-    yield
-    torch.set_flush_denormal(False)  # a command sets it for its process, which here is that of all tests
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -1,0 +1,81 @@
+"""What several test files share: a folder to type commands in."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_lines import TINY
+
+import xingaug
+from xingaug.cli import main
+from xingaug.data.annotations import read_npz, write_npz, write_patn_csv
+from xingaug.data.market1501 import read_split
+from xingaug.data.pedestrians import write_world
+from xingaug.generators import XingGANPlusPlus, save_generator
+from xingaug.poses import PoseBank
+from xingaug.poses.collect import bank_from_tree
+
+
+@pytest.fixture(autouse=True)
+def denormals_as_before() -> Iterator[None]:
+    yield
+    torch.set_flush_denormal(False)  # a command sets it for its process, which here is that of all tests
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a world, its bank, a generator that has learned nothing, pairs, and things that are wrong."""
+    place = tmp_path_factory.mktemp("place")
+    write_world(place / "world", 8, 4, 0, workers=1, progress=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_generator(XingGANPlusPlus(**TINY), place / "tiny.safetensors")
+    bank_from_tree(place / "world", place / "world" / "annotations.npz").save(place / "bank")
+    annotations = read_npz(place / "world" / "annotations.npz")
+    write_patn_csv(place / "patn.csv", annotations)
+    visibility = annotations.visibility.copy()
+    visibility[0] = 0
+    bare = read_npz(place / "world" / "annotations.npz").keypoints(range(len(annotations)))
+    poses = xingaug.Keypoints(bare.xy, torch.from_numpy(visibility))
+    PoseBank.build(poses, names=annotations.names).save(place / "bank_with_bare_pose")
+
+    gallery = read_split(place / "world", "gallery")
+    first, other = np.flatnonzero(gallery.pids == gallery.pids[0]), np.flatnonzero(gallery.pids != gallery.pids[0])
+    a, b, c = (str(gallery.names[i]) for i in (first[0], first[1], other[0]))
+    d = str(gallery.names[np.flatnonzero(gallery.pids == gallery.pids[other[0]])[1]])
+    (place / "pairs.csv").write_text(f"from,to\n{a},{b}\n{b},{a}\n{c},{d}\n")
+    (place / "pairs_header.csv").write_text(f"source,target\n{a},{b}\n")
+    (place / "pairs_fields.csv").write_text(f"from,to\n{a},{b}\n{a}\n")
+    (place / "pairs_names.csv").write_text(f"from,to\n{a},none.jpg\n")
+    (place / "pairs_persons.csv").write_text(f"from,to\n{a},{c}\n")
+    (place / "pairs_none.csv").write_text("from,to\n")
+    rows = annotations.lookup([b])
+    write_npz(place / "one.npz", annotations.names[rows], annotations.xy[rows], annotations.visibility[rows])
+    (place / "header.csv").write_text("name,x,y\n")
+    (place / "train.yaml").write_text("steps: 2\nperceptual: none\n")
+    (place / "train_open.yaml").write_text("steps: 2\n")
+    (place / "train_key.yaml").write_text("stesp: 2\n")
+    (place / "full").mkdir()
+    (place / "full" / "mine.txt").write_text("mine")
+    (place / "folder.npz").mkdir()
+    (place / "tiny_alone.safetensors").write_bytes((place / "tiny.safetensors").read_bytes())
+    return place
+
+
+@pytest.fixture
+def run(place, monkeypatch, capsys):
+    """Runs a command in the place; returns its exit code, stdout and stderr."""
+    monkeypatch.chdir(place)
+
+    def command(line: str) -> tuple[int, str, str]:
+        try:
+            code = main(shlex.split(line))
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return command
