@@ -73,6 +73,11 @@ class TestSet:
     gallery: ped.RenderedBatch
     persons: Rows  # (N,) of each target, which is the row of its source too
 
+    @property
+    def masks(self) -> np.ndarray:
+        """(N, 128, 64), above 0 where the person stands in the source or in the target."""
+        return np.maximum(self.source.masks[self.persons], self.target.masks)
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -278,9 +283,7 @@ def measure(images: np.ndarray, test: TestSet, judges: tuple[PoseJudge, ReidJudg
         test: the true images.
         judges: networks that find joints and persons.
     """
-    quality = measure_quality(
-        images, test.target.images, np.maximum(test.source.masks[test.persons], test.target.masks)
-    )
+    quality = measure_quality(images, test.target.images, test.masks)
     distance = np.linalg.norm(judges[0].joints(images) - test.target.xy, axis=2)
     pck = (distance <= RADIUS_PX)[test.target.visibility > 0].mean()
     nearest = (judges[1].features(images) @ judges[1].features(test.gallery.images).T).argmax(1).numpy()
@@ -316,7 +319,7 @@ def write_sheet(path: Path, rows: Rows, generated: Sequence[np.ndarray], test: T
 
 def worst_first(images: np.ndarray, test: TestSet) -> Rows:
     """Rows of the targets by rising person SSIM; of each person its worst alone."""
-    masks = np.maximum(test.source.masks[test.persons], test.target.masks)
+    masks = test.masks
     each = (slice(row, row + 1) for row in range(len(images)))
     person_ssim = [measure_quality(images[i], test.target.images[i], masks[i]).person_ssim for i in each]
     order = np.argsort(person_ssim, kind="stable")
