@@ -38,6 +38,15 @@ def test_a_mirrored_batch_is_the_mirrored_picture(data: PairData) -> None:
     assert plain.names == [f"{data.names[0]} -> {data.names[1]}", f"{data.names[1]} -> {data.names[0]}"]
 
 
+def test_a_person_counts_where_either_image_shows_it(data: PairData) -> None:
+    assert data.masks is not None
+    rows = rows_of([False, False])
+    batch = make_batch(data, rows, SIZE, CPU)
+    union = (data.masks[rows.sources] > 0) | (data.masks[rows.targets] > 0)
+    np.testing.assert_array_equal(batch.mask[:, 0].numpy() > 0, union)
+    assert union.sum() > (data.masks[rows.targets] > 0).sum()
+
+
 def test_without_masks_the_target_pose_tells_the_foreground(data: PairData) -> None:
     batch = make_batch(replace(data, masks=None), rows_of([False, True]), SIZE, CPU)
     poses = Keypoints(torch.from_numpy(data.xy[[1, 0]]), torch.from_numpy(data.visibility[[1, 0]]))

@@ -33,7 +33,7 @@ def test_an_export_gives_torchs_images_for_any_batch_size(kind: str, tmp_path: P
     assert least_effect(network, (source, first, second)) > 3e-3
     path = save_generator(network.eval(), tmp_path / "g.safetensors")
     figures = export_onnx(path, tmp_path / "new" / "g.onnx")
-    assert figures["largest_difference"] < 3e-5
+    assert figures["largest_difference"] < 2e-4  # between two readings of a picture of noise
     assert figures["size"] == [32, 16]
     # In a process without torch.
     np.savez(tmp_path / "in.npz", **{str(n): x for n in (1, 5) for x in [np.concatenate(batch(n), 1)]})
@@ -53,7 +53,7 @@ def test_an_export_gives_torchs_images_for_any_batch_size(kind: str, tmp_path: P
     for n in (1, 5):
         with torch.no_grad():
             expected = generator(*map(torch.from_numpy, batch(n))).numpy()
-        np.testing.assert_allclose(images[str(n)], expected, atol=3e-5)
+        np.testing.assert_allclose(images[str(n)], expected, atol=2e-4)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

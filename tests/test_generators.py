@@ -23,6 +23,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 SWITCHES = (
     "shape_guided", "appearance_guided", "multi_scale", "enhanced", "dense_fusion", "texture_attention", "limb_warp",
+    "flow",
 )  # fmt: skip
 LADDER = {
     path.stem: {name: getattr(load_config(TrainConfig, path).network, name) for name in SWITCHES}
@@ -170,15 +171,18 @@ def test_shared_projections_serve_both_directions() -> None:
 
 
 def test_the_ladder_adds_one_component_a_step() -> None:
-    assert [list(step.values()) for step in LADDER.values()] == [
-        [True, False, False, False, False, 0, False],
-        [False, True, False, False, False, 0, False],
-        [True, True, False, False, False, 0, False],
-        [True, True, True, False, False, 0, False],
-        [True, True, True, True, False, 0, False],
-        [True, True, True, True, True, 0, False],
-        [True, True, True, True, True, 2, False],  # ours, beyond the paper's six
-        [True, True, True, True, True, 2, True],
+    warps = [load_config(TrainConfig, path).network.warps for path in sorted(CONFIGS.glob("train_ablation_*.yaml"))]
+    components = [list(step.values())[:6] for step in LADDER.values()]
+    assert [[*step, warp] for step, warp in zip(components, warps, strict=True)] == [
+        [True, False, False, False, False, 0, 0],
+        [False, True, False, False, False, 0, 0],
+        [True, True, False, False, False, 0, 0],
+        [True, True, True, False, False, 0, 0],
+        [True, True, True, True, False, 0, 0],
+        [True, True, True, True, True, 0, 0],
+        [True, True, True, True, True, 2, 0],  # ours, beyond the paper's six
+        [True, True, True, True, True, 2, 1],
+        [True, True, True, True, True, 2, 3],
     ]
 
 
@@ -327,9 +331,11 @@ def test_saved_and_loaded_generator_gives_the_same_images(tmp_path) -> None:  # 
     assert load_generator(save_generator(network, tmp_path / "h.safetensors")).content_hash != loaded.content_hash
 
 
-@pytest.mark.parametrize("name", ["pedestrians-small", "market1501-small"])
-def test_bundled_generators_are_of_the_small_size(name: str) -> None:
-    assert load_generator(name).config == size_config("xinggan_pp_small")
+def test_bundled_generators_are_of_the_small_size() -> None:
+    small = size_config("xinggan_pp_small")
+    assert load_generator("pedestrians-small").config == small
+    assert isinstance(small, XingGANPlusPlusConfig)
+    assert load_generator("market1501-small").config == dataclasses.replace(small, flow=False)
 
 
 def test_bad_generator_files(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""The limb warp: joints read from heatmaps, and limbs that move as their bones do."""
+"""The limb warp: joints read from heatmaps, limbs that move as their bones do, and what the network corrects."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xingaug.bench import example_keypoints
 from xingaug.generators import XingGANPlusPlus
-from xingaug.generators.warp import BONES, LimbWarp, joints_of
+from xingaug.generators.warp import BONES, FlowCorrection, LimbWarp, carry, joints_of
 from xingaug.keypoints import JOINTS, Keypoints, render_heatmaps
 
 SIZE = (128, 64)
@@ -27,7 +27,8 @@ def standing(count: int = 1) -> Keypoints:
 
 
 def warp(image: Tensor, source: Keypoints, target: Keypoints) -> tuple[Tensor, Tensor]:
-    return LimbWarp()(image, render_heatmaps(source, SIZE), render_heatmaps(target, SIZE))
+    shift, nearness = LimbWarp()(render_heatmaps(source, SIZE), render_heatmaps(target, SIZE))
+    return carry(image, shift), nearness
 
 
 def pixels(most: float, least: float = 0.0) -> st.SearchStrategy[float]:
@@ -123,19 +124,72 @@ def test_bones_of_both_sides_alternate_after_the_two_in_the_middle() -> None:
         assert tuple(name.replace("right", "left") for name in (*right.start, *right.end)) == (*left.start, *left.end)
 
 
-def test_the_generator_can_show_the_warped_image() -> None:
+def test_a_shift_says_where_a_pixel_comes_from() -> None:
+    shift = torch.tensor([6.0, -4.0])[None, :, None, None].expand(1, 2, 128, 64)
+    carried = carry(picture(), shift)
+    torch.testing.assert_close(carried[..., 4:, :58], picture()[..., :124, 6:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(carried[..., 0, :58], picture()[..., 0, 6:], atol=1e-4, rtol=0)  # the border goes on
+
+
+def showing(candidate: int, **switches: object) -> XingGANPlusPlus:
+    """A network that shows one of its candidates alone."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = XingGANPlusPlus(width=8, blocks=1, candidates=1, texture_attention=1).eval()
+        network = XingGANPlusPlus(width=8, blocks=1, candidates=1, texture_attention=1, **switches).eval()
     layer = network.fusion.decode_maps.out[0]  # type: ignore[index, union-attr]
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.fill_(-50)
-        layer.bias[3] = 50  # candidates of both branches, the source, the warped image
-    source, target = standing(2), standing(4)[2:]
-    heatmaps = render_heatmaps(source, SIZE), render_heatmaps(target, SIZE)
-    image = network(picture(2), *heatmaps)
-    torch.testing.assert_close(image, LimbWarp()(picture(2), *heatmaps)[0], atol=1e-5, rtol=0)
+        layer.bias[candidate] = 50
+    return network
+
+
+def two_poses() -> tuple[Tensor, Tensor]:
+    return render_heatmaps(standing(2), SIZE), render_heatmaps(standing(4)[2:], SIZE)
+
+
+def test_the_generator_can_show_the_warped_image() -> None:
+    # Before it are one candidate of each branch and the source.
+    image = showing(3, flow=False)(picture(2), *two_poses())
+    torch.testing.assert_close(image, carry(picture(2), LimbWarp()(*two_poses())[0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("number", range(FlowCorrection.candidates))
+def test_the_generator_moves_its_warps_by_what_the_flow_adds(number: int) -> None:
+    network = showing(3 + number)
+    assert network.flow is not None
+    last = network.flow.out[-1]
+    more = torch.zeros(2 * FlowCorrection.candidates)
+    more[2 * number :][:2] = torch.tensor([3.0, -2.0])
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(more)
+    base = LimbWarp()(*two_poses())[0] if number < 2 else torch.zeros(2, 2, 128, 64)
+    wanted = carry(picture(2), base + torch.tensor([3.0, -2.0])[:, None, None])
+    torch.testing.assert_close(network(picture(2), *two_poses()), wanted, atol=1e-5, rtol=0)
+
+
+def test_the_flow_learns_a_shift_that_the_poses_do_not_show() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        flow = FlowCorrection(8, 4)
+    code, fine = torch.rand(1, 16, 32, 16), torch.rand(1, 4, 64, 32)
+    target = carry(picture(), torch.tensor([2.0, 1.0])[None, :, None, None].expand(1, 2, 128, 64))
+    optimiser = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(40):
+        images = flow(picture(), torch.zeros(1, 2, 128, 64), code, fine)
+        loss = sum(((image - target) ** 2).mean() for image in images)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] / 20
+
+
+def test_without_the_limb_warp_there_is_nothing_to_correct() -> None:
+    network = XingGANPlusPlus(width=8, blocks=1, limb_warp=False, flow=True)
+    assert network.flow is None
 
 
 @pytest.mark.parametrize("part", ["stem", "decoder"])

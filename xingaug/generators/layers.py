@@ -29,16 +29,17 @@ def conv_block(
         last_norm: whether a BatchNorm follows the second convolution.
         padding: of both convolutions, "zeros" or "reflect".
     """
-    layers: list[nn.Module] = [_conv3(inputs, hidden, padding=padding), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)]
+    layers: list[nn.Module] = [conv3(inputs, hidden, padding=padding), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)]
     if dropout > 0:
         layers.append(nn.Dropout(dropout))
-    layers.append(_conv3(hidden, outputs, bias=not last_norm, padding=padding))
+    layers.append(conv3(hidden, outputs, bias=not last_norm, padding=padding))
     if last_norm:
         layers.append(nn.BatchNorm2d(outputs))
     return nn.Sequential(*layers)
 
 
-def _conv3(inputs: int, outputs: int, bias: bool = False, padding: Padding = "zeros") -> nn.Conv2d:
+def conv3(inputs: int, outputs: int, bias: bool = False, padding: Padding = "zeros") -> nn.Conv2d:
+    """A 3x3 convolution that keeps height and width."""
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias, padding_mode=padding)
 
 
@@ -54,7 +55,7 @@ class ImageStem(nn.Module):
             return
         # Unshuffled pixels instead of a convolution at full resolution.
         self.fine = nn.Sequential(
-            nn.PixelUnshuffle(2), _conv3(12, width // 2), nn.BatchNorm2d(width // 2), nn.ReLU(inplace=True)
+            nn.PixelUnshuffle(2), conv3(12, width // 2), nn.BatchNorm2d(width // 2), nn.ReLU(inplace=True)
         )
         self.coarse = nn.Sequential(
             nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False),
@@ -86,8 +87,8 @@ class HeatmapStem(nn.Module):
         super().__init__()
         self.released = released
         self.mix = encoder(2 * joints, width // 4) if released else nn.Sequential(
-            _conv3(2 * joints + 16 * hints, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-            _conv3(width, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+            conv3(2 * joints + 16 * hints, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+            conv3(width, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
         )  # fmt: skip
 
     def forward(
@@ -314,9 +315,9 @@ class ShuffleDecoder(nn.Module):
             last: what the outputs go through, such as a tanh.
         """
         super().__init__()
-        self.up1 = _shuffle_up(inputs, widths[0])
-        self.up2 = _shuffle_up(widths[0] + skip, widths[1])
-        self.out = nn.Sequential(_conv3(widths[1], outputs, bias=True), last)
+        self.up1 = shuffle_up(inputs, widths[0])
+        self.up2 = shuffle_up(widths[0] + skip, widths[1])
+        self.out = nn.Sequential(conv3(widths[1], outputs, bias=True), last)
 
     def forward(self, code: Tensor, skip: Tensor | None = None) -> Tensor:
         """(B, C, h, w), and at choice (B, skip, H/2, W/2), to (B, outputs, H, W)."""
@@ -324,7 +325,8 @@ class ShuffleDecoder(nn.Module):
         return self.out(self.up2(half if skip is None else torch.cat([half, skip], 1)))
 
 
-def _shuffle_up(inputs: int, outputs: int) -> nn.Sequential:
+def shuffle_up(inputs: int, outputs: int) -> nn.Sequential:
+    """(B, inputs, h, w) to (B, outputs, 2h, 2w), computed at the lower resolution."""
     return nn.Sequential(
-        _conv3(inputs, 4 * outputs), nn.BatchNorm2d(4 * outputs), nn.ReLU(inplace=True), nn.PixelShuffle(2)
+        conv3(inputs, 4 * outputs), nn.BatchNorm2d(4 * outputs), nn.ReLU(inplace=True), nn.PixelShuffle(2)
     )

@@ -1,8 +1,9 @@
-"""The limb warp: the source's limbs laid over the target's skeleton, before any network looks at them (our choice).
+"""The limb warp, the source's limbs laid over the target's skeleton, and what a network corrects of it (our choice).
 
 A convolution moves pixels badly, and where a limb goes is known: both poses say it. So every limb is carried by the
 similarity that takes it from one skeleton to the other, as Siarohin et al. (Deformable GANs, CVPR 2018) carry feature
-maps, with weights that fall off from the bone as in linear blend skinning.
+maps, with weights that fall off from the bone as in linear blend skinning. What the skeleton does not say, how cloth
+slides round a body that turns and what an arm hides, the network learns as displacements on top.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xingaug.generators.layers import conv3, shuffle_up
 from xingaug.keypoints import JOINTS
 
 
@@ -75,8 +77,24 @@ def _vertex(profile: Tensor) -> Tensor:
     return (centre + ((after - before) / (2 * curvature)).clamp(-2, 2)).squeeze(-1)
 
 
+def carry(image: Tensor, shift: Tensor) -> Tensor:
+    """Takes every pixel from a place of its own, between pixels by bilinear weights, beyond the border from the border.
+
+    Args:
+        image: (B, 3, H, W).
+        shift: (B, 2, H, W), from each pixel to the place it is taken from, (x, y) in pixels.
+
+    Returns:
+        (B, 3, H, W) float32.
+    """
+    height, width = image.shape[-2:]
+    x, y = (torch.arange(n, device=image.device, dtype=torch.float32) + 0.5 for n in (width, height))
+    grid = torch.stack([(shift[:, 0] + x) * (2 / width), (shift[:, 1] + y[:, None]) * (2 / height)], -1) - 1
+    return F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False)
+
+
 class LimbWarp(nn.Module):
-    """Carries a source image to a target pose; it has nothing to learn."""
+    """Where in the source each pixel of the target pose comes from; it has nothing to learn."""
 
     members: Tensor
     radius: Tensor
@@ -94,33 +112,29 @@ class LimbWarp(nn.Module):
         self.register_buffer("flat", torch.tensor([bone.flat for bone in BONES]), persistent=False)
 
     @torch.no_grad()
-    def forward(self, image: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-        """Warps.
+    def forward(self, source_heatmaps: Tensor, target_heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Moves the limbs.
 
         Args:
-            image: (B, 3, H, W), the source, H and W even.
-            source_heatmaps: (B, 18, H, W).
+            source_heatmaps: (B, 18, H, W), H and W even.
             target_heatmaps: (B, 18, H, W).
 
         Returns:
-            The warped image (B, 3, H, W), and (B, 1, H, W) in [0, 1]: how near a limb each pixel is. A limb of the
-            target that the source does not show takes its counterpart on the other side; one without either is left
-            out, and where there is none at all the image stays where it is and the nearness is 0.
+            The shift (B, 2, H, W) of each pixel of the target pose, for `carry`, and (B, 1, H, W) in [0, 1]: how near
+            a limb it is. A limb of the target that the source does not show takes its counterpart on the other side;
+            one without either is left out, and where there is none at all the shift and the nearness are 0.
         """
-        height, width = image.shape[-2:]
+        height, width = source_heatmaps.shape[-2:]
         maps, distance = self._bones_and_distances(source_heatmaps.float(), target_heatmaps.float(), height, width)
         share = (-_SHARPNESS * distance).softmax(1)  # (B, K, H/2, W/2)
         motion = torch.einsum("bkhw,bkn->bnhw", share, maps.flatten(2))  # (B, 6, H/2, W/2)
-        x, y = _centres(width, image), _centres(height, image)[:, None]
+        x, y = _centres(width, motion), _centres(height, motion)[:, None]
         shift = [motion[:, 3 * i] * x + motion[:, 3 * i + 1] * y + motion[:, 3 * i + 2] - (x, y)[i] for i in (0, 1)]
         nearest = distance.amin(1).clamp(max=_FAR)
         nearness = (-nearest / 2).exp().masked_fill(nearest >= _FAR, 0)
         # At half resolution up to here; the motion is as good as linear between two of its positions.
         fields = F.interpolate(torch.stack([*shift, nearness], 1), scale_factor=2, mode="bilinear")
-        x, y = (torch.arange(n, device=image.device, dtype=torch.float32) + 0.5 for n in (width, height))
-        grid = torch.stack([(fields[:, 0] + x) * (2 / width), (fields[:, 1] + y[:, None]) * (2 / height)], -1) - 1
-        warped = F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False)
-        return warped, fields[:, 2:]
+        return fields[:, :2], fields[:, 2:]
 
     def _bones_and_distances(
         self, source_heatmaps: Tensor, target_heatmaps: Tensor, height: int, width: int
@@ -204,3 +218,37 @@ def _squared_distances(start: Tensor, end: Tensor, height: int, width: int) -> T
     dx, dy = axis[..., 0, None, None], axis[..., 1, None, None]
     along = (x * dx + y * dy).clamp(min=0).minimum(length[..., None, None])
     return (x - along * dx) ** 2 + (y - along * dy) ** 2
+
+
+class FlowCorrection(nn.Module):
+    """Displacements that the network adds: two corrections of the limb warp, and one of the source as it stands.
+
+    The last one can fill the ground that the person leaves with ground from beside it.
+    """
+
+    candidates = 3
+
+    def __init__(self, width: int, fine: int) -> None:
+        """Args: `width`: C of the codes; `fine`: channels of the features at half resolution."""
+        super().__init__()
+        self.up = shuffle_up(2 * width, 32)
+        last = conv3(48, 2 * self.candidates, bias=True)
+        nn.init.normal_(last.weight, std=0.02)  # a tenth of a pixel: enough to tell both corrections apart
+        self.out = nn.Sequential(conv3(32 + fine, 48), nn.BatchNorm2d(48), nn.ReLU(inplace=True), last)
+
+    def forward(self, image: Tensor, shift: Tensor, shape_code: Tensor, fine: Tensor) -> list[Tensor]:
+        """Three images that are made of the source's pixels.
+
+        Args:
+            image: (B, 3, H, W), the source.
+            shift: (B, 2, H, W), of the limb warp.
+            shape_code: (B, 2C, h, w), the last stage's.
+            fine: (B, fine, H/2, W/2).
+
+        Returns:
+            3 times (B, 3, H, W) float32.
+        """
+        half = self.out(torch.cat([self.up(shape_code), fine], 1)).float()  # (B, 6, H/2, W/2) in pixels
+        corrections = F.interpolate(half, scale_factor=2, mode="bilinear").chunk(self.candidates, 1)
+        bases = (shift, shift, torch.zeros_like(shift))
+        return [carry(image, base + more) for base, more in zip(bases, corrections, strict=True)]

@@ -23,7 +23,7 @@ from xingaug.generators.layers import (
     attend,
     conv_block,
 )
-from xingaug.generators.warp import LimbWarp
+from xingaug.generators.warp import FlowCorrection, LimbWarp, carry
 from xingaug.generators.xinggan import decoder, map_decoder
 
 HINTS = 4
@@ -68,6 +68,8 @@ class XingGANPlusPlusConfig:
             one more candidate each; 0 leaves it out, as in the paper (our choice).
         limb_warp: whether the source's limbs, laid over the target's skeleton, are a candidate and a hint
             (`generators.warp`; our choice, not in the paper).
+        flow: whether the network corrects the limb warp, where it is on, by displacements; it is three candidates then
+            (likewise).
     """
 
     size: tuple[int, int] = (128, 64)
@@ -99,6 +101,7 @@ class XingGANPlusPlusConfig:
     candidates: int = 4
     texture_attention: int = 2
     limb_warp: bool = True
+    flow: bool = True
 
     def __post_init__(self) -> None:
         """Checks what types alone cannot."""
@@ -138,6 +141,11 @@ class XingGANPlusPlusConfig:
     def grid(self) -> tuple[int, int]:
         """(h, w) of the codes: a quarter of the image's size."""
         return self.size[0] // 4, self.size[1] // 4
+
+    @property
+    def warps(self) -> int:
+        """Candidates that the limb warp and its correction make."""
+        return 0 if not self.limb_warp else FlowCorrection.candidates if self.flow else 1
 
 
 class Stage(nn.Module):
@@ -297,13 +305,13 @@ class CoAttentionFusion(nn.Module):
         join = StageJoin if self.dense else LastStage
         self.join_appearance, self.join_shape = join(config, c), join(config, 2 * c)
         both = 2 * c if self.dense else 3 * c  # without DCCF the maps see the last shape code unsqueezed
-        maps = 2 * config.candidates + 1 + config.texture_attention + config.limb_warp
+        maps = 2 * config.candidates + 1 + config.texture_attention + config.warps
         if config.decoder == "released":
             self.decode_appearance: nn.Module = decoder(c // 4, config.candidates)
             self.decode_shape: nn.Module = decoder(c // 4, config.candidates)
             self.decode_maps: nn.Module = map_decoder(both, c // 4, maps)
             return
-        skip = (c // 4 if config.texture_attention else 0) + (4 * HINTS + 12 if config.limb_warp else 0)
+        skip = (c // 4 if config.texture_attention else 0) + (12 * config.warps + 16 if config.limb_warp else 0)
         self.decode_appearance = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
         self.decode_shape = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
         self.decode_maps = ShuffleDecoder(both, config.map_widths, maps, skip, nn.Identity())
@@ -341,6 +349,7 @@ class XingGANPlusPlus(PoseGenerator):
         c = self.config
         self.image_stem = ImageStem(c.width, released=c.stem == "released")
         self.warp = LimbWarp() if c.limb_warp else None
+        self.flow = FlowCorrection(c.width, 4 * HINTS + 12) if c.limb_warp and c.flow else None
         self.heatmap_stem = HeatmapStem(c.width, released=c.stem == "released", hints=HINTS if c.limb_warp else 0)
         self.stages = nn.ModuleList(Stage(c, first=t == 0) for t in range(c.blocks))
         self.texture = TextureAttention(c) if c.texture_attention else None
@@ -357,10 +366,9 @@ class XingGANPlusPlus(PoseGenerator):
         image = source.to(dtype)
         moved, fine, hints = [source], [], None
         if self.warp is not None:
-            warped, nearness = self.warp(source, source_heatmaps, target_heatmaps)
-            hints = torch.cat([warped, nearness], 1).to(dtype)  # (B, 4, H, W)
-            moved.append(warped)
-            fine.append(F.pixel_unshuffle(torch.cat([hints, image], 1), 2))  # (B, 28, H/2, W/2)
+            shift, nearness = self.warp(source_heatmaps, target_heatmaps)
+            warps = [carry(source, shift)]
+            hints = torch.cat([warps[0], nearness], 1).to(dtype)  # (B, 4, H, W)
         code, finer = self.image_stem(image)  # (B, C, h, w), (B, C/2, H/2, W/2)
         # (B, C, h, w), (B, 36, h, w)
         shape, maps = self.heatmap_stem(source_heatmaps.to(dtype), target_heatmaps.to(dtype), hints)
@@ -370,6 +378,12 @@ class XingGANPlusPlus(PoseGenerator):
             appearance, shape = stage(appearance, shape)  # (B, C, h, w), (B, 2C, h, w)
             appearances.append(appearance)
             shapes.append(shape)
+        if hints is not None:
+            if self.flow is not None:
+                warps = self.flow(source, shift, shape, F.pixel_unshuffle(torch.cat([hints, image], 1), 2))
+            moved += warps
+            seen = torch.cat([warps[0], nearness, source, *warps[1:]], 1).to(dtype)  # (B, 7 or 13, H, W)
+            fine.append(F.pixel_unshuffle(seen, 2))  # (B, 28 or 52, H/2, W/2)
         if self.texture is not None:
             candidates, carried = self.texture(image, finer, code, maps, shape)
             moved.append(candidates.flatten(1, 2))

@@ -17,7 +17,7 @@ from xingaug.training.processes import Processes
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs on the device: images in [-1, 1], heatmaps in [0, 1], the target person's mask (B, 1, H, W)."""
+    """Pairs on the device: images in [-1, 1], heatmaps in [0, 1], a mask (B, 1, H, W) of where the person counts."""
 
     source: Tensor
     target: Tensor
@@ -91,7 +91,9 @@ def make_batch(
     if data.masks is None:
         mask = pose_mask(target_kp, size)
     else:
-        mask = _mirrored(torch.from_numpy(data.masks[rows.targets]).to(device).float().unsqueeze(1) / 255, flip)
+        # The ground that the person leaves is as new as the person: where either image shows them, as in person SSIM.
+        union = np.maximum(data.masks[rows.sources], data.masks[rows.targets])
+        mask = _mirrored(torch.from_numpy(union).to(device).float().unsqueeze(1) / 255, flip)
     names = zip(data.names[rows.sources], data.names[rows.targets], strict=True)
     return Batch(
         _signed(sources, flip),

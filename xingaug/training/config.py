@@ -120,8 +120,8 @@ class LossWeights:
         adversarial: of the mean of both adversarial terms.
         feature_matching: of both discriminators' feature matching (our choice).
         r1: of the discriminators' gradient penalty on true images, Mescheder et al. 2018; counted as r1 / 2.
-        person: how much heavier than the background a person's pixel is in L1 and 1 - SSIM: inside the mask beside the
-            image, or where there is none inside the target's pose mask.
+        person: how much heavier than the background a person's pixel is in L1 and 1 - SSIM: inside the union of the
+            masks beside both images, or where there are none inside the target's pose mask.
     """
 
     l1: float = 10.0
