@@ -33,7 +33,8 @@ def test_an_export_gives_torchs_images_for_any_batch_size(kind: str, tmp_path: P
     assert least_effect(network, (source, first, second)) > 3e-3
     path = save_generator(network.eval(), tmp_path / "g.safetensors")
     figures = export_onnx(path, tmp_path / "new" / "g.onnx")
-    assert figures["largest_difference"] < 2e-4  # between two readings of a picture of noise
+    # Poses at random: an ulp more in the inputs moves the image of the light network by up to 2e-4.
+    assert figures["largest_difference"] < 2e-4
     assert figures["size"] == [32, 16]
     # In a process without torch.
     np.savez(tmp_path / "in.npz", **{str(n): x for n in (1, 5) for x in [np.concatenate(batch(n), 1)]})

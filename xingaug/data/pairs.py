@@ -68,6 +68,13 @@ class PairData:
         """Number of images."""
         return len(self.names)
 
+    def union_masks(self, sources: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
+        """(B, H, W) uint8, 255 where either image of a pair shows the person; None where there are no masks.
+
+        The ground that a person leaves is as new in the target as the person is.
+        """
+        return None if self.masks is None else np.maximum(self.masks[sources], self.masks[targets])
+
     def select(self, chosen: np.ndarray) -> "PairData":
         """Part of the images; of listed pairs those stay whose images both do.
 

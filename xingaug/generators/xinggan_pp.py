@@ -311,7 +311,7 @@ class CoAttentionFusion(nn.Module):
             self.decode_shape: nn.Module = decoder(c // 4, config.candidates)
             self.decode_maps: nn.Module = map_decoder(both, c // 4, maps)
             return
-        skip = (c // 4 if config.texture_attention else 0) + (12 * config.warps + 16 if config.limb_warp else 0)
+        skip = (c // 4 if config.texture_attention else 0) + (4 * (HINTS + 3 * config.warps) if config.limb_warp else 0)
         self.decode_appearance = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
         self.decode_shape = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
         self.decode_maps = ShuffleDecoder(both, config.map_widths, maps, skip, nn.Identity())
@@ -349,7 +349,7 @@ class XingGANPlusPlus(PoseGenerator):
         c = self.config
         self.image_stem = ImageStem(c.width, released=c.stem == "released")
         self.warp = LimbWarp() if c.limb_warp else None
-        self.flow = FlowCorrection(c.width, 4 * HINTS + 12) if c.limb_warp and c.flow else None
+        self.flow = FlowCorrection(c.width, 4 * (HINTS + 3)) if c.limb_warp and c.flow else None
         self.heatmap_stem = HeatmapStem(c.width, released=c.stem == "released", hints=HINTS if c.limb_warp else 0)
         self.stages = nn.ModuleList(Stage(c, first=t == 0) for t in range(c.blocks))
         self.texture = TextureAttention(c) if c.texture_attention else None

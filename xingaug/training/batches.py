@@ -88,11 +88,10 @@ def make_batch(
         sources, targets = _change_colours(photometric, sources, targets, rows.colour_seeds)
     flip = torch.from_numpy(rows.mirror).to(device)
     source_kp, target_kp = (_keypoints(data, chosen, flip, size) for chosen in (rows.sources, rows.targets))
-    if data.masks is None:
+    union = data.union_masks(rows.sources, rows.targets)
+    if union is None:
         mask = pose_mask(target_kp, size)
     else:
-        # The ground that the person leaves is as new as the person: where either image shows them, as in person SSIM.
-        union = np.maximum(data.masks[rows.sources], data.masks[rows.targets])
         mask = _mirrored(torch.from_numpy(union).to(device).float().unsqueeze(1) / 255, flip)
     names = zip(data.names[rows.sources], data.names[rows.targets], strict=True)
     return Batch(

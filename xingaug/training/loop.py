@@ -203,8 +203,7 @@ def validate(trainer: Trainer, data: PairData, pairs: int) -> dict[str, float]:
         rows = PairRows(sources[part], targets[part], np.zeros_like(mirror[part]), targets[part])
         batch = make_batch(data, rows, trainer.config.network.size, trainer.device)
         generated.append(unit_to_bytes(signed_to_unit(generate(trainer, batch))).cpu().numpy())
-    masks = None if data.masks is None else np.maximum(data.masks[sources], data.masks[targets])
-    figures = measure(np.concatenate(generated), data.images[targets], masks).to_json()
+    figures = measure(np.concatenate(generated), data.images[targets], data.union_masks(sources, targets)).to_json()
     return {name: float(value) for name, value in figures.items() if name != "pairs"}
 
 
