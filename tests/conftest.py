@@ -1,5 +1,6 @@
 """What several test files share: a folder to type commands in."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from command_lines import TINY
 import xingaug
 from xingaug.cli import main
 from xingaug.data.annotations import read_npz, write_npz, write_patn_csv
+from xingaug.data.layouts import LAYOUTS
 from xingaug.data.market1501 import read_split
 from xingaug.data.pedestrians import write_world
 from xingaug.generators import XingGANPlusPlus, save_generator
@@ -62,7 +64,34 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "full" / "mine.txt").write_text("mine")
     (place / "folder.npz").mkdir()
     (place / "tiny_alone.safetensors").write_bytes((place / "tiny.safetensors").read_bytes())
+    write_wrong_annotations(place)
     return place
+
+
+def write_wrong_annotations(place: Path) -> None:
+    """Files of other programs that cannot be read, or not for the world of the place."""
+    good = np.arange(1.0, 29).reshape(1, 14, 2)
+    with_nan = good.copy()
+    with_nan[0, 2] = np.nan, 5
+    names = np.array(["a.jpg"])
+    np.savez(place / "lsp_other.npz", names=names, xy=good)
+    np.savez(place / "lsp_nan.npz", names=names, xy=with_nan)
+    np.savez(place / "lsp_joint.npz", names=names, xy=good, joints=np.array(["tail"] * 14))
+    np.savez(place / "lsp_short.npz", names=names, xy=good[:, :13], joints=np.array(LAYOUTS["lsp14"]))
+    for folder, text in (
+        ("op_text", "people"),
+        ("op_short", json.dumps({"people": [{"pose_keypoints_2d": [1.0] * 51}]})),
+        ("op_empty", json.dumps({"people": []})),
+    ):
+        (place / folder).mkdir()
+        (place / folder / "a_keypoints.json").write_text(text)
+    images = [{"id": 1, "file_name": "a.jpg"}]
+    for file, contents in (
+        ("coco_key.json", {"annotations": []}),
+        ("coco_image.json", {"images": images, "annotations": [{"image_id": 7, "keypoints": [1] * 51}]}),
+        ("coco_nan.json", {"images": images, "annotations": [{"image_id": 1, "keypoints": [1, 2, 1] + [np.nan] * 48}]}),
+    ):
+        (place / file).write_text(json.dumps(contents))
 
 
 @pytest.fixture

@@ -59,6 +59,26 @@ def test_annotate_from_both_formats(place, run, tmp_path):
     assert np.abs(rounded.xy - stored.xy)[both].max() <= 0.5
 
 
+def test_annotate_from_other_programs(place, run, tmp_path):
+    name = str(read_split(place / "world", "train").names[0])
+    points = [number for joint in range(25) for number in (joint, 2 * joint, 0.5)]
+    (tmp_path / "op").mkdir()
+    (tmp_path / "op" / f"{name.removesuffix('.jpg')}_keypoints.json").write_text(
+        json.dumps({"people": [{"pose_keypoints_2d": points}, {"pose_keypoints_2d": [0] * 75}]})
+    )
+    coco = {"images": [{"id": 5, "file_name": name}], "annotations": [{"image_id": 5, "keypoints": points[:51]}]}
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    np.savez(tmp_path / "lsp.npz", names=np.array([name]), xy=np.arange(1, 29, dtype=np.uint8).reshape(1, 14, 2))
+    for kind, file, joints in (("openpose-json", "op", 18), ("coco-json", "coco.json", 18), ("npz", "lsp.npz", 14)):
+        code, out, err = run(f"annotate world --from {kind} {tmp_path}/{file} --out {tmp_path}/{kind}.npz --json")
+        assert code == 0
+        assert json.loads(out) == {"written": f"{tmp_path}/{kind}.npz", "annotations": 1, "images": 16}
+        assert "15 images of the split have no row" in err
+        written = read_npz(tmp_path / f"{kind}.npz")
+        assert written.names.tolist() == [name]
+        assert (written.visibility > 0).sum() == joints
+
+
 def test_bank_build_show_and_query(place, run, tmp_path):
     code, out, _ = run(f"bank build --data world --annotations world/annotations.npz --out {tmp_path}/bank --json")
     counts = json.loads(out)

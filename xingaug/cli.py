@@ -153,31 +153,27 @@ def _add_annotate(commands: Any) -> None:
     )
     parser.add_argument("root", type=Path, help="a Market-1501 tree")
     parser.add_argument("--from", dest="source", nargs=2, required=True, metavar=("FORMAT", "FILE"),
-                        help="patn-csv or npz, and the file")  # fmt: skip
+                        help="patn-csv, openpose-json (a folder), coco-json or npz, and the file")  # fmt: skip
     parser.add_argument("--out", type=Path, help="file to write (ROOT/annotations.npz if left out)")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
 def _annotate(args: argparse.Namespace) -> None:
-    from xingaug.data.annotations import match, read_npz, read_patn_csv, write_npz
+    from xingaug.data.annotations import match, write_npz
+    from xingaug.data.foreign import READERS
     from xingaug.data.market1501 import read_split
 
     kind, file = args.source[0], Path(args.source[1])
-    if kind not in ("patn-csv", "npz"):
-        raise BadInput(f"--from: unknown format '{kind}'; known: patn-csv, npz")
+    if kind not in READERS:
+        raise BadInput(f"--from: unknown format '{kind}'; known: {', '.join(READERS)}")
     out = args.out or args.root / "annotations.npz"
     if out.suffix != ".npz":
         raise BadInput(f"--out: {out}, expected a name that ends in .npz")
     split = read_split(args.root, "train")
-    reports = []
-    if kind == "patn-csv":
-        annotations, report = read_patn_csv(file, frame=None)  # the images themselves tell their size
-        reports.append(report)
-    else:
-        annotations = read_npz(file)
+    annotations, report = READERS[kind](file)
     if not (annotations.lookup(split.names) >= 0).any():
         raise BadInput(f"{file}: annotates none of the {len(split)} training images of {args.root}")
-    reports.append(match(annotations, split))
+    reports = [report, match(annotations, split)]
     write_npz(out, annotations.names, annotations.xy, annotations.visibility, annotations.source)
     for report in reports:
         for line in report.lines():

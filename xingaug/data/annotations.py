@@ -119,6 +119,8 @@ class Report:
         outside_frame: joints outside the frame; marked missing.
         without_image: rows whose image is not in the split.
         without_row: images of the split that have no row.
+        without_person: images in which no person was found; dropped.
+        several_persons: images with more than one person; the surest was taken.
     """
 
     duplicates: Finding = field(default_factory=Finding)
@@ -126,6 +128,8 @@ class Report:
     outside_frame: Finding = field(default_factory=Finding)
     without_image: Finding = field(default_factory=Finding)
     without_row: Finding = field(default_factory=Finding)
+    without_person: Finding = field(default_factory=Finding)
+    several_persons: Finding = field(default_factory=Finding)
 
     def lines(self) -> list[str]:
         """One line for each kind of finding that occurred."""
@@ -135,6 +139,8 @@ class Report:
             (self.outside_frame, "joints lie outside the frame and count as missing"),
             (self.without_image, "rows name an image that is not in the split"),
             (self.without_row, "images of the split have no row"),
+            (self.without_person, "images show no person and were dropped"),
+            (self.several_persons, "images show several persons, the surest of whom was taken"),
         )
         return [
             f"{finding.count} {text}: {', '.join(finding.examples)}{', ...' * (finding.count > len(finding.examples))}"
@@ -236,21 +242,40 @@ def read_npz(path: Path) -> Annotations:
     Raises:
         BadInput: no such file, not an .npz, other keys, pickled objects, or arrays that `Annotations` refuses.
     """
-    path = Path(path)
+    return annotations_from_arrays(Path(path), read_arrays(Path(path)))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an annotation .npz, whatever they are.
+
+    Raises:
+        BadInput: no such file, not an .npz, or pickled objects.
+    """
     try:
         # A handle of our own, because numpy leaves its own open when the file is damaged.
         with path.open("rb") as handle:
             stored = np.load(handle, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile) or set(stored.files) - {_NPZ_OPTIONAL} != set(_NPZ_KEYS):
-                held = ", ".join(sorted(stored.files)) if hasattr(stored, "files") else "one bare array"
-                raise BadInput(f"{path}: holds {held or 'nothing'}; needed {', '.join(_NPZ_KEYS)}")
-            source = str(stored[_NPZ_OPTIONAL]) if _NPZ_OPTIONAL in stored.files else ""
-            return Annotations(stored["names"], stored["xy"], stored["visibility"], source)
-    except BadInput:
-        raise
+            if isinstance(stored, np.lib.npyio.NpzFile):
+                return {key: np.asarray(stored[key]) for key in stored.files}  # a member may be bare bytes
     except FileNotFoundError:
         raise BadInput(f"{path}: no such annotation file") from None
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, TypeError) as error:
+        raise BadInput(f"{path}: not an annotation .npz ({_first_line(error)})") from None
+    raise BadInput(f"{path}: holds one bare array; needed {', '.join(_NPZ_KEYS)}")
+
+
+def annotations_from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Annotations:
+    """The native format from the arrays that were read from `path`.
+
+    Raises:
+        BadInput: other keys, or arrays that `Annotations` refuses.
+    """
+    if set(arrays) - {_NPZ_OPTIONAL} != set(_NPZ_KEYS):
+        raise BadInput(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; needed {', '.join(_NPZ_KEYS)}")
+    try:
+        source = str(arrays.get(_NPZ_OPTIONAL, ""))
+        return Annotations(arrays["names"], arrays["xy"], arrays["visibility"], source)
+    except (ValueError, TypeError) as error:
         raise BadInput(f"{path}: not an annotation .npz ({_first_line(error)})") from None
 
 

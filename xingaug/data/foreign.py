@@ -1,0 +1,233 @@
+"""Annotation files of other programs: OpenPose's JSON folders, COCO's keypoint JSON, and .npz of other layouts."""
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from xingaug.data.annotations import Annotations, Report, annotations_from_arrays, read_arrays, read_patn_csv
+from xingaug.data.layouts import LAYOUTS, joint_names, to_joints18
+from xingaug.errors import BadInput
+
+OPENPOSE_SUFFIX = "_keypoints.json"
+_OPENPOSE_LAYOUTS = {18: "openpose18", 25: "body25"}
+_COCO_LAYOUTS = {17: "coco17"}
+_LARGEST_PX = 1e6  # beyond any image; a comparison with it also turns NaN away
+
+# One detected person: how sure the file is of it, and (J, 3) float32 x, y, confidence.
+_Person = tuple[float, np.ndarray]
+
+
+def read_openpose_json(folder: Path) -> tuple[Annotations, Report]:
+    """Reads a folder as OpenPose's `--write_json` leaves it, a file `<image stem>_keypoints.json` for each image.
+
+    The image is `<image stem>.jpg`. A person has 18 or 25 joints, as the length of `pose_keypoints_2d` tells (54 or 75
+    numbers x, y, confidence). Pixels count from 0 and are taken as they are; confidences are clipped to [0, 1]. Of
+    several persons the one with the largest sum of confidences is taken: the files do not know the size of the image.
+
+    Raises:
+        BadInput: no such folder, none of these files in it, one that is not JSON or holds something else, or no person.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "no such folder"
+        raise BadInput(f"{folder}: {what}; needed a folder of <image stem>{OPENPOSE_SUFFIX}")
+    files = sorted(file for file in folder.iterdir() if file.name.endswith(OPENPOSE_SUFFIX))
+    if not files:
+        raise BadInput(f"{folder}: holds no *{OPENPOSE_SUFFIX}; needed one for each image")
+    persons: dict[str, list[_Person]] = {}
+    for file in tqdm(files, desc="OpenPose", unit="file", disable=None):
+        candidates: list[_Person] = []
+        for index, person in enumerate(_list(_read_json(file), "people", str(file))):
+            where = f"{file}: people[{index}]"
+            values = _value(person, "pose_keypoints_2d", where)
+            candidates.append((0.0, _joints(values, _OPENPOSE_LAYOUTS, f"{where}: pose_keypoints_2d")))
+        persons[file.name.removesuffix(OPENPOSE_SUFFIX) + ".jpg"] = candidates
+    return _annotations(folder, persons, _OPENPOSE_LAYOUTS, f"OpenPose JSON {folder.name}")
+
+
+def read_coco_json(path: Path) -> tuple[Annotations, Report]:
+    """Reads COCO's keypoint JSON, of people or of a detector.
+
+    Its `images` have `id` and `file_name`, whose folders are dropped; its `annotations` have `image_id`, `keypoints`
+    (51 numbers x, y, v) and perhaps `score`. Pixels count from 0 and are taken as they are. v is clipped to [0, 1]:
+    COCO's 0 is a missing joint and 1 (hidden) and 2 (visible) are present ones, a detector's v is a confidence. Of
+    several persons in an image the one with the highest score is taken, and among equal ones or without scores the one
+    with the largest sum of v.
+
+    Raises:
+        BadInput: no such file, not JSON, something else in it, other joints than COCO's 17, an annotation of an image
+            that is not listed, or no person.
+    """
+    path = Path(path)
+    data = _read_json(path)
+    names = _coco_images(data, path)
+    annotations = _list(data, "annotations", str(path))
+    _require_coco_joints(data, path)
+    persons: dict[str, list[_Person]] = {}
+    for index, entry in enumerate(annotations):
+        where = f"{path}: annotations[{index}]"
+        image = _id(_value(entry, "image_id", where), f"{where}: image_id")
+        if image not in names:
+            raise BadInput(f"{where}: image_id {image!r} is the id of none of the {len(names)} images")
+        joints = _joints(_value(entry, "keypoints", where), _COCO_LAYOUTS, f"{where}: keypoints")
+        score = entry.get("score", 0)
+        if not _is_number(score):
+            raise BadInput(f"{where}: score: {str(score)[:40]!r}, needed a finite number")
+        persons.setdefault(names[image], []).append((float(score), joints))
+    return _annotations(path, persons, _COCO_LAYOUTS, f"COCO JSON {path.name}")
+
+
+def read_any_npz(path: Path) -> tuple[Annotations, Report]:
+    """Reads an annotation .npz: the native one, or `names` (N,) with `xy` (N, J, 2) of another layout.
+
+    The other kind may hold `joints` (J,), the names of its joints in their order (see `layouts.joint_names`); without
+    them 14 joints are those of Leeds Sports Pose. Its pixels count from 1, as MATLAB's do, and are shifted by -1. It
+    may hold `visibility` (N, J) in [0, 1]; without it the joints at (0, 0), where no pixel is, are missing.
+
+    Raises:
+        BadInput: no such file, not an .npz, or contents that fit neither kind.
+    """
+    path = Path(path)
+    arrays = read_arrays(path)
+    other = "joints" in arrays or ("xy" in arrays and arrays["xy"].ndim == 3 and arrays["xy"].shape[1] == 14)
+    return (_other_npz(path, arrays) if other else annotations_from_arrays(path, arrays)), Report()
+
+
+READERS: dict[str, Callable[[Path], tuple[Annotations, Report]]] = {
+    "patn-csv": lambda path: read_patn_csv(path, frame=None),  # the images themselves tell their size
+    "openpose-json": read_openpose_json,
+    "coco-json": read_coco_json,
+    "npz": read_any_npz,
+}
+"""What reads each format of `xingaug annotate --from`."""
+
+
+def _other_npz(path: Path, arrays: dict[str, np.ndarray]) -> Annotations:
+    lacking, strange = {"names", "xy"} - set(arrays), set(arrays) - {"names", "xy", "joints", "visibility", "source"}
+    if lacking or strange:
+        raise BadInput(f"{path}: holds {', '.join(sorted(arrays))}; needed names, xy and at most joints, visibility")
+    try:
+        layout = joint_names([str(n) for n in np.atleast_1d(arrays["joints"])] if "joints" in arrays else "lsp14")
+        names, pixels = arrays["names"], arrays["xy"]
+        if pixels.dtype.kind not in "iuf" or pixels.shape != (*names.shape, len(layout), 2):
+            needed = f"numbers of shape {(*names.shape, len(layout), 2)}, {len(layout)} joints for each name"
+            raise BadInput(f"xy: {pixels.dtype} of shape {pixels.shape}, needed {needed}")
+        visibility = arrays.get("visibility", (pixels != 0).any(-1))
+        if visibility.shape != pixels.shape[:-1] or visibility.dtype.kind not in "biuf":
+            needed = f"numbers of shape {pixels.shape[:-1]}"
+            raise BadInput(f"visibility: {visibility.dtype} of shape {visibility.shape}, needed {needed}")
+        for row, joint in np.argwhere((visibility > 0) & ~(np.abs(pixels.astype(np.float64)) < _LARGEST_PX).all(-1)):
+            x, y = pixels[row, joint].tolist()
+            raise BadInput(f"{names[row]}: {layout[joint]} at ({x}, {y}), needed pixels or visibility 0")
+        keypoints = to_joints18(pixels.astype(np.float64) - 1, visibility, layout)
+        source = f"{path.name}, {len(layout)} joints"
+        return Annotations(names, keypoints.xy.numpy(), keypoints.visibility.numpy(), source)
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def _annotations(
+    path: Path, persons: dict[str, list[_Person]], layouts: dict[int, str], source: str
+) -> tuple[Annotations, Report]:
+    """One person an image, in 18 joints, in the order of `persons`."""
+    report = Report()
+    chosen: dict[str, np.ndarray] = {}
+    for name, candidates in persons.items():
+        seen = [(score, float(joints[:, 2].sum()), joints) for score, joints in candidates if joints[:, 2].any()]
+        if not seen:
+            report.without_person.add(name)
+            continue
+        if len(seen) > 1:
+            report.several_persons.add(name)
+        chosen[name] = max(seen, key=lambda person: person[:2])[2]
+    if not chosen:
+        raise BadInput(f"{path}: shows no person in {len(persons)} annotated images")
+    xy = np.zeros((len(chosen), 18, 2), np.float32)
+    visibility = np.zeros((len(chosen), 18), np.float32)
+    counts = np.array([len(joints) for joints in chosen.values()])
+    for count, layout in layouts.items():
+        rows = np.flatnonzero(counts == count)
+        points = np.array([joints for joints in chosen.values() if len(joints) == count]).reshape(len(rows), count, 3)
+        keypoints = to_joints18(points[..., :2], points[..., 2], layout)
+        xy[rows], visibility[rows] = keypoints.xy.numpy(), keypoints.visibility.numpy()
+    return Annotations(np.array(list(chosen)), xy, visibility, source), report
+
+
+def _coco_images(data: Any, path: Path) -> dict[int | str, str]:
+    """The file names, without folders, by id."""
+    names: dict[int | str, str] = {}
+    taken: set[str] = set()
+    for index, entry in enumerate(_list(data, "images", str(path))):
+        where = f"{path}: images[{index}]"
+        image, file = _id(_value(entry, "id", where), f"{where}: id"), _value(entry, "file_name", where)
+        if not isinstance(file, str) or not PurePosixPath(file).name:
+            raise BadInput(f"{where}: file_name: {str(file)[:40]!r}, needed the name of an image")
+        name = PurePosixPath(file).name
+        if image in names or name in taken:
+            raise BadInput(f"{where}: id {image!r} or name {name!r} is that of an earlier image, needed each once")
+        names[image] = name
+        taken.add(name)
+    return names
+
+
+def _require_coco_joints(data: Any, path: Path) -> None:
+    """A file that states other joints than COCO's must not be read as if it had them."""
+    categories = data.get("categories", [])
+    for index, entry in enumerate(categories if isinstance(categories, list) else []):
+        stated = entry.get("keypoints") if isinstance(entry, dict) else None
+        if isinstance(stated, list) and tuple(stated) != LAYOUTS["coco17"]:
+            where = f"{path}: categories[{index}]: keypoints"
+            raise BadInput(f"{where}: not COCO's 17 joints; needed {', '.join(LAYOUTS['coco17'])}")
+
+
+def _joints(values: Any, counts: Collection[int], where: str) -> np.ndarray:
+    """(J, 3) float32 of a flat list x, y, confidence, x, ...; confidences are clipped to [0, 1]."""
+    needed = f"{' or '.join(str(3 * count) for count in counts)} numbers: x, y, confidence of each joint"
+    if not isinstance(values, list) or len(values) not in {3 * count for count in counts}:
+        what = f"{len(values)} entries" if isinstance(values, list) else f"{str(values)[:40]!r}"
+        raise BadInput(f"{where}: {what}, needed {needed}")
+    for index, value in enumerate(values):
+        if not _is_number(value):
+            raise BadInput(f"{where}[{index}]: {str(value)[:40]!r}, needed a finite number")
+    joints = np.array(values, np.float32).reshape(-1, 3)
+    joints[:, 2] = joints[:, 2].clip(0, 1)
+    return joints
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_PX
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such annotation file") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); needed a JSON file") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON ({error})") from None
+
+
+def _value(entry: Any, key: str, where: str) -> Any:
+    if not isinstance(entry, dict) or key not in entry:
+        what = f"has no key '{key}'" if isinstance(entry, dict) else f"{str(entry)[:40]!r}"
+        raise BadInput(f"{where}: {what}; needed an object with '{key}'")
+    return entry[key]
+
+
+def _list(entry: Any, key: str, where: str) -> list[Any]:
+    value = _value(entry, key, where)
+    if not isinstance(value, list):
+        raise BadInput(f"{where}: {key}: {str(value)[:40]!r}, needed a list")
+    return value
+
+
+def _id(value: Any, where: str) -> int | str:
+    if not isinstance(value, int | str):
+        raise BadInput(f"{where}: {str(value)[:40]!r}, needed a number or a text")
+    return value
