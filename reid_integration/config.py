@@ -241,7 +241,8 @@ class AugmentConfig:
     annotations: str | None = None  # .npz or .csv; null: annotations.npz in each source's folder
     p: float = 0.5  # share of the training images that is re-rendered
     mode: Literal["replace", "append"] = "replace"
-    sampler: str = "uniform"  # how a pose is drawn from the bank
+    sampler: str = "uniform"  # how a pose is drawn from the bank; a mixture: "uniform=3,near=1"
+    fit: Literal["frame", "source"] = "frame"  # a pose stands where it was seen, or where and as large as the source
     start_epoch: int = 0  # first epoch (counted from 0) with rendered images
     stop_epoch: int | None = None  # first epoch without them again; null: never
     seed: int | None = None  # of the draws; null: train.seed

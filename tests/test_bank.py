@@ -11,9 +11,8 @@ from skeletons import hide, random_people, small_bank
 from xingaug.errors import BadInput
 from xingaug.keypoints import JOINTS, Keypoints
 from xingaug.poses.bank import PoseBank
-from xingaug.poses.descriptor import (
-    descriptor,
-)
+from xingaug.poses.descriptor import shapes_of
+from xingaug.poses.index import IndexSettings
 
 FRAME = (128, 64)
 
@@ -27,12 +26,9 @@ def bank() -> PoseBank:
 
 
 def slow_search(bank: PoseBank, person: Keypoints, k: int) -> tuple[list[int], list[float]]:
-    query = descriptor(person, bank.statistics)[0].astype(np.float64)
     rows = [row for row in range(len(bank)) if bank.usable[row]]
-    distance = {row: ((bank.descriptors[row].astype(np.float64) - query) ** 2).sum() for row in rows}
-    candidates = sorted(rows, key=lambda row: (distance[row], row))[: max(4 * k, 64)]
-    similarity = {row: float(bank.oks(person, np.array([[row]]))[0, 0]) for row in candidates}
-    best = sorted(candidates, key=lambda row: (-similarity[row], row))[:k]
+    similarity = {row: float(bank.oks(person, np.array([[row]]))[0, 0]) for row in rows}
+    best = sorted(rows, key=lambda row: (-similarity[row], row))[:k]
     return best, [similarity[row] for row in best]
 
 
@@ -170,6 +166,68 @@ def test_the_content_hash_changes_with_the_content():
     assert len(hashes) == 7
 
 
+# Appending and merging
+
+
+def test_appended_poses_are_those_of_a_bank_built_at_once():
+    people = random_people(60, seed=2, missing=0.1)
+    names = [f"{index}.jpg" for index in range(60)]
+    whole = PoseBank.build(people, names, np.arange(60), np.ones(60))
+    first = PoseBank.build(people[:40], names[:40], np.arange(40), np.ones(40))
+    grown = first.append(people[40:], names[40:], np.arange(40, 60), np.ones(20))
+    assert grown.content_hash == whole.content_hash
+    assert len(first) == 40
+    queries = random_people(5, seed=9)
+    assert grown.search(queries, k=9).indices.tolist() == whole.search(queries, k=9).indices.tolist()
+
+
+def test_merging_keeps_the_order_and_settings():
+    parts = [
+        PoseBank.build(random_people(20, seed=s), [f"{s}_{i}" for i in range(20)], settings=IndexSettings(probes=s + 1))
+        for s in range(3)
+    ]
+    merged = PoseBank.merge(parts)
+    assert merged.names.tolist() == [name for part in parts for name in part.names.tolist()]
+    np.testing.assert_array_equal(merged.xy, np.concatenate([part.xy for part in parts]))
+    assert merged.settings.probes == 1
+
+
+def test_banks_that_do_not_go_together_are_refused():
+    first = PoseBank.build(random_people(3), names=["a", "b", "c"])
+    with pytest.raises(BadInput, match="2 images are in more than one of them, such as 'b'; needed each in one"):
+        first.append(random_people(3, seed=1), names=["b", "c", "d"])
+    with pytest.raises(BadInput, match=r"frames \(128, 64\) and \(256, 128\)"):
+        PoseBank.merge([first, PoseBank.build(random_people(3), frame=(256, 128))])
+    with pytest.raises(BadInput, match="none to merge"):
+        PoseBank.merge([])
+
+
+# What is not seen
+
+
+def test_the_uncertainty_is_how_far_a_hidden_joint_lies_from_its_completion():
+    people = random_people(4000, seed=1)
+    bank = PoseBank.build(people)
+    hidden = hide(people[:1000], "left_wrist")
+    wrist = JOINTS.index("left_wrist")
+    shapes = shapes_of(hidden.xy.numpy(), hidden.visibility.numpy())
+    completed = bank.statistics.complete(shapes).reshape(-1, 18, 2)[:, wrist]
+    distance = np.linalg.norm(completed - bank.descriptors[:1000].reshape(-1, 18, 2)[:, wrist], axis=-1)
+    stated = bank.statistics.uncertainty(shapes)
+    assert np.sqrt((distance**2).mean()) == pytest.approx(float(stated[0, wrist]), rel=0.1)
+    assert (np.delete(stated, wrist, axis=1) == 0).all()
+    farther = hide(hidden, "left_elbow")
+    shapes = shapes_of(farther.xy.numpy(), farther.visibility.numpy())
+    assert (bank.statistics.uncertainty(shapes)[:, wrist] > stated[:, wrist]).all()
+
+
+def test_the_uncertainty_of_rows():
+    bank = PoseBank.build(random_people(50, seed=1, missing=0.2))
+    stated = bank.uncertainty([[0, 1], [2, 3]])
+    assert stated.shape == (2, 2, 18)
+    np.testing.assert_array_equal(stated.reshape(4, 18) == 0, bank.visibility[:4] > 0)
+
+
 # Storage
 
 
@@ -192,7 +250,7 @@ def test_a_stored_bank_comes_back_the_same(bank, stored):
     assert isinstance(back.xy, np.memmap)
     assert back.content_hash == bank.content_hash
     assert back.frame == bank.frame
-    for name in ("xy", "visibility", "names", "pids", "camids", "usable", "descriptors"):
+    for name in ("xy", "visibility", "names", "pids", "camids", "usable", "descriptors", "clusters", "rarity"):
         np.testing.assert_array_equal(getattr(back, name), getattr(bank, name))
     people = random_people(10, seed=30, missing=0.2)
     found, expected = back.search(people, k=7), bank.search(people, k=7)
@@ -223,18 +281,18 @@ def test_a_directory_without_a_bank(tmp_path):
         ("{", "not readable as JSON"),
         ("[]", "not the description of a pose bank"),
         ('{"format": "other"}', "not the description of a pose bank"),
-        ('{"format": "xingaug-pose-bank", "version": 2}', "version 2, needed 1; build the bank again"),
-        ('{"format": "xingaug-pose-bank", "version": 1}', "frame, poses or sha256 is missing or malformed"),
+        ('{"format": "xingaug-pose-bank", "version": 1}', "version 1, needed 2; build the bank again"),
+        ('{"format": "xingaug-pose-bank", "version": 2}', "frame, poses, index or sha256 is missing or malformed"),
         (
-            '{"format": "xingaug-pose-bank", "version": 1, "frame": [128, 0], "poses": 3, "sha256": {}}',
-            "frame, poses or sha256 is missing or malformed",
+            '{"format": "xingaug-pose-bank", "version": 2, "frame": [128, 0], "poses": 3, "sha256": {}, "index": {}}',
+            "frame, poses, index or sha256 is missing or malformed",
         ),
         (
-            '{"format": "xingaug-pose-bank", "version": 1, "frame": [128, 64], "poses": 0, "sha256": {}}',
-            "frame, poses or sha256 is missing or malformed",
+            '{"format": "xingaug-pose-bank", "version": 2, "frame": [128, 64], "poses": 0, "sha256": {}, "index": {}}',
+            "frame, poses, index or sha256 is missing or malformed",
         ),
         (
-            '{"format": "xingaug-pose-bank", "version": 1, "frame": [128, 64], "poses": 300, "sha256": {}}',
+            '{"format": "xingaug-pose-bank", "version": 2, "frame": [128, 64], "poses": 3, "sha256": {}, "index": {}}',
             "truncated or changed",
         ),
     ],
@@ -247,7 +305,7 @@ def test_a_faulty_description_is_refused(stored, text, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["xy", "visibility", "names", "pids", "usable", "descriptors", "mean", "covariance"])
+@pytest.mark.parametrize("name", ["xy", "names", "usable", "clusters", "mean", "landmarks"])
 def test_a_spoilt_file_is_named(stored, name):
     file = stored / f"{name}.npy"
     whole = file.read_bytes()

@@ -40,7 +40,7 @@ COMMANDS = list(parsers(build_parser()))
 def test_the_walk_finds_all_commands():
     assert {" ".join(path) for path in COMMANDS} == {
         "", "demo", "world", "annotate", "train", "convert", "evaluate", "bank", "bank build", "bank show",
-        "bank query", "generate", "bench", "export",
+        "bank merge", "bank query", "generate", "bench", "export",
     }  # fmt: skip
 
 
@@ -170,6 +170,13 @@ BAD = [
     ("bank show --bank none --out new.html", "none: no pose bank here (bank.json is missing)"),
     ("bank show --bank bank --out new.txt", "new.txt: expected a name that ends in .html"),
     ("bank show --bank bank --out new.html --count 0", "count: 0, needed at least 1"),
+    ("bank show --bank bank --out new.html --name x.jpg", "name: the bank has no usable pose of 'x.jpg'"),
+    (
+        "bank build --data world --annotations world/annotations.npz --out new --probes -1",
+        "--probes: -1, needed 0 (automatic) or more",
+    ),
+    ("bank merge none --out new", "none: no pose bank here"),
+    ("bank merge bank bank --out new", "images are in more than one of them, such as '"),
     ("bank query --bank none --name x", "none: no pose bank here"),
     ("bank query --bank bank --name x.jpg", "--name: the bank bank has no pose of 'x.jpg'"),
     ("bank query --bank bank --name FIRST --k 0", "--k: 0, needed at least 1"),
@@ -182,6 +189,8 @@ BAD = [
     (f"{GENERATE} --per-image 0", "per_image: 0, needed 1 to"),
     (f"{GENERATE} --batch-size 0", "batch_size: 0, needed at least 1"),
     (f"{GENERATE} --sampler best", "sampler: unknown 'best'; known: uniform, near, far"),
+    (f"{GENERATE} --sampler uniform=0,near=1", "sampler: weight '0' of 'uniform', needed a number above 0"),
+    (f"{GENERATE} --fit body", "argument --fit: invalid choice: 'body'"),
     (f"{GENERATE} --real some", "argument --real: invalid choice: 'some'"),
     (f"{GENERATE} --out world/new", "out: world/new and the dataset world lie in one another"),
     (f"{GENERATE} --out full", "full: "),
@@ -206,6 +215,10 @@ BAD = [
     ("bench augment --generator tiny.safetensors --rounds 0", "rounds: 0, needed at least 1"),
     ("bench augment --generator tiny.safetensors xinggan", "--generator: 2 names, the part augment measures one"),
     ("bench augment --generator xinggan", "generator 'xinggan': no such file"),
+    ("bench bank --bank none", "none: no pose bank here"),
+    ("bench bank --bank bank", "usable poses, needed at least 128"),
+    ("bench bank --sizes 100", "sizes: 100, needed at least 128"),
+    ("bench bank --rounds 0", "rounds: 0, needed at least 1"),
     ("bench generator --device nonsense", "--device: 'nonsense' cannot be used"),
     ("export", "the following arguments are required: --onnx"),
     ("export --generator none --onnx new.onnx", "generator 'none': no such file"),

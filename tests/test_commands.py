@@ -21,6 +21,7 @@ from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.xinggan import XingGANConfig
 from xingaug.generators.xinggan_pp import XingGANPlusPlusConfig
 from xingaug.poses import PoseBank
+from xingaug.poses.samplers import SAMPLERS
 from xingaug.training.quality import pckh
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,13 +90,14 @@ def test_bank_build_show_and_query(place, run, tmp_path):
     code, out, _ = run(f"bank show --bank {tmp_path}/bank --out {tmp_path}/bank.html --count 3")
     assert (code, out) == (0, f"{tmp_path}/bank.html\n")
     page = (tmp_path / "bank.html").read_text()
-    assert page.count("<img") == 3
-    assert "http" not in page
+    assert page.count("<img") == 1 + len(bank.by_cluster.sizes) + len(SAMPLERS) * 9 + 3
+    assert 'src="http' not in page
+    assert 'href="http' not in page
     row = int(bank.usable_rows[1])
     code, out, _ = run(f"bank query --bank {tmp_path}/bank --name {bank.names[row]} --k 3 --json")
     found = json.loads(out)
     assert code == 0
-    assert found[0] == {"row": row, "name": str(bank.names[row]), "oks": 1.0}
+    assert found[0] == {"row": row, "name": str(bank.names[row]), "oks": 1.0, "mirrored": False}
     assert [hit["oks"] for hit in found] == sorted((hit["oks"] for hit in found), reverse=True)
     lines = run(f"bank query --bank {tmp_path}/bank --name {bank.names[row]} --k 3")[1].splitlines()
     assert lines[0] == f"1.0000  {bank.names[row]}  (row {row})"
@@ -238,6 +240,32 @@ def test_bench_train(run, monkeypatch):
     code, out, _ = run(line)
     assert code == 0
     assert re.search(r"^network +dtype +images_per_second +ms_per_step", out, re.MULTILINE)
+
+
+def test_bench_bank(run):
+    code, out, err = run("bench bank --sizes 200 400 --rounds 1 --json")
+    figures = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [row["poses"] for row in figures["banks"]] == [row["poses"] for row in figures["samplers"]] == [200, 400]
+    for row in figures["banks"]:
+        assert row["bank_recall_at_10"] == 1.0  # fewer poses than candidates or hardly more
+        assert row["sklearn_recall_at_10"] < 1
+        assert row["ratio_to_scan"] == pytest.approx(
+            row["bank_queries_per_second"] / row["scan_queries_per_second"], rel=0.05
+        )
+    assert {f"{name}_ms" for name in SAMPLERS} < set(figures["samplers"][0])
+    code, out, _ = run("bench bank --sizes 200 --rounds 1")
+    assert code == 0
+    assert re.search(r"^poses +uniform_ms +near_ms", out, re.MULTILINE)
+
+
+def test_bank_merge(place, run, tmp_path):
+    run(f"bank build --data world --annotations world/annotations.npz --out {tmp_path}/bank --index IVF2,Flat --json")
+    code, out, _ = run(f"bank merge {tmp_path}/bank --out {tmp_path}/merged --json")
+    merged = PoseBank.load(tmp_path / "merged")
+    assert (code, json.loads(out)["poses"]) == (0, 16)
+    assert merged.settings.factory == "IVF2,Flat"
+    assert merged.content_hash == PoseBank.load(place / "bank").content_hash
 
 
 def test_bench_augment(run):

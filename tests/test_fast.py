@@ -11,7 +11,7 @@ from networks import BUILDERS, SIZE, awake, least_effect
 from test_xinggan import inputs, released_state, write
 from torch import Tensor, nn
 
-from xingaug.bench import example_batch
+from xingaug.bench.networks import example_batch
 from xingaug.generators import XingGANPlusPlus, load_generator, load_official_checkpoint, save_generator
 from xingaug.generators import fast as fast_module
 from xingaug.generators.base import PoseGenerator

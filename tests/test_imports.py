@@ -30,7 +30,7 @@ LEVELS = (
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 LATE_ONLY = (
     "torchreid", "albumentations", "faiss", "matplotlib", "ray", "scipy", "torchmetrics", "torch_fidelity",
-    "skimage", "onnx", "onnxscript", "onnxruntime",
+    "skimage", "sklearn", "onnx", "onnxscript", "onnxruntime",
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from xingaug.offline import render, target
 from xingaug.offline.generate import GenerateConfig, Summary, generate
 from xingaug.offline.manifest import ManifestLine, read_manifest, synthetic_name, write_manifest
 from xingaug.poses.bank import PoseBank
+from xingaug.poses.placing import Fit
 
 SIZE = (32, 16)
 TRAIN = [f"{pid:04d}_c{camid}s1_{pid:04d}{camid:02d}_00.jpg" for pid in (2, 7, 11) for camid in (1, 2, 3)]
@@ -159,9 +160,12 @@ def test_manifest_and_annotations_tell_the_truth(config: GenerateConfig) -> None
     assert torch.equal(source.xy, torch.from_numpy(poses(9, SIZE, 3)[0]))
 
 
-def test_images_are_those_that_the_transform_gives_in_the_epoch_of_the_copy(config: GenerateConfig) -> None:
+@pytest.mark.parametrize("fit", ["frame", "source"])
+def test_images_are_those_that_the_transform_gives_in_the_epoch_of_the_copy(config: GenerateConfig, fit: Fit) -> None:
+    config = replace(config, fit=fit)
     run(config)
-    aug = XingPose(Blend(), PoseBank.load(config.bank), p=1)
+    assert {line.fit for line in read_manifest(config.out / "manifest.jsonl")} == {fit}
+    aug = XingPose(Blend(), PoseBank.load(config.bank), p=1, fit=fit)
     images = np.stack([read_image(config.data / "bounding_box_train" / name) for name in TRAIN])
     kp = Keypoints(*poses(9, SIZE, 3))
     rows = {line.file: line.bank_row for line in read_manifest(config.out / "manifest.jsonl")}
@@ -476,7 +480,7 @@ def test_synthetic_names() -> None:
 
 
 def test_manifest_round_trip_and_damage(tmp_path: Path) -> None:
-    line = ManifestLine("a/b.jpg", "00", "b.jpg", -1, 2, 0, 5, [[1.5, 2.0, 1.0]] * 18, "near", 3, "g", "k")
+    line = ManifestLine("a/b.jpg", "00", "b.jpg", -1, 2, 0, 5, [[1.5, 2.0, 1.0]] * 18, "near", "frame", 3, "g", "k")
     path = tmp_path / "manifest.jsonl"
     write_manifest(path, [line, line])
     assert read_manifest(path) == [line, line]

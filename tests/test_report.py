@@ -7,12 +7,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from skeletons import random_people
+from skeletons import random_people, small_bank
 
 from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
-from xingaug.report.bank import bank_wall, write_bank_page
+from xingaug.poses.samplers import SAMPLERS
+from xingaug.report.bank import DRAWS, bank_wall, write_bank_page
 from xingaug.report.demo import HeldOut, write_demo_page
 from xingaug.report.figures import cmc_svg, png_uri, skeleton
 from xingaug.report.page import image_rows, image_wall, paragraph, table, write_page
@@ -154,13 +155,36 @@ def test_bank_wall_shows_usable_poses_spread_over_the_bank(bank, count, shown):
 
 def test_bank_page(bank, tmp_path):
     page = write_bank_page(bank, tmp_path / "bank.html", count=5).read_text(encoding="utf-8")
-    assert "12 poses, 11 of them usable, 4 identities." in Outline(page).texts
-    assert "http" not in page
+    outline = Outline(page)
+    assert "12 poses, 11 of them usable, of 4 identities under 0 cameras, in 1 groups of alike poses." in outline.texts
+    assert {"Map", "Groups of alike poses", "Cameras", "Identities", "5 of the poses"} <= set(outline.texts)
+    assert len(outline.images) == 1 + 1 + 5  # map, group, wall; without names no draws
+    assert self_contained(page)
     with pytest.raises(BadInput, match=r"bank\.htm: expected a name that ends in \.html"):
         write_bank_page(bank, tmp_path / "bank.htm")
     with pytest.raises(BadInput, match="count: 0, needed at least 1"):
         write_bank_page(bank, tmp_path / "none.html", count=0)
     assert [path.name for path in tmp_path.iterdir()] == ["bank.html"]
+
+
+def test_bank_page_shows_what_samplers_draw_and_who_was_seen_where(tmp_path):
+    bank = small_bank()
+    name = str(bank.names[bank.usable_rows[3]])
+    page = write_bank_page(bank, tmp_path / "bank.html", count=5, name=name).read_text(encoding="utf-8")
+    outline = Outline(page)
+    assert f"What samplers draw for {name}" in outline.texts
+    assert set(SAMPLERS) <= set(outline.texts)
+    groups = len(bank.by_cluster.sizes)
+    assert len(outline.images) == 1 + groups + len(SAMPLERS) * (1 + DRAWS) + 5
+    source = skeleton(bank.xy[bank.usable_rows[3]], bank.visibility[bank.usable_rows[3]], bank.frame, scale=1)
+    np.testing.assert_array_equal(decode(outline.images[1 + groups]), source)
+    for camid in range(1, 7):
+        row = outline.texts.index(f"camera {camid}")
+        here = bank.usable & (bank.camids == camid)
+        assert outline.texts[row + 1] == str(here.sum())
+        assert outline.texts[row + 3] == f"{len(np.unique(bank.clusters[here]))} of {groups}"
+    with pytest.raises(BadInput, match=r"name: the bank has no usable pose of 'x\.jpg'"):
+        write_bank_page(bank, tmp_path / "none.html", name="x.jpg")
 
 
 @pytest.mark.parametrize("is_world", [True, False])

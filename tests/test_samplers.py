@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -10,10 +8,10 @@ from skeletons import random_people
 from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
-from xingaug.poses.draws import keyed_uniform
-from xingaug.poses.samplers import FAR_TRIES, NEAR_POOL, SAMPLERS, Sources, sample
+from xingaug.poses.draws import keyed_uniform, keyed_uniforms
+from xingaug.poses.samplers import FAR_TRIES, NEAR_POOL, SAMPLERS, Sources, parse_sampler, sample
 
-EVERY = sorted(SAMPLERS)
+EVERY = [*SAMPLERS, "uniform=3,near=1,gap=2"]
 
 
 def name(index: int) -> str:
@@ -28,11 +26,25 @@ def torsoless(keypoints: Keypoints) -> Keypoints:
 
 @pytest.fixture(scope="module")
 def bank() -> PoseBank:
-    """200 poses of 100 images, two of each, every tenth pose unusable."""
+    """200 poses of 100 images, two of each, every tenth pose unusable; 20 identities under 3 cameras."""
     people = random_people(200, seed=1, missing=0.1)
     visibility = people.visibility.clone()
     visibility[::10, 8:] = 0
-    return PoseBank.build(Keypoints(people.xy, visibility), names=[name(index // 2) for index in range(200)])
+    names = [name(index // 2) for index in range(200)]
+    return PoseBank.build(Keypoints(people.xy, visibility), names, pids_of(names), camids_of(names))
+
+
+def pids_of(keys) -> np.ndarray:
+    return np.array([int(key[:4]) // 5 if key[:4].isdigit() else -1 for key in keys], np.int64)
+
+
+def camids_of(keys) -> np.ndarray:
+    return np.array([int(key[:4]) % 3 + 1 if key[:4].isdigit() else -1 for key in keys], np.int64)
+
+
+def draws(bank, sampler, people, keys, **options) -> torch.Tensor:
+    """`sample` with what every sampler may ask for."""
+    return sample(bank, sampler, people, keys, pids_of(keys), camids_of(keys), **options)
 
 
 # Keyed numbers
@@ -77,7 +89,7 @@ def test_keyed_numbers_leave_the_global_generators_alone(bank):
     np.random.seed(0)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     for sampler in EVERY:
-        sample(bank, sampler, random_people(4), [name(i) for i in range(4)])
+        draws(bank, sampler, random_people(4), [name(i) for i in range(4)])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
 
@@ -90,7 +102,7 @@ def test_a_draw_is_a_usable_pose_of_another_image(bank, sampler):
     keys = [name(index) for index in range(100)]
     people = bank.keypoints(np.arange(1, 200, 2))
     for epoch in range(5):
-        rows = sample(bank, sampler, people, keys, epoch=epoch)
+        rows = draws(bank, sampler, people, keys, epoch=epoch)
         assert rows.shape == (100,)
         assert rows.dtype == torch.int64
         assert (rows >= 0).all()
@@ -102,20 +114,20 @@ def test_a_draw_is_a_usable_pose_of_another_image(bank, sampler):
 def test_a_draw_does_not_depend_on_the_batch(bank, sampler):
     keys = [name(index) for index in range(120)]  # the last 20 are not in the bank
     people = random_people(120, seed=3, missing=0.2)
-    whole = sample(bank, sampler, people, keys, seed=5, epoch=2)
+    whole = draws(bank, sampler, people, keys, seed=5, epoch=2)
     order = np.random.default_rng(0).permutation(120)
-    shuffled = sample(bank, sampler, people[torch.from_numpy(order)], [keys[i] for i in order], seed=5, epoch=2)
+    shuffled = draws(bank, sampler, people[torch.from_numpy(order)], [keys[i] for i in order], seed=5, epoch=2)
     assert shuffled.tolist() == whole[order].tolist()
-    alone = [int(sample(bank, sampler, people[i : i + 1], keys[i : i + 1], seed=5, epoch=2)[0]) for i in range(120)]
+    alone = [int(draws(bank, sampler, people[i : i + 1], keys[i : i + 1], seed=5, epoch=2)[0]) for i in range(120)]
     assert alone == whole.tolist()
 
 
 @pytest.mark.parametrize("sampler", EVERY)
 def test_seed_and_epoch_change_the_draw(bank, sampler):
     keys, people = [name(index) for index in range(64)], random_people(64, seed=3)
-    draws = [sample(bank, sampler, people, keys, seed=s, epoch=e) for s, e in ((0, 0), (0, 1), (1, 0))]
+    rounds = [draws(bank, sampler, people, keys, seed=s, epoch=e) for s, e in ((0, 0), (0, 1), (1, 0))]
     for first, second in ((0, 1), (0, 2), (1, 2)):
-        assert (draws[first] != draws[second]).float().mean() > 0.5
+        assert (rounds[first] != rounds[second]).float().mean() > 0.5
 
 
 @pytest.mark.parametrize("sampler", EVERY)
@@ -123,27 +135,27 @@ def test_minus_one_only_when_nothing_is_left(sampler):
     people = random_people(3, seed=2)
     visibility = people.visibility.clone()
     visibility[2, 8:] = 0
-    few = PoseBank.build(Keypoints(people.xy, visibility), names=["a.jpg", "a.jpg", "b.jpg"])
-    rows = sample(few, sampler, random_people(3), ["a.jpg", "b.jpg", "c.jpg"])
+    few = PoseBank.build(Keypoints(people.xy, visibility), names=["0001", "0001", "0002"], camids=[2, 2, 1])
+    rows = draws(few, sampler, random_people(3), ["0001", "0002", "0005"])
     assert rows[0] == -1
     assert set(rows[1:].tolist()) <= {0, 1}
-    two = PoseBank.build(random_people(2), names=["a.jpg", "b.jpg"])
-    assert sample(two, sampler, random_people(2), ["a.jpg", "b.jpg"]).tolist() == [1, 0]
+    two = PoseBank.build(random_people(2), names=["0001", "0002"], camids=[2, 3])
+    assert draws(two, sampler, random_people(2), ["0001", "0002"]).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("sampler", EVERY)
 def test_sources_without_a_torso_and_empty_batches(bank, sampler):
     mixed = Keypoints.stack([random_people(1)[0], torsoless(random_people(1))[0]])
-    rows = sample(bank, sampler, mixed, [name(0), name(1)])
+    rows = draws(bank, sampler, mixed, [name(0), name(1)])
     assert (rows >= 0).all()
-    assert sample(bank, sampler, random_people(2)[:0], []).shape == (0,)
+    assert draws(bank, sampler, random_people(2)[:0], []).shape == (0,)
 
 
 @pytest.mark.parametrize("sampler", EVERY)
 def test_a_bank_without_names_excludes_nothing(sampler):
-    bare = PoseBank.build(random_people(3))
-    assert set(sample(bare, sampler, random_people(60), ["", *[name(i) for i in range(59)]]).tolist()) <= {0, 1, 2}
-    assert (sample(bare, sampler, random_people(2), ["", "a"]) >= 0).all()
+    bare = PoseBank.build(random_people(3), camids=[1, 2, 3])
+    assert set(draws(bare, sampler, random_people(60), ["", *[name(i) for i in range(59)]]).tolist()) <= {0, 1, 2}
+    assert (draws(bare, sampler, random_people(2), ["", "a"]) >= 0).all()
 
 
 # One by one
@@ -172,12 +184,24 @@ def test_near_draws_from_the_upper_half_of_the_nearest(bank):
         assert seen[index] == set(others[: NEAR_POOL // 2])
 
 
+def test_several_numbers_of_a_name_are_independent_of_one_another_and_of_other_names():
+    names = [f"{index}.jpg" for index in range(2000)]
+    numbers = keyed_uniforms(0, 0, names, "a", 8)
+    assert numbers.shape == (2000, 8)
+    assert (numbers >= 0).all()
+    assert (numbers < 1).all()
+    np.testing.assert_array_equal(numbers[[5, 7]], keyed_uniforms(0, 0, [names[5], names[7]], "a", 8))
+    assert np.abs(numbers.mean(0) - 0.5).max() < 0.04
+    assert np.abs(np.corrcoef(numbers.T) - np.eye(8)).max() < 0.1
+    np.testing.assert_array_equal(keyed_uniforms(0, 0, names, "a", 1)[:, 0], keyed_uniform(0, 0, names, "a"))
+
+
 def test_far_is_the_least_similar_of_several_uniform_draws(bank):
     people = random_people(20, seed=12)
     keys = [f"other{index}.jpg" for index in range(20)]
     rows = sample(bank, "far", people, keys, seed=4, epoch=1)
     for index, key in enumerate(keys):
-        numbers = [keyed_uniform(4, 1, [key], f"far/{attempt}")[0] for attempt in range(FAR_TRIES)]
+        numbers = keyed_uniforms(4, 1, [key], "far", FAR_TRIES)[0]
         tried = [bank.usable_rows[int(number * len(bank.usable_rows))] for number in numbers]
         similarity = bank.oks(people[index : index + 1], np.array([tried]))[0]
         assert rows[index] == tried[int(np.argmin(similarity))]
@@ -185,16 +209,132 @@ def test_far_is_the_least_similar_of_several_uniform_draws(bank):
 
 def test_near_is_nearer_than_uniform_and_far_is_farther(bank):
     people, keys = random_people(100, seed=40), [f"other{index}.jpg" for index in range(100)]
-    mean = {sampler: bank.oks(people, sample(bank, sampler, people, keys)[:, None]).mean() for sampler in EVERY}
+    mean = {
+        sampler: bank.oks(people, sample(bank, sampler, people, keys)[:, None]).mean()
+        for sampler in ("uniform", "near", "far")
+    }
     assert mean["near"] > mean["uniform"] + 0.05
     assert mean["far"] < mean["uniform"] - 0.05
 
 
-# Bad input and speed
+def frequencies(bank, sampler, key, epochs=6000) -> np.ndarray:
+    """How often each row of the bank is drawn for one image."""
+    people = random_people(1)
+    rows = [int(draws(bank, sampler, people, [key], epoch=epoch)[0]) for epoch in range(epochs)]
+    return np.bincount(rows, minlength=len(bank)) / epochs
+
+
+def allowed(bank, key) -> np.ndarray:
+    return bank.usable & (bank.names != key)
+
+
+def test_diverse_draws_every_group_equally_often(bank):
+    key = name(7)
+    often, may = frequencies(bank, "diverse", key), allowed(bank, key)
+    groups = np.unique(bank.clusters[may])
+    assert len(groups) > 10
+    for group in groups:
+        inside = may & (bank.clusters == group)
+        assert often[inside].sum() == pytest.approx(1 / len(groups), abs=0.015)
+        np.testing.assert_allclose(often[inside], 1 / len(groups) / inside.sum(), atol=0.015)
+
+
+def test_diverse_passes_over_a_group_that_is_the_images_own():
+    people = random_people(64, seed=1)
+    clusters = PoseBank.build(people).clusters
+    bank = PoseBank.build(people, names=np.where(clusters == 3, "own.jpg", "other.jpg"))
+    drawn = [int(sample(bank, "diverse", people[:1], ["own.jpg"], epoch=epoch)[0]) for epoch in range(200)]
+    assert set(bank.clusters[drawn].tolist()) == set(clusters.tolist()) - {3}
+
+
+def test_inverse_density_draws_by_rarity(bank):
+    key = name(7)
+    often, may = frequencies(bank, "inverse-density", key), allowed(bank, key)
+    expected = np.where(may, bank.rarity, 0)
+    np.testing.assert_allclose(often, expected / expected.sum(), atol=0.01)
+    assert bank.rarity[bank.usable].max() > 2 * np.median(bank.rarity[bank.usable])
+
+
+def test_gap_draws_from_the_groups_that_the_identity_lacks(bank):
+    key = name(7)  # of identity 1, whose images are 5 to 9
+    theirs = set(bank.clusters[bank.usable & (bank.pids == 1)].tolist())
+    lacking = allowed(bank, key) & ~np.isin(bank.clusters, list(theirs))
+    often = frequencies(bank, "gap", key, epochs=3000)
+    assert set(np.flatnonzero(often)) == set(np.flatnonzero(lacking))
+    np.testing.assert_allclose(often[lacking], 1 / lacking.sum(), atol=0.01)
+
+
+def test_gap_takes_the_least_seen_groups_where_none_is_lacking():
+    people = random_people(64, seed=5)
+    bank = PoseBank.build(people, names=[name(i) for i in range(64)], pids=np.zeros(64))
+    sizes = np.bincount(bank.clusters)
+    rows = sample(bank, "gap", people, [name(i) for i in range(64)], pids=np.zeros(64))
+    assert (sizes[bank.clusters[rows.numpy()]] == sizes.min()).all()
+
+
+def test_camera_draws_from_every_other_camera(bank):
+    key = name(7)  # seen by camera 2
+    often = frequencies(bank, "camera", key, epochs=3000)
+    others = bank.usable & (bank.camids != 2)
+    assert set(np.flatnonzero(often)) == set(np.flatnonzero(others))
+    np.testing.assert_allclose(often[others], 1 / others.sum(), atol=0.01)
+
+
+def test_poses_of_unknown_cameras_are_of_no_other_camera():
+    people = random_people(3)
+    bank = PoseBank.build(people, names=["a", "b", "c"], camids=[1, 2, -1])
+    assert sample(bank, "camera", people, ["a", "b", "c"]).tolist()[:2] == [1, 0]
+
+
+@pytest.mark.parametrize("sampler", ["gap", "camera"])
+def test_identities_and_cameras_that_are_not_given_are_the_banks(bank, sampler):
+    keys = [name(index) for index in range(60)]
+    people = random_people(60, seed=3)
+    assert sample(bank, sampler, people, keys).tolist() == draws(bank, sampler, people, keys).tolist()
+    column = {"gap": "pids", "camera": "camids"}[sampler]
+    with pytest.raises(BadInput, match=f"'{sampler}' goes by {column}; needed {column}, for the bank has no .*'new'"):
+        sample(bank, sampler, people[:2], [name(0), "new"])
+
+
+# Mixtures
+
+
+def test_a_mixture_draws_each_part_by_its_share(bank):
+    keys = [f"other{index}.jpg" for index in range(2000)]
+    people = random_people(2000, seed=9)
+    mixed = sample(bank, "uniform=3,far=1", people, keys, seed=2)
+    parts = [sample(bank, sampler, people, keys, seed=2) for sampler in ("uniform", "far")]
+    assert ((mixed == parts[0]) | (mixed == parts[1])).all()
+    assert (mixed == parts[1]).float().mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_weights_become_shares():
+    assert parse_sampler("near") == (("near", 1.0),)
+    assert parse_sampler(" uniform = 3, near") == (("uniform", 0.75), ("near", 0.25))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "unknown ''"),
+        ("uniform,", "unknown ''"),
+        ("uniform=1,uniform=2", "'uniform' is there twice"),
+        ("uniform=0,near=1", "weight '0' of 'uniform', needed a number above 0"),
+        ("uniform=x", "weight 'x' of 'uniform', needed a number above 0"),
+        ("uniform=nan", "weight 'nan'"),
+        ("uniform=", "weight ''"),
+    ],
+)
+def test_a_mixture_that_makes_no_sense_is_refused(text, message):
+    with pytest.raises(BadInput, match=message):
+        parse_sampler(text)
+
+
+# Bad input
 
 
 def test_an_unknown_sampler_is_refused(bank):
-    with pytest.raises(BadInput, match="sampler: 'unifrom', needed one of uniform, near, far"):
+    with pytest.raises(BadInput, match="sampler: unknown 'unifrom'; known: uniform, near, far, diverse"):
         sample(bank, "unifrom", random_people(1), ["a"])
 
 
@@ -206,16 +346,3 @@ def test_lengths_that_differ_are_refused(bank):
         sample(bank, "uniform", people, ["a", "b"], pids=[1])
     with pytest.raises(ValueError, match="camids: 3 of them, needed 2 to fit keys"):
         Sources(people, ["a", "b"], camids=np.arange(3))
-
-
-def test_uniform_draws_64_in_under_two_milliseconds():
-    people = random_people(13_000, seed=1)
-    large = PoseBank.build(people, names=[name(index) for index in range(13_000)])
-    keys, batch = [name(index) for index in range(64)], people[:64]
-    sample(large, "uniform", batch, keys)
-    times = []
-    for epoch in range(20):
-        start = time.process_time()
-        sample(large, "uniform", batch, keys, epoch=epoch)
-        times.append(time.process_time() - start)
-    assert np.median(times) < 2e-3  # measured 0.1 ms

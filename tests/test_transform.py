@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xingaug.augment.transform import PoseDraw, Skipped, XingPose
 from xingaug.keypoints import Keypoints, render_heatmaps
 from xingaug.poses.bank import PoseBank
+from xingaug.poses.descriptor import torsos_of
 
 SIZE = (32, 16)
 # One standing person in a 128x64 frame, as shares of its sides.
@@ -72,6 +73,19 @@ BANK = make_bank()
 
 def make(**arguments) -> XingPose:
     return XingPose(Blend(), arguments.pop("bank", BANK), **{"p": 0.5, **arguments})
+
+
+def test_fit_source_gives_the_rendered_person_the_sources_torso() -> None:
+    half = Keypoints(persons(6).xy * 0.5 + torch.tensor([4.0, 10.0]), persons(6).visibility)
+    torsos = {}
+    for fit in ("frame", "source"):
+        out = make(p=1.0, fit=fit)(images_of(6), half, keys=keys_of(6))
+        assert out.is_synthetic.all()
+        torsos[fit] = torsos_of(out.keypoints.xy.numpy(), out.keypoints.visibility.numpy())
+    middle, length = torsos_of(half.xy.numpy(), half.visibility.numpy())
+    np.testing.assert_allclose(torsos["source"][0], middle, atol=1e-3)
+    np.testing.assert_allclose(torsos["source"][1], length, atol=1e-3)
+    assert (torsos["frame"][1] > 1.5 * length).all()
 
 
 def test_p_of_zero_returns_the_batch_itself_and_needs_no_keys() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from skeletons import random_people
 from torch import Tensor
 
-from xingaug.bench import example_keypoints
+from xingaug.bench.networks import example_keypoints
 from xingaug.generators import XingGANPlusPlus
 from xingaug.generators.warp import BONES, FlowCorrection, LimbWarp, carry, joints_of
 from xingaug.keypoints import JOINTS, Keypoints, render_heatmaps

@@ -303,13 +303,24 @@ def _add_bank(commands: Any) -> None:
     build.add_argument("--data", type=Path, required=True, help="a Market-1501 tree")
     build.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
     build.add_argument("--out", type=Path, required=True, help="directory to write, new or empty")
+    build.add_argument("--index", default="auto", metavar="FACTORY", help="FAISS factory string, such as IVF256,PQ24np")
+    build.add_argument("--candidates", type=int, default=0, help="poses judged by OKS for each query; 0: automatic")
+    build.add_argument("--probes", type=int, default=0, help="inverted lists searched; 0: automatic")
     build.add_argument("--json", action="store_true", help="print the counts as JSON")
-    show = _command(
-        actions, "show", _bank_show, "Write a page of skeletons.", "xingaug bank show --bank bank --out bank.html"
+    merge = _command(
+        actions, "merge", _bank_merge, "One bank of the poses of several.", "xingaug bank merge first second --out both"
     )
+    merge.add_argument("banks", type=Path, nargs="+", metavar="BANK", help="directories of banks")
+    merge.add_argument("--out", type=Path, required=True, help="directory to write, new or empty")
+    merge.add_argument("--json", action="store_true", help="print the counts as JSON")
+    show = _command(
+        actions, "show", _bank_show, "Write a page: map, groups, coverage, and what samplers draw.",
+        "xingaug bank show --bank bank --out bank.html",
+    )  # fmt: skip
     show.add_argument("--bank", type=Path, required=True, help="directory of the bank")
     show.add_argument("--out", type=Path, required=True, help="HTML file to write")
-    show.add_argument("--count", type=int, default=120, help="poses drawn, spread over the bank")
+    show.add_argument("--name", help="image that samplers draw for (the first of the bank if left out)")
+    show.add_argument("--count", type=int, default=120, help="skeletons at the end, spread over the bank")
     query = _command(
         actions, "query", _bank_query, "Find the poses nearest to one image's.",
         "xingaug bank query --bank bank --name 0002_c1s1_000451_03.jpg --k 5",
@@ -317,23 +328,37 @@ def _add_bank(commands: Any) -> None:
     query.add_argument("--bank", type=Path, required=True, help="directory of the bank")
     query.add_argument("--name", required=True, help="image whose pose is in the bank")
     query.add_argument("--k", type=int, default=5, help="number of poses")
+    query.add_argument("--mirror", action="store_true", help="also poses that resemble it when left and right change")
     query.add_argument("--json", action="store_true", help="print them as JSON")
 
 
 def _bank_build(args: argparse.Namespace) -> None:
     from xingaug.poses.collect import bank_from_tree
+    from xingaug.poses.index import IndexSettings
 
-    bank = bank_from_tree(args.data, args.annotations)
+    try:
+        settings = IndexSettings(args.index, args.candidates, args.probes)
+    except ValueError as error:
+        raise BadInput(f"--{error}") from None
+    _save_bank(bank_from_tree(args.data, args.annotations, settings=settings), args)
+
+
+def _bank_merge(args: argparse.Namespace) -> None:
+    from xingaug.poses.bank import PoseBank
+
+    _save_bank(PoseBank.merge([PoseBank.load(path) for path in args.banks]), args)
+
+
+def _save_bank(bank: Any, args: argparse.Namespace) -> None:
     bank.save(args.out)
-    usable = int(bank.usable.sum())
-    _print_figures({"poses": len(bank), "usable": usable, "written": str(args.out)}, args.json)
+    _print_figures({"poses": len(bank), "usable": int(bank.usable.sum()), "written": str(args.out)}, args.json)
 
 
 def _bank_show(args: argparse.Namespace) -> None:
     from xingaug.poses.bank import PoseBank
     from xingaug.report.bank import write_bank_page
 
-    print(write_bank_page(PoseBank.load(args.bank), args.out, args.count))
+    print(write_bank_page(PoseBank.load(args.bank), args.out, args.count, args.name))
 
 
 def _bank_query(args: argparse.Namespace) -> None:
@@ -348,15 +373,17 @@ def _bank_query(args: argparse.Namespace) -> None:
     rows = [i for i in rows if bank.usable[i]]
     if not rows:
         raise BadInput(f"--name: the pose of '{args.name}' has too few joints to search with; name another image")
-    hits = bank.search(bank.keypoints([rows[0]]), args.k)
+    hits = bank.search(bank.keypoints([rows[0]]), args.k, args.mirror)
     found = [
-        {"row": int(row), "name": str(bank.names[row]), "oks": round(float(oks), 4)}
-        for row, oks in zip(hits.indices[0], hits.oks[0], strict=True)
+        {"row": int(row), "name": str(bank.names[row]), "oks": round(float(oks), 4), "mirrored": bool(mirrored)}
+        for row, oks, mirrored in zip(hits.indices[0], hits.oks[0], hits.mirrored[0], strict=True)
     ]
     if args.json:
         print(json.dumps(found))
     else:
-        print("\n".join(f"{hit['oks']:.4f}  {hit['name']}  (row {hit['row']})" for hit in found))
+        for hit in found:
+            mark = ", mirrored" if hit["mirrored"] else ""
+            print(f"{hit['oks']:.4f}  {hit['name']}  (row {hit['row']}{mark})")
 
 
 def _add_generate(commands: Any) -> None:
@@ -371,7 +398,14 @@ def _add_generate(commands: Any) -> None:
     parser.add_argument("--bank", type=Path, required=True, help="directory of the bank")
     parser.add_argument("--per-image", type=int, default=1, help="synthetic images for each real one")
     parser.add_argument("--out", type=Path, required=True, help="directory to write, new or of the same run")
-    parser.add_argument("--sampler", default="uniform", help="how poses are drawn: uniform, near, far")
+    parser.add_argument(
+        "--sampler",
+        default="uniform",
+        help="how poses are drawn: uniform, near, far, diverse, "
+        "inverse-density, gap, camera, or a mixture such as uniform=3,near=1",
+    )
+    parser.add_argument("--fit", choices=("frame", "source"), default="frame",
+                        help="a pose stands where it was seen, or where and as large as the source")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--batch-size", type=int, default=32, help="images rendered at a time")
     parser.add_argument("--device", default="cpu", help="such as cuda")
@@ -391,10 +425,13 @@ def _generate(args: argparse.Namespace) -> None:
 def _add_bench(commands: Any) -> None:
     text = "Measure speed, the variants of one part alternating within one run."
     parser = _command(commands, "bench", _bench, text, "xingaug bench generator --json")
-    parser.add_argument("part", choices=("generator", "train", "augment"), help="what to measure")
+    parser.add_argument("part", choices=("generator", "train", "augment", "bank"), help="what to measure")
     parser.add_argument("--generator", nargs="+", metavar="NAME",
                         help="sizes (xinggan, xinggan_pp, xinggan_pp_small), bundled names or .safetensors files; left "
                         "out, the parts generator and train measure all sizes, others pedestrians-small")  # fmt: skip
+    parser.add_argument("--bank", type=Path, help="part bank: a saved bank to take the poses from")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[13_000, 100_000], metavar="N",
+                        help="part bank: numbers of poses")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=8, help="images at a time")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds; the median counts")
     parser.add_argument("--device", default="cpu", help="such as cuda")
@@ -403,13 +440,15 @@ def _add_bench(commands: Any) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from xingaug.bench import bench_augment, bench_generator, bench_train
+    from xingaug.bench import bench_augment, bench_bank, bench_generator, bench_train
 
     if args.part == "generator":
         figures = bench_generator(args.generator, args.batch_size, args.rounds, args.device, args.compile)
         tables = ["variants", "training_step"]
     elif args.part == "train":
         figures, tables = bench_train(args.generator, args.batch_size, args.rounds, args.device), ["variants"]
+    elif args.part == "bank":
+        figures, tables = bench_bank(args.bank, args.sizes, args.rounds), ["banks", "samplers"]
     else:
         names = args.generator or ["pedestrians-small"]
         if len(names) > 1:

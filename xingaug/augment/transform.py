@@ -17,11 +17,13 @@ from xingaug.augment.checks import (
     checked_keys,
     usable,
 )
+from xingaug.errors import BadInput
 from xingaug.images import signed_to_unit, unit_to_signed
 from xingaug.keypoints import Keypoints, render_heatmaps
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.draws import keyed_uniform
-from xingaug.poses.samplers import SAMPLERS, sample
+from xingaug.poses.placing import FITS, Fit, place
+from xingaug.poses.samplers import parse_sampler, sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +108,7 @@ class XingPose(nn.Module):
         seed: int = 0,
         mode: Literal["replace", "append"] = "replace",
         sigma: float = 6.0,
+        fit: Fit = "frame",
     ) -> None:
         """Takes the generator over: it is put in eval mode and its parameters are frozen (requires_grad False).
 
@@ -114,21 +117,26 @@ class XingPose(nn.Module):
                 (B, 3, H, W) in [-1, 1], with `gen.size` = (height, width).
             bank: where poses come from. It stays on the CPU; `to(device)` moves the generator only.
             p: probability of re-rendering, per row.
-            sampler: a name in `xingaug.poses.samplers.SAMPLERS`.
+            sampler: a name in `xingaug.poses.samplers.SAMPLERS`, or a mixture such as "uniform=3,near=1".
             seed: of every draw.
             mode: "replace" puts the synthetic image in its source's place; "append" adds it behind the batch.
             sigma: of the heatmaps that the generator was trained with, in pixels at `gen.size` (PATN: 6).
+            fit: "frame" puts a pose where it was seen, "source" where and as large as the source stands (`place`).
 
         Raises:
-            ValueError: an argument outside its range, an unknown sampler or mode, a generator without `size`.
+            ValueError: an argument outside its range, an unknown sampler, mode or fit, a generator without `size`.
         """
         super().__init__()
         if not 0 <= p <= 1:
             raise ValueError(f"p: {p}, needed a probability in [0, 1]")
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler: unknown '{sampler}'; known: {', '.join(SAMPLERS)}")
+        try:
+            parse_sampler(sampler)
+        except BadInput as error:
+            raise ValueError(str(error)) from None
         if mode not in ("replace", "append"):
             raise ValueError(f"mode: '{mode}', needed 'replace' or 'append'")
+        if fit not in FITS:
+            raise ValueError(f"fit: '{fit}', needed one of {', '.join(FITS)}")
         size = getattr(generator, "size", None)
         if not isinstance(generator, nn.Module) or not isinstance(size, tuple | list) or len(size) != 2:
             raise ValueError(
@@ -138,6 +146,7 @@ class XingPose(nn.Module):
         self.generator = generator.eval().requires_grad_(False)
         self.bank = bank
         self.p, self.sampler, self.seed, self.mode, self.sigma = float(p), sampler, int(seed), mode, float(sigma)
+        self.fit = fit
         self.size: tuple[int, int] = (int(size[0]), int(size[1]))
 
     def train(self, mode: bool = True) -> "XingPose":
@@ -148,7 +157,10 @@ class XingPose(nn.Module):
 
     def extra_repr(self) -> str:
         """The arguments, for `print(aug)`."""
-        return f"p={self.p}, sampler='{self.sampler}', seed={self.seed}, mode='{self.mode}', bank of {len(self.bank)}"
+        return (
+            f"p={self.p}, sampler='{self.sampler}', seed={self.seed}, mode='{self.mode}', fit='{self.fit}', "
+            f"bank of {len(self.bank)}"
+        )
 
     def forward(
         self,
@@ -231,6 +243,21 @@ class XingPose(nn.Module):
             )
         return PoseDraw(selected, rows)
 
+    def poses(self, bank_rows: Tensor, sources: Keypoints, size: tuple[int, int]) -> Keypoints:
+        """Poses of the bank as they are placed for the persons that are rendered in them.
+
+        Args:
+            bank_rows: (B,) int64, none of them -1.
+            sources: (B,) the persons, in a frame of `size`.
+            size: (height, width).
+
+        Returns:
+            (B,) on the CPU, in a frame of `size`.
+        """
+        frame = self.bank.frame
+        placed = place(self.bank.keypoints(bank_rows), sources.to("cpu").resize(size, frame), frame, self.fit)
+        return placed.resize(frame, size)
+
     @torch.no_grad()
     def render(self, images: Tensor, keypoints: Keypoints, draw: PoseDraw) -> XingPoseOutput:
         """Renders a draw, in train and eval mode alike; arguments and errors as in `forward`."""
@@ -254,19 +281,19 @@ class XingPose(nn.Module):
     def _rendered(self, images: Tensor, keypoints: Keypoints, draw: PoseDraw, rows: Tensor) -> tuple[Tensor, Keypoints]:
         """The synthetic images (n, 3, H, W) of `rows` (n,) and their keypoints, both in the images' frame."""
         here, device, size = rows.to(images.device), images.device, _size(images)
-        target = self.bank.keypoints(draw.bank_rows[rows]).to(device)
+        poses = self.poses(draw.bank_rows[rows], keypoints[here], size).to(device)
         parameter = next(self.generator.parameters(), None)
         dtype = torch.float32 if parameter is None else parameter.dtype
         source = _resized(images[here].float(), self.size)
         source_maps = render_heatmaps(keypoints[here].resize(size, self.size), self.size, self.sigma)
-        target_maps = render_heatmaps(target.resize(self.bank.frame, self.size), self.size, self.sigma)
+        target_maps = render_heatmaps(poses.resize(size, self.size), self.size, self.sigma)
         if self.generator.training:
             self.generator.eval()
         generated = self.generator(unit_to_signed(source).to(dtype), source_maps.to(dtype), target_maps.to(dtype))
         if generated.shape != source.shape:
             raise ValueError(f"generator: gave {tuple(generated.shape)}, needed {tuple(source.shape)}")
         rendered = _resized(signed_to_unit(generated.float()), size).clamp(0, 1)
-        return rendered.to(images.dtype), target.resize(self.bank.frame, size)
+        return rendered.to(images.dtype), poses
 
     def _assembled(
         self,

@@ -35,7 +35,8 @@ from xingaug.offline.plan import Item, Plan, make_plan
 from xingaug.offline.render import render_missing
 from xingaug.offline.target import claimed, place, require_linkable
 from xingaug.poses.bank import PoseBank
-from xingaug.poses.samplers import SAMPLERS
+from xingaug.poses.placing import FITS, Fit
+from xingaug.poses.samplers import parse_sampler
 
 MANIFEST_NAME = "manifest.jsonl"
 ANNOTATIONS_NAME = "annotations.npz"
@@ -52,7 +53,8 @@ class GenerateConfig:
         bank: directory of a pose bank.
         per_image: synthetic images for each real one, 1 to 1000.
         out: directory to write; absent, empty, or an earlier run of the same configuration.
-        sampler: a name in `xingaug.poses.samplers.SAMPLERS`.
+        sampler: a name in `xingaug.poses.samplers.SAMPLERS`, or a mixture such as "uniform=3,near=1".
+        fit: "frame" puts a pose where it was seen, "source" where and as large as the source stands.
         seed: of every draw.
         batch_size: images rendered at a time. Sums are rounded differently at another size, so it belongs to what
             makes two runs alike.
@@ -71,6 +73,7 @@ class GenerateConfig:
     per_image: int
     out: Path
     sampler: str = "uniform"
+    fit: Fit = "frame"
     seed: int = 0
     batch_size: int = 32
     device: str = "cpu"
@@ -84,8 +87,9 @@ class GenerateConfig:
             raise BadInput(f"seed: {self.seed}, needed at least 0")
         if self.batch_size < 1:
             raise BadInput(f"batch_size: {self.batch_size}, needed at least 1")
-        if self.sampler not in SAMPLERS:
-            raise BadInput(f"sampler: unknown '{self.sampler}'; known: {', '.join(SAMPLERS)}")
+        parse_sampler(self.sampler)
+        if self.fit not in FITS:
+            raise BadInput(f"fit: '{self.fit}', needed one of {', '.join(FITS)}")
         if self.real not in ("copy", "link", "omit"):
             raise BadInput(f"real: '{self.real}', needed copy, link or omit")
         out, data = Path(self.out).resolve(), Path(self.data).resolve()
@@ -147,7 +151,7 @@ def generate(config: GenerateConfig, progress: bool = True, generator: nn.Module
     bank = PoseBank.load(config.bank)
     _require_training_poses(bank, train, (query, gallery), config.bank)
     gen = generator if generator is not None else load_generator(config.generator, config.device)
-    aug = XingPose(gen, bank, p=1.0, sampler=config.sampler, seed=config.seed)
+    aug = XingPose(gen, bank, p=1.0, sampler=config.sampler, seed=config.seed, fit=config.fit)
     plan = make_plan(train, annotations, aug, config.per_image)
     if not plan.items:
         reasons = (
@@ -212,6 +216,7 @@ def _facts(config: GenerateConfig, aug: XingPose, splits: Sequence[Split]) -> di
         "bank": aug.bank.content_hash,
         "per_image": config.per_image,
         "sampler": config.sampler,
+        "fit": config.fit,
         "seed": config.seed,
         "batch_size": config.batch_size,
         "device": torch.device(config.device).type,
@@ -239,8 +244,8 @@ def _describe(
 ) -> None:
     """Writes the annotations of the new training set and, as the last thing of all, the manifest."""
     out, folder = Path(config.out), FOLDERS["train"]
-    targets = aug.bank.keypoints(torch.tensor([item.bank_row for item in items], dtype=torch.int64))
-    targets = targets.resize(aug.bank.frame, aug.size)
+    bank_rows, sources = torch.tensor([[item.bank_row, item.source] for item in items], dtype=torch.int64).T
+    targets = aug.poses(bank_rows, plan.keypoints[sources], aug.size)
     rows = annotations.lookup([] if config.real == "omit" else train.names)
     kept = rows[rows >= 0]
     write_npz(
@@ -264,6 +269,7 @@ def _describe(
                 bank_row=item.bank_row,
                 target_keypoints=joints[index],
                 sampler=config.sampler,
+                fit=config.fit,
                 seed=config.seed,
                 generator=str(aug.generator.content_hash),
                 bank=aug.bank.content_hash,

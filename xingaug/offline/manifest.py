@@ -30,6 +30,7 @@ class ManifestLine:
         bank_row: the bank's row that gave the pose.
         target_keypoints: 18 times (x, y, visibility), pixels of this image.
         sampler: how the pose was chosen.
+        fit: how it was placed.
         seed: of the draws.
         generator: content hash of the generator.
         bank: content hash of the pose bank.
@@ -44,6 +45,7 @@ class ManifestLine:
     bank_row: int
     target_keypoints: list[list[float]]
     sampler: str
+    fit: str
     seed: int
     generator: str
     bank: str

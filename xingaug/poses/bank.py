@@ -1,10 +1,8 @@
 """The pose bank: poses in frame pixels that can be searched by shape, drawn from, and kept on disk."""
 
 import hashlib
-import json
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,25 +14,18 @@ from torch import Tensor
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
 from xingaug.keypoints import JOINTS, Keypoints
-from xingaug.poses.descriptor import DESCRIPTOR_LENGTH, Shapes, Statistics, descriptor, is_usable, oks, shapes_of
+from xingaug.poses.coverage import clusters_of, rarity_of
+from xingaug.poses.descriptor import Shapes, Statistics, is_usable, oks, require_torsos, shapes_of
+from xingaug.poses.groups import Groups
+from xingaug.poses.index import FLAT_LIMIT, CandidateIndex, IndexSettings, training_rows
+from xingaug.poses.kernel import KernelFeatures
+from xingaug.poses.storage import ARRAYS, FORMAT, INDEX_FILE, read_arrays, write_arrays
 
-FORMAT, VERSION = "xingaug-pose-bank", 1
-_MANIFEST = "bank.json"
-# Above 20 queries (older releases; 128,000 in 1.15) FAISS uses a formula whose rounding depends on their number.
-_QUERIES_AT_ONCE = 16
+_OKS_SOUGHT = 0.9
+"""OKS that the candidates are sought above (our choice): of a query's 10 best poses in Market-1501's bank of 13,000,
+the last has 0.91 at the median."""
 
-# What each file holds: its shape beside the axis of poses, its dtype on disk, whether it has an axis of poses.
-_ARRAYS: dict[str, tuple[tuple[int, ...], str, bool]] = {
-    "xy": ((len(JOINTS), 2), "<f4", True),
-    "visibility": ((len(JOINTS),), "<f4", True),
-    "names": ((), "U", True),
-    "pids": ((), "<i8", True),
-    "camids": ((), "<i8", True),
-    "usable": ((), "|b1", True),
-    "descriptors": ((DESCRIPTOR_LENGTH,), "<f4", True),
-    "mean": ((DESCRIPTOR_LENGTH,), "<f8", False),
-    "covariance": ((DESCRIPTOR_LENGTH, DESCRIPTOR_LENGTH), "<f8", False),
-}
+_CHUNK = 65_536  # poses whose features are held at once while a large index is filled: 75 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +35,13 @@ class Hits:
     Attributes:
         indices: (B, k) int64, rows of the bank.
         oks: (B, k) float32 in [0, 1], similarity of each to its query.
+        mirrored: (B, k) bool, the poses that resemble the query when their left and right are exchanged; all false
+            where the search did not ask for it.
     """
 
     indices: Tensor
     oks: Tensor
+    mirrored: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +55,14 @@ class PoseBank:
         pids: (N,) int64, its identity; -1 where unknown.
         camids: (N,) int64, its camera; -1 where unknown.
         usable: (N,) bool, the poses that pass `is_usable`; the others keep their row but are never found or drawn.
-        descriptors: (N, 36) float32, 0 where not usable.
+        descriptors: (N, 36) float32, the shape with its missing joints completed; 0 where not usable.
+        clusters: (N,) int32, its group among alike poses; -1 where not usable.
+        rarity: (N,) float32, 1 over the density of the poses about it, 1 at the median; 0 where not usable.
         statistics: of the usable poses.
+        features: what a pose is searched by.
         frame: (height, width) that the poses lie in.
+        settings: how the search finds its candidates.
+        path: directory that it was loaded from, or None.
     """
 
     xy: np.ndarray
@@ -73,8 +72,13 @@ class PoseBank:
     camids: np.ndarray
     usable: np.ndarray
     descriptors: np.ndarray
+    clusters: np.ndarray
+    rarity: np.ndarray
     statistics: Statistics
+    features: KernelFeatures
     frame: tuple[int, int]
+    settings: IndexSettings = field(default_factory=IndexSettings)
+    path: Path | None = None
 
     @classmethod
     def build(
@@ -84,6 +88,7 @@ class PoseBank:
         pids: Sequence[int] | np.ndarray | None = None,
         camids: Sequence[int] | np.ndarray | None = None,
         frame: tuple[int, int] = (128, 64),
+        settings: IndexSettings | None = None,
     ) -> "PoseBank":
         """Makes a bank of poses; row i of the bank is person i of `keypoints`.
 
@@ -93,6 +98,7 @@ class PoseBank:
             pids: (N,) identities.
             camids: (N,) cameras.
             frame: (height, width).
+            settings: how the search finds its candidates; None chooses by the number of poses.
 
         Raises:
             BadInput: there is no pose, or none that is usable.
@@ -105,9 +111,9 @@ class PoseBank:
         if not usable.any():
             needed = "needed one with 8 visible joints, a torso, and all joints inside the frame"
             raise BadInput(f"pose bank: none of {count} poses is usable in a frame of {frame[0]}x{frame[1]}; {needed}")
-        statistics = Statistics.fit(_shapes(keypoints)[usable])
-        descriptors = np.zeros((count, DESCRIPTOR_LENGTH), np.float32)
-        descriptors[usable] = descriptor(keypoints[torch.from_numpy(usable)], statistics)
+        shapes = _shapes(keypoints)[usable]
+        statistics = Statistics.fit(shapes)
+        descriptors = statistics.complete(shapes).astype(np.float32)
         return cls(
             xy=keypoints.xy.where(keypoints.present[..., None], 0).cpu().numpy(),
             visibility=keypoints.visibility.cpu().numpy(),
@@ -115,10 +121,55 @@ class PoseBank:
             pids=_column("pids", pids, count, -1, np.int64),
             camids=_column("camids", camids, count, -1, np.int64),
             usable=usable,
-            descriptors=descriptors,
+            descriptors=_spread(descriptors, usable, 0),
+            clusters=_spread(clusters_of(descriptors), usable, -1),
+            rarity=_spread(rarity_of(descriptors), usable, 0),
             statistics=statistics,
+            features=KernelFeatures.fit(shapes),
             frame=(int(frame[0]), int(frame[1])),
+            settings=settings or IndexSettings(),
         )
+
+    @classmethod
+    def merge(cls, banks: Sequence["PoseBank"]) -> "PoseBank":
+        """One bank of the poses of several, in their order, with the first one's settings.
+
+        Raises:
+            BadInput: no bank, frames that differ, or an image that is in more than one of them.
+        """
+        if not banks:
+            raise BadInput("pose bank: none to merge, needed one or more")
+        frames = sorted({bank.frame for bank in banks})
+        if len(frames) > 1:
+            raise BadInput(f"pose bank: frames {frames[0]} and {frames[1]} (height, width), needed one and the same")
+        named = [np.unique(bank.names[bank.names != ""]) for bank in banks]
+        names, times = np.unique(np.concatenate(named), return_counts=True)
+        if (times > 1).any():
+            raise BadInput(
+                f"pose bank: {int((times > 1).sum())} images are in more than one of them, such as "
+                f"'{names[times > 1][0]}'; needed each in one"
+            )
+        columns = {
+            name: np.concatenate([getattr(bank, name) for bank in banks])
+            for name in ("xy", "visibility", "names", "pids", "camids")
+        }
+        keypoints = Keypoints(torch.from_numpy(columns.pop("xy")), torch.from_numpy(columns.pop("visibility")))
+        return cls.build(keypoints, **columns, frame=banks[0].frame, settings=banks[0].settings)
+
+    def append(
+        self,
+        keypoints: Keypoints,
+        names: Sequence[str] | np.ndarray | None = None,
+        pids: Sequence[int] | np.ndarray | None = None,
+        camids: Sequence[int] | np.ndarray | None = None,
+    ) -> "PoseBank":
+        """A bank of these poses and more; statistics, groups and features are taken anew. Arguments as in `build`.
+
+        Raises:
+            BadInput: an image that the bank has already, or none of the poses is usable.
+            ValueError: lengths do not fit.
+        """
+        return PoseBank.merge([self, PoseBank.build(keypoints, names, pids, camids, self.frame)])
 
     def __len__(self) -> int:
         """Number of poses, usable or not."""
@@ -131,10 +182,10 @@ class PoseBank:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 of the poses, names, identities, cameras and frame: what a draw depends on beside its key."""
+        """SHA-256 of the poses, names, identities, cameras, groups, rarity and frame: what draws depend on."""
         digest = hashlib.sha256(f"{FORMAT} {len(self)} {self.frame}".encode())
-        for array, dtype in ((self.xy, "<f4"), (self.visibility, "<f4"), (self.pids, "<i8"), (self.camids, "<i8")):
-            digest.update(np.ascontiguousarray(array, dtype).data)
+        for name in ("xy", "visibility", "pids", "camids", "clusters", "rarity"):
+            digest.update(np.ascontiguousarray(getattr(self, name), ARRAYS[name][1]).data)
         digest.update("\0".join(self.names.tolist()).encode())
         return digest.hexdigest()
 
@@ -153,15 +204,47 @@ class PoseBank:
         """Positions in `usable_rows` of the poses seen in image `name`, ascending; none for ""."""
         return self._positions.get(name, [])
 
-    def search(self, keypoints: Keypoints, k: int = 5) -> Hits:
+    @cached_property
+    def by_cluster(self) -> Groups:
+        """The positions in `usable_rows` by groups of alike poses."""
+        return Groups.of(self.clusters[self.usable_rows])
+
+    @cached_property
+    def by_camera(self) -> Groups:
+        """The positions in `usable_rows` by camera."""
+        return Groups.of(self.camids[self.usable_rows])
+
+    @cached_property
+    def cumulative_rarity(self) -> np.ndarray:
+        """(U,) float64: running sum of `rarity` over the usable rows."""
+        return np.cumsum(self.rarity[self.usable_rows], dtype=np.float64)
+
+    @cached_property
+    def near_pools(self) -> dict[tuple[str, bytes], np.ndarray]:
+        """What the sampler `near` remembers: by image name and keypoints, the rows that it draws from."""
+        return {}
+
+    def least_seen_clusters(self, pid: int) -> Sequence[int]:
+        """(g,) indices in `by_cluster` of the groups in which identity `pid` has the fewest poses.
+
+        All groups for an identity of which the bank has no pose, or that is unknown (-1).
+        """
+        rows, counts = self._poses_seen
+        if pid < 0 or pid not in rows:
+            return range(len(self.by_cluster.sizes))
+        seen = counts[rows[pid]]
+        return np.flatnonzero(seen == seen.min()).tolist()
+
+    def search(self, keypoints: Keypoints, k: int = 5, mirror: bool = False) -> Hits:
         """Finds the usable poses most similar to each query.
 
-        FAISS finds the max(4 k, 64) nearest descriptors exactly; OKS puts them in order, equal ones by row. The answer
-        to a query does not depend on the others in the batch.
+        FAISS finds candidates by inner products that stand for OKS (`KernelFeatures`), OKS itself puts them in order,
+        equal ones by row. The answer to a query does not depend on the others in the batch.
 
         Args:
             keypoints: (B,) persons with a torso; their place and size do not matter.
             k: poses for each.
+            mirror: also find poses that resemble the query when its left and right are exchanged.
 
         Raises:
             BadInput: k is larger than the number of usable poses.
@@ -174,52 +257,57 @@ class PoseBank:
             raise BadInput(
                 f"k: {k} poses asked for, the bank has {usable} usable ones of {len(self)}; needed k <= {usable}"
             )
-        queries = descriptor(keypoints, self.statistics)
-        candidates = np.empty((len(queries), min(max(4 * k, 64), usable)), np.int64)
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            chunk = slice(start, start + _QUERIES_AT_ONCE)
-            candidates[chunk] = self._index.search(queries[chunk], candidates.shape[1])[1]
-        rows = self.usable_rows[candidates]
-        similarity = self.oks(keypoints, rows)
+        require_torsos(keypoints)
+        rows, similarity = self._candidates(_shapes(keypoints), k)
+        mirrored = np.zeros_like(rows, bool)
+        if mirror:
+            others = self._candidates(_shapes(keypoints.flip(self.frame[1])), k)
+            rows, similarity = np.concatenate([rows, others[0]], 1), np.concatenate([similarity, others[1]], 1)
+            mirrored = np.concatenate([mirrored, np.ones_like(mirrored)], 1)
+            similarity = np.where(_is_lesser_twin(rows, similarity), -1, similarity)
         best = np.lexsort((rows, -similarity), axis=-1)[:, :k]
-        return Hits(
-            torch.from_numpy(np.take_along_axis(rows, best, axis=1)),
-            torch.from_numpy(np.take_along_axis(similarity, best, axis=1)),
-        )
+        return Hits(*(torch.from_numpy(np.take_along_axis(a, best, axis=1)) for a in (rows, similarity, mirrored)))
 
     def oks(self, keypoints: Keypoints, indices: Tensor | np.ndarray) -> np.ndarray:
-        """(B, C) float32: OKS of each of (B,) persons to the rows `indices` (B, C); 0 for a person without a torso."""
+        """(B, C) float32: OKS of each of (B,) persons to the rows `indices` (B, C).
+
+        0 for a person without a torso and for a row that is not usable.
+        """
+        return self._oks(_shapes(keypoints), _as_rows(indices))
+
+    def uncertainty(self, indices: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:
+        """(..., 18) float32: how far a completed joint of rows `indices` (...) may be off; 0 where the joint was seen.
+
+        The root of the mean squared distance that the bank's statistics expect, in torso lengths.
+        """
         rows = _as_rows(indices)
-        theirs = shapes_of(self.xy[rows.ravel()], self.visibility[rows.ravel()])
-        by_query = Shapes(
-            theirs.xy.reshape(*rows.shape, len(JOINTS), 2),
-            theirs.present.reshape(*rows.shape, len(JOINTS)),
-            theirs.torso_px.reshape(rows.shape),
-        )
-        return oks(_shapes(keypoints)[:, None], by_query)
+        flat = shapes_of(self.xy[rows.ravel()], self.visibility[rows.ravel()])
+        return self.statistics.uncertainty(flat).reshape(*rows.shape, len(JOINTS)).astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Writes the bank as one directory of .npy files and bank.json with their checksums, atomically.
 
+        A bank that is too large to be scanned is written with its index, which takes minutes to train.
+
         Raises:
-            BadInput: `path` holds something already.
+            BadInput: `path` holds something already, or the settings' index does not fit the poses.
         """
+        arrays = {
+            "mean": self.statistics.mean,
+            "covariance": self.statistics.covariance,
+            "landmarks": self.features.landmarks.numpy(),
+            "projection": self.features.projection.numpy(),
+        }
+        described = {
+            "poses": len(self),
+            "usable": len(self.usable_rows),
+            "frame": list(self.frame),
+            "index": asdict(self.settings),
+        }
         with atomic_directory(Path(path)) as folder:
-            checksums = {}
-            for name, (_, dtype, _) in _ARRAYS.items():
-                array = getattr(self.statistics if name in ("mean", "covariance") else self, name)
-                file = folder / f"{name}.npy"
-                np.save(file, np.asarray(array, dtype=None if dtype == "U" else dtype), allow_pickle=False)
-                checksums[file.name] = _sha256(file)
-            manifest = {
-                "format": FORMAT,
-                "version": VERSION,
-                "poses": len(self),
-                "usable": len(self.usable_rows),
-                "frame": list(self.frame),
-                "sha256": checksums,
-            }
-            (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            if len(self.usable_rows) > FLAT_LIMIT:
+                self._index.write(folder / INDEX_FILE)
+            write_arrays(folder, arrays | {name: getattr(self, name) for name in ARRAYS.keys() - arrays}, described)
 
     @classmethod
     def load(cls, path: Path) -> "PoseBank":
@@ -229,11 +317,30 @@ class PoseBank:
             BadInput: no bank there, another version, or a file that is missing, changed, truncated or holds NaN.
         """
         path = Path(path)
-        manifest = _read_manifest(path)
-        arrays = {name: _load_array(path, name, manifest) for name in _ARRAYS}
+        arrays, manifest = read_arrays(path)
         statistics = Statistics(np.array(arrays.pop("mean")), np.array(arrays.pop("covariance")))
+        expansion = [torch.from_numpy(np.array(arrays.pop(name))) for name in ("landmarks", "projection")]
+        try:
+            settings = IndexSettings(**manifest["index"])
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"{path}: index: {error}; build the bank again") from None
         height, width = manifest["frame"]
-        return cls(**arrays, statistics=statistics, frame=(height, width))
+        return cls(
+            **arrays, statistics=statistics, features=KernelFeatures(*expansion), frame=(height, width),
+            settings=settings, path=path,
+        )  # fmt: skip
+
+    def _candidates(self, shapes: Shapes, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (B, C) that may be among the k best and their OKS (B, C); OKS is -1 where fewer than C were found."""
+        queries = self.features.of_queries(shapes, _OKS_SOUGHT)
+        positions = self._index.search(queries, k)
+        rows = self.usable_rows[np.maximum(positions, 0)]
+        return rows, np.where(positions >= 0, self._oks(shapes, rows), np.float32(-1))
+
+    def _oks(self, shapes: Shapes, rows: np.ndarray) -> np.ndarray:
+        present = (self.visibility[rows] > 0) & self.usable[rows][..., None]
+        xy = self.descriptors[rows].reshape(*rows.shape, len(JOINTS), 2)
+        return oks(shapes[:, None], Shapes(xy, present, np.ones(rows.shape)))
 
     @cached_property
     def _positions(self) -> dict[str, list[int]]:
@@ -244,13 +351,27 @@ class PoseBank:
         return positions
 
     @cached_property
-    def _index(self) -> Any:
-        with warnings.catch_warnings():  # its SWIG types lack __module__, of which Python 3.12 warns
-            warnings.simplefilter("ignore", DeprecationWarning)
-            import faiss
-        index = faiss.IndexFlatL2(DESCRIPTOR_LENGTH)
-        index.add(np.ascontiguousarray(self.descriptors[self.usable_rows]))
-        return index
+    def _poses_seen(self) -> tuple[dict[int, int], np.ndarray]:
+        """The row of each identity, and how many usable poses of each group the identities have (P, G)."""
+        identities, who = np.unique(self.pids[self.usable_rows], return_inverse=True)
+        counts = np.zeros((len(identities), len(self.by_cluster.sizes)), np.int64)
+        np.add.at(counts, (who, self.by_cluster.group_of), 1)
+        return {pid: row for row, pid in enumerate(identities.tolist())}, counts
+
+    @cached_property
+    def _index(self) -> CandidateIndex:
+        if self.path is not None and (self.path / INDEX_FILE).exists():
+            return CandidateIndex.read(self.path / INDEX_FILE, self.settings)
+        sample = self._features(self.usable_rows[training_rows(len(self.usable_rows))])
+        return CandidateIndex.build(self._feature_chunks(), sample, len(self.usable_rows), self.settings)
+
+    def _feature_chunks(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self.usable_rows), _CHUNK):
+            yield self._features(self.usable_rows[start : start + _CHUNK])
+
+    def _features(self, rows: np.ndarray) -> np.ndarray:
+        xy = self.descriptors[rows].reshape(-1, len(JOINTS), 2)
+        return self.features.of_poses(Shapes(xy, self.visibility[rows] > 0, np.ones(len(rows))))
 
 
 def _shapes(keypoints: Keypoints) -> Shapes:
@@ -269,51 +390,17 @@ def _column(name: str, values: Sequence[Any] | np.ndarray | None, count: int, un
     return array.astype(dtype)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _spread(values: np.ndarray, usable: np.ndarray, otherwise: int) -> np.ndarray:
+    """(N, ...) array with `values` (U, ...) in the usable rows."""
+    whole = np.full((len(usable), *values.shape[1:]), otherwise, values.dtype)
+    whole[usable] = values
+    return whole
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    file = path / _MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadInput(
-            f"{path}: no pose bank here ({_MANIFEST} is missing); needed a directory that save wrote"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{file}: not readable as JSON ({error}); build the bank again") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise BadInput(f"{file}: not the description of a pose bank; needed the format {FORMAT!r}")
-    if manifest.get("version") != VERSION:
-        raise BadInput(f"{file}: version {manifest.get('version')}, needed {VERSION}; build the bank again")
-    frame, poses, checksums = (manifest.get(key) for key in ("frame", "poses", "sha256"))
-    if not (
-        isinstance(frame, list) and len(frame) == 2 and all(type(side) is int and side > 0 for side in frame)
-        and type(poses) is int and poses > 0
-        and isinstance(checksums, dict)
-    ):  # fmt: skip
-        raise BadInput(f"{file}: frame, poses or sha256 is missing or malformed; build the bank again")
-    return manifest
-
-
-def _load_array(path: Path, name: str, manifest: dict[str, Any]) -> np.ndarray:
-    """Memory-maps one array after checking its bytes, shape, dtype and values."""
-    file = path / f"{name}.npy"
-    shape, dtype, per_pose = _ARRAYS[name]
-    if not file.is_file():
-        raise BadInput(f"{file}: missing from the pose bank; build the bank again")
-    try:
-        intact = _sha256(file) == manifest["sha256"].get(file.name)
-        array = np.load(file, mmap_mode="r", allow_pickle=False) if intact else None
-    except (OSError, EOFError, ValueError) as error:
-        raise BadInput(f"{file}: not readable ({error}); build the bank again") from None
-    if array is None:
-        raise BadInput(f"{file}: truncated or changed, its SHA-256 is not that in {_MANIFEST}; build the bank again")
-    expected = (manifest["poses"], *shape) if per_pose else shape
-    if array.shape != expected or (array.dtype.kind != "U" if dtype == "U" else array.dtype != np.dtype(dtype)):
-        raise BadInput(f"{file}: {array.dtype} {array.shape}, needed {dtype} {expected}; build the bank again")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadInput(f"{file}: NaN or infinite values; build the bank again")
-    return array
+def _is_lesser_twin(rows: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+    """(B, C) bool: the entries whose row stands elsewhere in `rows` (B, C) with a similarity as large or larger."""
+    order = np.lexsort((-similarity, rows), axis=-1)
+    ordered = np.take_along_axis(rows, order, axis=1)
+    again = np.zeros_like(rows, bool)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return again

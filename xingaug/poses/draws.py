@@ -18,12 +18,28 @@ def keyed_uniform(seed: int, epoch: int, names: Sequence[str], stream: str) -> n
     Returns:
         float64 (B,) in [0, 1).
     """
+    return keyed_uniforms(seed, epoch, names, stream, 1)[:, 0]
+
+
+def keyed_uniforms(seed: int, epoch: int, names: Sequence[str], stream: str, count: int) -> np.ndarray:
+    """Several independent numbers for each name; arguments as in `keyed_uniform`.
+
+    Args:
+        seed: of the run.
+        epoch: of the run.
+        names: (B,) what is drawn for.
+        stream: what the numbers decide.
+        count: 1 to 8, as many as fit into one hash. Other counts give other numbers.
+
+    Returns:
+        float64 (B, count) in [0, 1).
+    """
     # The length of the stream's name keeps ("a", "b...") and ("ab", "...") apart.
-    prefix = hashlib.blake2b(f"{seed}/{epoch}/{len(stream)}/{stream}/".encode(), digest_size=8)
-    numbers = np.empty(len(names), np.float64)
-    for index, name in enumerate(names):
+    prefix = hashlib.blake2b(f"{seed}/{epoch}/{len(stream)}/{stream}/".encode(), digest_size=8 * count)
+    digests = bytearray()
+    for name in names:
         key = prefix.copy()
         key.update(str(name).encode())
-        # 53 bits fill the mantissa of a double exactly.
-        numbers[index] = (int.from_bytes(key.digest(), "little") >> 11) * 2.0**-53
-    return numbers
+        digests += key.digest()
+    # 53 bits fill the mantissa of a double exactly.
+    return (np.frombuffer(digests, "<u8").reshape(len(names), count) >> np.uint64(11)) * 2.0**-53

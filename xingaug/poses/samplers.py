@@ -1,11 +1,13 @@
 """Samplers: which pose of the bank a source image is rendered in.
 
 Every sampler draws by (seed, epoch, image name), so that an image gets the same pose whatever the batch, the order and
-the number of workers. None draws an unusable pose, nor one that was seen in the source image itself.
+the number of workers. None draws an unusable pose, nor one that was seen in the source image itself. A sampler is named
+by a key of `SAMPLERS`, a mixture of them by their weights: "uniform=3,near=1".
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,13 +17,15 @@ from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.descriptor import shapes_of
-from xingaug.poses.draws import keyed_uniform
+from xingaug.poses.draws import keyed_uniform, keyed_uniforms
 
 NEAR_POOL = 32
 """`near` looks at so many nearest poses, and draws from the upper half (our choice)."""
 
 FAR_TRIES = 8
 """`far` takes the least similar of so many uniform draws (our choice)."""
+
+_MOST_POOLS = 200_000  # source images whose nearest poses are kept: 100 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,15 @@ class Sources:
             if values is not None and len(values) != len(self.keys):
                 raise ValueError(f"{name}: {len(values)} of them, needed {len(self.keys)} to fit keys")
 
+    def part(self, which: np.ndarray) -> "Sources":
+        """The images at `which` (n,)."""
+        return Sources(
+            self.keypoints[torch.from_numpy(which).to(self.keypoints.device)],
+            [self.keys[index] for index in which.tolist()],
+            None if self.pids is None else np.asarray(self.pids)[which],
+            None if self.camids is None else np.asarray(self.camids)[which],
+        )
+
 
 Sampler = Callable[[PoseBank, Sources, int, int], np.ndarray]
 
@@ -70,24 +83,17 @@ def near(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
     """One of the poses most similar to the source's: the upper half, by OKS, of the 32 nearest, each equally likely.
 
     Reason: the less the body has to turn, the less the generator has to invent, so images are at their most faithful.
-    To a source without a torso all poses are equally near: it is given a uniform draw.
+    To a source without a torso all poses are equally near: it is given a uniform draw. The nearest poses of a source
+    are searched once and remembered, so the first epoch is the slow one.
 
     Returns:
         (B,) int64 rows; -1 where no other image's usable pose exists.
     """
     numbers = keyed_uniform(seed, epoch, sources.keys, "near")
     rows = _draw_uniform(bank, sources.keys, numbers)
-    searchable = _has_torso(sources.keypoints) & (rows >= 0)
-    own = np.array([len(bank.positions_named(key)) for key in sources.keys], dtype=np.int64)
-    # Grouped, because the number asked for changes what is searched: it must depend on the image alone.
-    for extra in np.unique(own[searchable]).tolist():
-        group = np.flatnonzero(searchable & (own == extra))
-        hits = bank.search(sources.keypoints[torch.from_numpy(group)], k=min(NEAR_POOL + extra, len(bank.usable_rows)))
-        for index, found in zip(group.tolist(), hits.indices.numpy(), strict=True):
-            own_rows = bank.usable_rows[bank.positions_named(sources.keys[index])]
-            pool = found[~np.isin(found, own_rows)][:NEAR_POOL]
-            upper = pool[: (len(pool) + 1) // 2]
-            rows[index] = upper[int(numbers[index] * len(upper))]
+    searchable = np.flatnonzero(_has_torso(sources.keypoints) & (rows >= 0))
+    for index, pool in zip(searchable.tolist(), _near_pools(bank, sources, searchable), strict=True):
+        rows[index] = pool[int(numbers[index] * len(pool))]
     return rows
 
 
@@ -101,14 +107,127 @@ def far(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
         (B,) int64 rows; -1 where no other image's usable pose exists.
     """
     keys = sources.keys
-    streams = [keyed_uniform(seed, epoch, keys, f"far/{attempt}") for attempt in range(FAR_TRIES)]
-    drawn = np.stack([_draw_uniform(bank, keys, numbers) for numbers in streams], axis=1)
+    drawn = _draw_uniform(bank, keys, keyed_uniforms(seed, epoch, keys, "far", FAR_TRIES))
     similarity = bank.oks(sources.keypoints, np.maximum(drawn, 0))
     # The first of equals; a row of -1 is -1 throughout.
     return drawn[np.arange(len(drawn)), similarity.argmin(axis=1)]
 
 
-SAMPLERS: dict[str, Sampler] = {"uniform": uniform, "near": near, "far": far}
+def diverse(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
+    """Every group of alike poses is equally likely, and within it every pose.
+
+    Reason: most of a data set are people who walk past; here the few who ride, sit or turn round weigh as much.
+
+    Returns:
+        (B,) int64 rows; -1 where no other image's usable pose exists.
+    """
+    clusters = bank.by_cluster
+    keys = sources.keys
+    which, within = (keyed_uniform(seed, epoch, keys, f"diverse/{part}").tolist() for part in ("group", "pose"))
+    positions = []
+    for index, key in enumerate(keys):
+        own = bank.positions_named(key)
+        held = clusters.holding_others(own)
+        chosen = [held[int(which[index] * len(held))]] if held else []
+        positions.append(clusters.draw(chosen, within[index], own))
+    return _rows(bank, positions)
+
+
+def inverse_density(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
+    """A pose is as likely as poses like it are rare (`PoseBank.rarity`, at most ten times the median).
+
+    Reason: as `diverse`, without borders between groups; the odd poses come oftener than there.
+
+    Returns:
+        (B,) int64 rows; -1 where no other image's usable pose exists.
+    """
+    numbers = keyed_uniform(seed, epoch, sources.keys, "inverse-density").tolist()
+    return _rows(bank, [_draw_rare(bank, key, number) for key, number in zip(sources.keys, numbers, strict=True)])
+
+
+def gap(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
+    """A pose of those groups of alike poses in which the source's identity has the fewest images, mostly none.
+
+    Reason: it fills exactly what the identity lacks, which is what the augmentation is for.
+
+    Returns:
+        (B,) int64 rows; -1 where no other image's usable pose exists.
+
+    Raises:
+        BadInput: no identities were given, and the bank does not know a source.
+    """
+    pids = _known(bank, "gap", "pids", sources.keys, sources.pids)
+    numbers = keyed_uniform(seed, epoch, sources.keys, "gap").tolist()
+    lacked = {pid: bank.least_seen_clusters(pid) for pid in set(pids)}
+    positions = [
+        bank.by_cluster.draw(lacked[pid], number, bank.positions_named(key))
+        for pid, key, number in zip(pids, sources.keys, numbers, strict=True)
+    ]
+    return _rows(bank, positions)
+
+
+def camera(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
+    """A pose that another camera than the source's saw, each equally likely.
+
+    Reason: cameras see people from different sides and heights; the poses of the others are those that a match across
+    cameras is decided by.
+
+    Returns:
+        (B,) int64 rows; -1 where no other camera's usable pose exists.
+
+    Raises:
+        BadInput: no cameras were given, and the bank does not know a source.
+    """
+    camids = _known(bank, "camera", "camids", sources.keys, sources.camids)
+    seen = bank.by_camera.values
+    others = {camid: np.flatnonzero((seen != camid) & (seen >= 0)).tolist() for camid in set(camids)}
+    numbers = keyed_uniform(seed, epoch, sources.keys, "camera").tolist()
+    positions = [
+        bank.by_camera.draw(others[camid], number, bank.positions_named(key))
+        for camid, key, number in zip(camids, sources.keys, numbers, strict=True)
+    ]
+    return _rows(bank, positions)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "uniform": uniform,
+    "near": near,
+    "far": far,
+    "diverse": diverse,
+    "inverse-density": inverse_density,
+    "gap": gap,
+    "camera": camera,
+}
+
+
+@lru_cache(maxsize=64)
+def parse_sampler(text: str) -> tuple[tuple[str, float], ...]:
+    """The names and shares of a sampler or a mixture.
+
+    Args:
+        text: a name in `SAMPLERS`, or several with weights, such as "uniform=3,near=1".
+
+    Returns:
+        For each (name, share), the shares adding up to 1.
+
+    Raises:
+        BadInput: no such sampler, one that is named twice, or a weight that is not a number above 0.
+    """
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, weight = (piece.strip() for piece in part.partition("="))
+        if name not in SAMPLERS:
+            raise BadInput(f"sampler: unknown '{name}'; known: {', '.join(SAMPLERS)}, or a mixture 'uniform=3,near=1'")
+        if name in shares:
+            raise BadInput(f"sampler: '{name}' is there twice in '{text}', needed once")
+        try:
+            shares[name] = float(weight) if "=" in part else 1.0
+        except ValueError:
+            shares[name] = 0.0
+        if not 0 < shares[name] < float("inf"):
+            raise BadInput(f"sampler: weight '{weight}' of '{name}', needed a number above 0")
+    total = sum(shares.values())
+    return tuple((name, share / total) for name, share in shares.items())
 
 
 def sample(
@@ -125,7 +244,7 @@ def sample(
 
     Args:
         bank: the poses.
-        sampler: a name in `SAMPLERS`.
+        sampler: a name in `SAMPLERS`, or a mixture (`parse_sampler`).
         keypoints: (B,) persons of the source images, on any device.
         keys: (B,) names of the source images.
         pids: (B,) their identities, for samplers that go by them.
@@ -137,27 +256,88 @@ def sample(
         (B,) int64 on the CPU: rows of the bank; -1 where no usable pose of another image exists.
 
     Raises:
-        BadInput: no such sampler.
+        BadInput: no such sampler, or one that goes by pids or camids that were not given.
         ValueError: lengths differ.
     """
-    if sampler not in SAMPLERS:
-        raise BadInput(f"sampler: {sampler!r}, needed one of {', '.join(SAMPLERS)}")
-    return torch.from_numpy(SAMPLERS[sampler](bank, Sources(keypoints, keys, pids, camids), seed, epoch))
+    parts = parse_sampler(sampler)
+    sources = Sources(keypoints, keys, pids, camids)
+    if len(parts) == 1:
+        return torch.from_numpy(SAMPLERS[parts[0][0]](bank, sources, seed, epoch))
+    rows = np.full(len(keys), -1, np.int64)
+    bounds = np.cumsum([share for _, share in parts])
+    chosen = np.searchsorted(bounds[:-1], keyed_uniform(seed, epoch, keys, "mixture"), side="right")
+    for number, (name, _) in enumerate(parts):
+        which = np.flatnonzero(chosen == number)
+        if len(which):
+            rows[which] = SAMPLERS[name](bank, sources.part(which), seed, epoch)
+    return torch.from_numpy(rows)
+
+
+def _rows(bank: PoseBank, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Rows at `positions` (B, ...) of the usable ones; -1 where the position is."""
+    found = np.asarray(positions, np.int64)
+    return np.where(found >= 0, bank.usable_rows[found], -1)
 
 
 def _draw_uniform(bank: PoseBank, keys: Sequence[str], numbers: np.ndarray) -> np.ndarray:
-    """(B,) rows: the usable ones that are not the source's own, indexed by the uniform `numbers` (B,); -1 for none."""
-    drawn = np.full(len(keys), -1, np.int64)
-    for index, key in enumerate(keys):
-        own = bank.positions_named(key)
-        others = len(bank.usable_rows) - len(own)
-        if others:
-            position = int(numbers[index] * others)
-            for skipped in own:  # ascending: counts the position past the source's own poses
-                position += position >= skipped
-            drawn[index] = bank.usable_rows[position]
-    return drawn
+    """Usable rows, not the source's own, in the shape of the uniform `numbers` (B, ...); -1 where there is none."""
+    own = [bank.positions_named(key) for key in keys]
+    others = len(bank.usable_rows) - np.array([len(positions) for positions in own], np.int64)
+    others = others.reshape(-1, *[1] * (numbers.ndim - 1))
+    positions = (numbers * others).astype(np.int64)
+    for index, skipped in enumerate(own):
+        for position in skipped:  # ascending: counts past the source's own poses
+            positions[index] += positions[index] >= position
+    return _rows(bank, np.where(others > 0, positions, -1))
+
+
+def _draw_rare(bank: PoseBank, key: str, number: float) -> int:
+    """A position, not the source's own, by rarity; -1 for none."""
+    own, cumulative = bank.positions_named(key), bank.cumulative_rarity
+    if len(own) == len(cumulative):
+        return -1
+    spans = [(cumulative[p - 1] if p else 0.0, cumulative[p]) for p in own]
+    target = number * (cumulative[-1] - sum(end - start for start, end in spans))
+    for start, end in spans:  # ascending: leaps over the source's own poses
+        target += (end - start) * (target >= start)
+    position = min(int(np.searchsorted(cumulative, target, side="right")), len(cumulative) - 1)
+    while position in own:  # rounding, at the border of one of them
+        position = (position + 1) % len(cumulative)
+    return position
 
 
 def _has_torso(keypoints: Keypoints) -> np.ndarray:
     return shapes_of(keypoints.xy.cpu().numpy(), keypoints.visibility.cpu().numpy()).has_torso
+
+
+def _known(
+    bank: PoseBank, sampler: str, column: str, keys: Sequence[str], given: Sequence[int] | np.ndarray | Tensor | None
+) -> list[int]:
+    """(B,) identities or cameras, as given or as the bank has them for images of these names."""
+    if given is not None:
+        return np.asarray(given).tolist()
+    rows = [bank.positions_named(key)[:1] for key in keys]
+    if not all(rows):
+        unknown = keys[rows.index([])]
+        raise BadInput(f"sampler: '{sampler}' goes by {column}; needed {column}, for the bank has no image '{unknown}'")
+    return getattr(bank, column)[bank.usable_rows[np.array(rows, np.int64).reshape(len(keys))]].tolist()
+
+
+def _near_pools(bank: PoseBank, sources: Sources, which: np.ndarray) -> list[np.ndarray]:
+    """The poses that `near` draws from, for the images at `which` (n,)."""
+    keypoints = sources.keypoints.to("cpu")
+    told = np.concatenate([keypoints.xy.flatten(1).numpy(), keypoints.visibility.numpy()], axis=1)
+    keys = [(sources.keys[i], told[i].tobytes()) for i in which.tolist()]
+    own = np.array([len(bank.positions_named(name)) for name, _ in keys], dtype=np.int64)
+    new = np.array([key not in bank.near_pools for key in keys], dtype=bool)
+    # Grouped, because the number asked for changes what is searched: it must depend on the image alone.
+    for extra in np.unique(own[new]).tolist():
+        group = np.flatnonzero(new & (own == extra))
+        hits = bank.search(keypoints[torch.from_numpy(which[group])], k=min(NEAR_POOL + extra, len(bank.usable_rows)))
+        for index, found in zip(group.tolist(), hits.indices.numpy(), strict=True):
+            pool = found[~np.isin(found, bank.usable_rows[bank.positions_named(keys[index][0])])][:NEAR_POOL]
+            bank.near_pools[keys[index]] = pool[: (len(pool) + 1) // 2]
+    pools = [bank.near_pools[key] for key in keys]
+    while len(bank.near_pools) > _MOST_POOLS:
+        del bank.near_pools[next(iter(bank.near_pools))]  # the oldest
+    return pools

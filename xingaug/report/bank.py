@@ -1,4 +1,4 @@
-"""A page that shows a pose bank."""
+"""A page that shows a pose bank: where its poses lie, how often each kind is there, and what samplers draw from it."""
 
 from pathlib import Path
 
@@ -6,27 +6,167 @@ import numpy as np
 
 from xingaug.errors import BadInput
 from xingaug.poses.bank import PoseBank
-from xingaug.report.figures import png_uri, skeleton
-from xingaug.report.page import image_wall, paragraph, write_page
+from xingaug.poses.samplers import SAMPLERS, sample
+from xingaug.report.figures import bars_svg, map_png, png_uri, skeleton
+from xingaug.report.page import image_rows, image_wall, paragraph, table, write_page
+
+DRAWS = 8
+"""Epochs whose draws are shown for each sampler."""
+
+_THUMBNAIL = np.array([0.05, 0.1])  # width and height of a skeleton on the map, as a share of the points' extent
+_POINTS = 4000  # of the map at most: more only hide each other
 
 
 def bank_wall(bank: PoseBank, count: int) -> str:
     """Skeletons of `count` usable poses at equal distances through the bank, as HTML."""
     rows = bank.usable_rows
     chosen = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
-    uris = [png_uri(skeleton(bank.xy[row], bank.visibility[row], bank.frame, scale=1)) for row in chosen]
-    return image_wall(uris, "pose")
+    return image_wall([_uri(bank, row) for row in chosen], "pose")
 
 
-def write_bank_page(bank: PoseBank, path: Path, count: int = 120) -> Path:
-    """Writes an HTML page of skeletons; returns its path."""
+def write_bank_page(bank: PoseBank, path: Path, count: int = 120, name: str | None = None) -> Path:
+    """Writes an HTML page about a bank; returns its path.
+
+    Args:
+        bank: the poses.
+        path: ends in .html.
+        count: skeletons on the wall at the end.
+        name: image for which every sampler draws; None takes the first that is named.
+
+    Raises:
+        BadInput: another ending, a count below 1, or an image of which the bank has no usable pose.
+    """
     if path.suffix != ".html":
         raise BadInput(f"{path}: expected a name that ends in .html")
     if count < 1:
         raise BadInput(f"count: {count}, needed at least 1")
+    row = _row_of(bank, name)
+    groups = len(bank.by_cluster.sizes)
+    identities = np.unique(bank.pids[bank.pids >= 0])
     lead = paragraph(
-        f"{len(bank)} poses, {len(bank.usable_rows)} of them usable, {len(np.unique(bank.pids))} identities."
+        f"{len(bank)} poses, {len(bank.usable_rows)} of them usable, of {len(identities)} identities under "
+        f"{len(np.unique(bank.camids[bank.camids >= 0]))} cameras, in {groups} groups of alike poses."
     )
-    return write_page(
-        path, "Pose bank", lead, [(f"{min(count, len(bank.usable_rows))} of them", bank_wall(bank, count))]
+    sections = [
+        ("Map", _map(bank)),
+        ("Groups of alike poses", _groups(bank)),
+        ("Cameras", _cameras(bank)),
+        *([("Identities", _identities(bank))] if len(identities) else []),
+        *([(f"What samplers draw for {bank.names[row]}", _drawn(bank, row))] if row is not None else []),
+        (f"{min(count, len(bank.usable_rows))} of the poses", bank_wall(bank, count)),
+    ]
+    return write_page(path, "Pose bank", lead, sections)
+
+
+def _uri(bank: PoseBank, row: int) -> str:
+    return png_uri(_drawing(bank, row))
+
+
+def _drawing(bank: PoseBank, row: int) -> np.ndarray:
+    return skeleton(bank.xy[row], bank.visibility[row], bank.frame, scale=1)
+
+
+def _row_of(bank: PoseBank, name: str | None) -> int | None:
+    """The row whose draws are shown; None in a bank without names."""
+    if name is not None:
+        own = bank.positions_named(name)
+        if not own:
+            raise BadInput(f"name: the bank has no usable pose of '{name}'")
+        return int(bank.usable_rows[own[0]])
+    named = bank.usable_rows[bank.names[bank.usable_rows] != ""]
+    return int(named[0]) if len(named) else None
+
+
+def _middles(bank: PoseBank) -> list[int]:
+    """Of each group, the row whose descriptor is nearest to their mean."""
+    groups, middles = bank.by_cluster, []
+    for start, size in zip(groups.starts, groups.sizes, strict=True):
+        rows = bank.usable_rows[groups.members[start : start + size]]
+        described = bank.descriptors[rows]
+        middles.append(int(rows[((described - described.mean(0)) ** 2).sum(1).argmin()]))
+    return middles
+
+
+def _map(bank: PoseBank) -> str:
+    """The bank's two widest directions, coloured by rarity, with a skeleton in the middle of each group."""
+    rows = bank.usable_rows[np.linspace(0, len(bank.usable_rows) - 1, min(_POINTS, len(bank.usable_rows))).astype(int)]
+    centre = bank.descriptors[rows].mean(0)
+    spread, axes = np.linalg.svd(bank.descriptors[rows] - centre, full_matrices=False)[1:]
+    points = (bank.descriptors[rows] - centre) @ axes[:2].T
+    by_size = np.array(_middles(bank))[np.argsort(-np.array(bank.by_cluster.sizes), kind="stable")]
+    places = (bank.descriptors[by_size] - centre) @ axes[:2].T
+    kept = _apart(places, np.ptp(points, axis=0).max() * _THUMBNAIL)
+    picture = map_png(points, bank.rarity[rows], places[kept], [_drawing(bank, row) for row in by_size[kept]])
+    share = (spread[:2] ** 2).sum() / max(float((spread**2).sum()), 1e-12)
+    return (
+        paragraph(
+            f"The two principal components of the descriptors, {share:.0%} of their variance. A point is a pose, "
+            "yellow where poses like it are rare; a skeleton stands for the group about it, where there is room.",
+            "soft",
+        )
+        + f'<img style="width:100%" src="{picture}" alt="map of the bank">'
     )
+
+
+def _apart(places: np.ndarray, size: np.ndarray) -> list[int]:
+    """Of places (n, 2), the first come first, those whose boxes of `size` (2,) do not overlap."""
+    kept: list[int] = []
+    for index, place in enumerate(places):
+        if all((np.abs(place - places[other]) >= size).any() for other in kept):
+            kept.append(index)
+    return kept
+
+
+def _groups(bank: PoseBank) -> str:
+    sizes = np.array(bank.by_cluster.sizes)
+    order = np.argsort(-sizes, kind="stable")
+    middles = _middles(bank)
+    text = (
+        f"The pose in the middle of each group, from the largest ({sizes.max()} poses) to the smallest "
+        f"({sizes.min()}). Diverse draws every group equally often, gap those that an identity lacks."
+    )
+    labels = [f"{sizes[group] / sizes.sum():.1%}" for group in order]
+    return paragraph(text, "soft") + image_wall([_uri(bank, middles[group]) for group in order], "group", labels)
+
+
+def _cameras(bank: PoseBank) -> str:
+    camids, clusters = bank.camids[bank.usable_rows], bank.clusters[bank.usable_rows]
+    groups = len(bank.by_cluster.sizes)
+    rows = []
+    for camid in np.unique(camids).tolist():
+        here = camids == camid
+        rarity = float(np.median(bank.rarity[bank.usable_rows][here]))
+        seen = len(np.unique(clusters[here]))
+        label = f"camera {camid}" if camid >= 0 else "unknown"
+        rows.append([label, str(here.sum()), f"{here.mean():.1%}", f"{seen} of {groups}", f"{rarity:.2f}"])
+    return table(["", "poses", "share", "groups seen", "median rarity"], rows)
+
+
+def _identities(bank: PoseBank) -> str:
+    """How many groups the identities have."""
+    pids, clusters = bank.pids[bank.usable_rows], bank.clusters[bank.usable_rows]
+    pairs = np.unique(np.stack([pids, clusters], 1)[pids >= 0], axis=0)
+    covered = np.unique(pairs[:, 0], return_counts=True)[1]
+    groups = len(bank.by_cluster.sizes)
+    text = (
+        f"Half of the identities were seen in {int(np.median(covered))} groups or fewer of {groups}, the best covered "
+        f"in {covered.max()}."
+    )
+    counts = np.bincount(covered, minlength=covered.max() + 1)[1:]
+    return paragraph(text, "soft") + bars_svg(counts, "groups that an identity was seen in", "identities")
+
+
+def _drawn(bank: PoseBank, row: int) -> str:
+    """The source's skeleton, and for every sampler what it draws in the first epochs."""
+    name = str(bank.names[row])
+    source = bank.keypoints([row])
+    parts = []
+    for sampler in SAMPLERS:
+        drawn = [
+            int(sample(bank, sampler, source, [name], bank.pids[[row]], bank.camids[[row]], epoch=epoch)[0])
+            for epoch in range(DRAWS)
+        ]
+        uris = [_uri(bank, found) for found in (row, *drawn) if found >= 0]
+        labels = ["source", *(f"epoch {epoch}" for epoch, found in enumerate(drawn) if found >= 0)]
+        parts.append(paragraph(sampler) + image_rows([uris], labels, wide=True))
+    return "".join(parts)

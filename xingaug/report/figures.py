@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -77,6 +78,61 @@ def cmc_svg(curves: Mapping[str, np.ndarray], ranks: int = 20) -> str:
     axes.set_ylim(0, 102)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
+    return _svg(figure)
+
+
+def bars_svg(counts: np.ndarray, across: str, up: str) -> str:
+    """Bars at 1, 2, ... as an SVG element.
+
+    Args:
+        counts: (n,) heights.
+        across: what the bars are counted by.
+        up: what they count.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 2.4), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    axes.bar(np.arange(1, len(counts) + 1), counts, color="#2f5fd0")
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(axis="y", alpha=0.3)
+    return _svg(figure)
+
+
+def map_png(points: np.ndarray, colours: np.ndarray, places: np.ndarray, thumbnails: Sequence[np.ndarray]) -> str:
+    """A scatter of points with pictures in it, as a `data:` address.
+
+    Args:
+        points: (n, 2).
+        colours: (n,) positive, drawn on a logarithmic scale from dark to yellow.
+        places: (m, 2) where the pictures go.
+        thumbnails: m images, (H, W, 3) uint8.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    low, high = np.quantile(points, (0.001, 0.999), axis=0)
+    span = np.maximum(high - low, 1e-3)
+    figure = Figure(figsize=(10, 10 * float(np.clip(span[1] / span[0], 0.4, 1.2))), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.scatter(points[:, 0], points[:, 1], c=colours, norm=LogNorm(), s=6, cmap="viridis", linewidths=0, alpha=0.8)
+    for place, thumbnail in zip(places, thumbnails, strict=True):
+        axes.add_artist(AnnotationBbox(OffsetImage(thumbnail, zoom=0.42), tuple(place), frameon=False))
+    axes.set_xlim(low[0], low[0] + span[0])
+    axes.set_ylim(low[1], low[1] + span[1])
+    axes.set_aspect("equal", adjustable="box")
+    axes.set_axis_off()
+    canvas.draw()
+    return png_uri(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _svg(figure: Any) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

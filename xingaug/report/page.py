@@ -24,6 +24,7 @@ th:first-child, td:first-child { text-align: left; } th { color: var(--soft); fo
 .cells { display: grid; gap: 6px; } .cells span { color: var(--soft); font-size: .78rem; text-align: center; }
 .wall { display: grid; gap: 4px; grid-template-columns: repeat(auto-fill, minmax(58px, 1fr)); }
 .wall img { width: 100%; border-radius: 3px; display: block; }
+.wall div { text-align: center; } .wall span { color: var(--soft); font-size: .72rem; white-space: nowrap; }
 svg { max-width: 100%; height: auto; }
 """
 
@@ -81,6 +82,8 @@ def image_rows(rows: Sequence[Sequence[str]], labels: Sequence[str], wide: bool 
     return f'<div class="strip{" wide" if wide else ""}">{"".join(figures)}</div>'
 
 
-def image_wall(uris: Sequence[str], alt: str) -> str:
-    """Many small images."""
-    return '<div class="wall">' + "".join(f'<img src="{uri}" alt="{escape(alt)}">' for uri in uris) + "</div>"
+def image_wall(uris: Sequence[str], alt: str, labels: Sequence[str] | None = None) -> str:
+    """Many small images, with or without a label below each."""
+    below = [""] * len(uris) if labels is None else [f"<span>{escape(label)}</span>" for label in labels]
+    images = (f'<div><img src="{uri}" alt="{escape(alt)}">{b}</div>' for uri, b in zip(uris, below, strict=True))
+    return '<div class="wall">' + "".join(images) + "</div>"

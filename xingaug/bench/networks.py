@@ -1,8 +1,6 @@
-"""Speed, measured with the variants alternating within one run, because machines are noisy."""
+"""Speed of generators, of their training and of the transform."""
 
 import ctypes
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from xingaug.errors import BadInput
+from xingaug.bench.timing import alternate, positive
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.sizes import SIZES, size_config
@@ -27,52 +25,6 @@ if TYPE_CHECKING:
 
 BASELINE = "xinggan"
 """The network that ratios are stated against: as released, written plainly, float32, contiguous."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one variant over the rounds.
-
-    Attributes:
-        median: of the rounds.
-        best: of the rounds.
-    """
-
-    median: float
-    best: float
-
-
-def alternate(
-    variants: dict[str, Callable[[], object]], rounds: int, device: torch.device | None = None
-) -> dict[str, Timing]:
-    """Times each variant; every round runs all of them once, after one round that does not count.
-
-    Args:
-        variants: what to run.
-        rounds: that count.
-        device: where they run; on a GPU its own events take the time.
-    """
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for number in tqdm(range(rounds + 1), desc="bench", disable=None, unit="round"):
-        for name, run in variants.items():
-            seconds = _seconds(run, device)
-            if number:
-                times[name].append(seconds)
-    return {name: Timing(statistics.median(values), min(values)) for name, values in times.items()}
-
-
-def _seconds(run: Callable[[], object], device: torch.device | None) -> float:
-    if device is None or device.type != "cuda":
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-    with torch.cuda.device(device):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-    return begin.elapsed_time(end) / 1000
 
 
 @dataclass(frozen=True)
@@ -110,8 +62,8 @@ def bench_generator(
         as the plain baseline. `training_step`: forward and backward in float32, likewise. `networks`: parameters and
         GFLOP an image.
     """
-    _positive("batch_size", batch_size)
-    _positive("rounds", rounds)
+    positive("batch_size", batch_size)
+    positive("rounds", rounds)
     place = torch.device(device)
     networks = {name: _network(name, place) for name in dict.fromkeys([BASELINE, *(names or SIZES)])}
     inputs = {name: example_batch(network, batch_size, place) for name, network in networks.items()}
@@ -253,8 +205,8 @@ def bench_train(names: Sequence[str] | None, batch_size: int, rounds: int, devic
     Raises:
         BadInput: no such size, or a number below 1.
     """
-    _positive("batch_size", batch_size)
-    _positive("rounds", rounds)
+    positive("batch_size", batch_size)
+    positive("rounds", rounds)
     place = torch.device(device)
     asked = list(dict.fromkeys(names or [name for name in SIZES if name != BASELINE]))
     trainers = {f"{BASELINE}, as released": _trainer(BASELINE, batch_size, device, released=True)}
@@ -357,7 +309,7 @@ def bench_augment(name: str, batch_size: int, rounds: int, device: str = "cpu") 
     from xingaug.augment.transform import XingPose
     from xingaug.poses.bank import PoseBank
 
-    _positive("rounds", rounds)
+    positive("rounds", rounds)
     place = torch.device(device)
     generator = load_generator(name, place)
     inputs = example_batch(generator, batch_size, place)
@@ -400,7 +352,7 @@ def example_batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs of the right shape and range."""
     size = generator.size
-    count = _positive("batch_size", batch_size)
+    count = positive("batch_size", batch_size)
     source = torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     maps = render_heatmaps(example_keypoints(count, size), size).to(device)
     return source.to(device), maps, maps.roll(1, 0)
@@ -412,9 +364,3 @@ def _forward(generator: nn.Module, batch: Sequence[Tensor]) -> Callable[[], obje
             return generator(*batch)
 
     return run
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise BadInput(f"{name}: {value}, needed at least 1")
-    return value
