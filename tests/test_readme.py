@@ -82,10 +82,10 @@ def test_yaml_of_the_readme() -> None:
         assert reid_config(yaml.safe_load(text), "README.md").augmentation is not None
 
 
-def test_example_script(user: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(user)
+def test_example_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_world(tmp_path / "world", 16, 4, 0, workers=1, progress=False)
     example = runpy.run_path(str(ROOT / "examples" / "train_with_poses.py"))
-    loss = example["main"](Path("runs/pedestrians"), epochs=1)
+    loss = example["main"](tmp_path / "world", epochs=1)
     assert 0 < loss < 10
     assert "rendered" in capsys.readouterr().out
 
