@@ -16,7 +16,7 @@ from xingaug.bench.timing import Timing, alternate, positive
 from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
-from xingaug.poses.descriptor import OKS_VARIANCE, shapes_of
+from xingaug.poses.descriptor import OKS_VARIANCE, Shapes, descriptor
 from xingaug.poses.samplers import SAMPLERS, sample
 
 QUERIES = 64
@@ -113,8 +113,7 @@ def _search_figures(bank: PoseBank, queries: Keypoints, rounds: int) -> dict[str
     rows = bank.usable_rows
     neighbours = NearestNeighbors(n_neighbors=BEST).fit(bank.descriptors[rows])
     scan = _Scan(bank)
-    shapes = shapes_of(queries.xy.numpy(), queries.visibility.numpy())
-    described = bank.statistics.complete(shapes).astype(np.float32)
+    described = descriptor(queries, bank.statistics)
     timed = alternate(
         {
             "bank": lambda: bank.search(queries, k=BEST),
@@ -151,7 +150,7 @@ class _Scan:
 
     def best(self, queries: Keypoints) -> Tensor:
         """(B, 10) float32: the largest OKS of each query."""
-        shapes = shapes_of(queries.xy.numpy(), queries.visibility.numpy())
+        shapes = Shapes.of(queries)
         best = []
         for xy, present in zip(torch.from_numpy(shapes.xy).float(), torch.from_numpy(shapes.present), strict=True):
             both = self.present & present

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from xingaug.bench.timing import alternate, positive
+from xingaug.bench.timing import Timing, alternate, positive
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.sizes import SIZES, size_config
@@ -70,10 +70,7 @@ def bench_generator(
     costs = {name: _cost(network, inputs[name]) for name, network in networks.items()}
     variants = [v for name, network in networks.items() for v in _variants(name, network, inputs[name], compile)]
     memory = {v.key: peak_memory_mb(v.run, place) for v in tqdm(variants, desc="memory", disable=None)}
-    products = {kind: _product(dtype, place) for kind, dtype in _dtypes(place).items()}
-    runs = {**{v.key: v.run for v in variants}, **{kind: run for kind, (run, _) in products.items()}}
-    timed = alternate(runs, rounds, place)
-    peak = {kind: operations / timed[kind].best / 1e9 for kind, (_, operations) in products.items()}
+    timed, peak = _timed_with_peak({v.key: v.run for v in variants}, rounds, place)
     base = timed[variants[0].key].median
     rows = []
     for v in variants:
@@ -91,12 +88,28 @@ def bench_generator(
             }
         )  # fmt: skip
     return {
-        "device": _device_name(place),
-        "batch_size": batch_size,
-        "peak_gflop_per_second": {kind: round(value, 1) for kind, value in peak.items()},
+        **_circumstances(place, batch_size, peak),
         "networks": costs,
         "variants": rows,
         "training_step": _bench_training(networks, max(1, batch_size // 2), rounds, place),
+    }
+
+
+def _timed_with_peak(
+    runs: dict[str, Callable[[], object]], rounds: int, device: torch.device
+) -> tuple[dict[str, Timing], dict[str, float]]:
+    """The runs' times, and GFLOP/s of a matrix product in each of the device's types, alternating with them."""
+    products = {kind: _product(dtype, device) for kind, dtype in _dtypes(device).items()}
+    timed = alternate(runs | {kind: run for kind, (run, _) in products.items()}, rounds, device)
+    return timed, {kind: operations / timed[kind].best / 1e9 for kind, (_, operations) in products.items()}
+
+
+def _circumstances(device: torch.device, batch_size: int, peak: dict[str, float]) -> dict[str, Any]:
+    """What the figures of networks begin with."""
+    return {
+        "device": _device_name(device),
+        "batch_size": batch_size,
+        "peak_gflop_per_second": {kind: round(value, 1) for kind, value in peak.items()},
     }
 
 
@@ -213,10 +226,7 @@ def bench_train(names: Sequence[str] | None, batch_size: int, rounds: int, devic
     trainers |= {name: _trainer(name, batch_size, device, released=False) for name in asked}
     batch = example_pairs(batch_size, place)
     costs = {name: _step_cost(trainer, batch) for name, trainer in trainers.items()}
-    products = {kind: _product(dtype, place) for kind, dtype in _dtypes(place).items()}
-    runs: dict[str, Callable[[], object]] = {name: partial(t.train_step, batch) for name, t in trainers.items()}
-    timed = alternate(runs | {kind: run for kind, (run, _) in products.items()}, rounds, place)
-    peak = {kind: operations / timed[kind].best / 1e9 for kind, (_, operations) in products.items()}
+    timed, peak = _timed_with_peak({name: partial(t.train_step, batch) for name, t in trainers.items()}, rounds, place)
     rows = []
     for name, trainer in trainers.items():
         seconds = timed[name].median
@@ -232,12 +242,7 @@ def bench_train(names: Sequence[str] | None, batch_size: int, rounds: int, devic
                 f"ratio_to_{BASELINE}": round(timed[next(iter(trainers))].median / seconds, 2),
             }
         )  # fmt: skip
-    return {
-        "device": _device_name(place),
-        "batch_size": batch_size,
-        "peak_gflop_per_second": {kind: round(value, 1) for kind, value in peak.items()},
-        "variants": rows,
-    }
+    return {**_circumstances(place, batch_size, peak), "variants": rows}
 
 
 def _trainer(name: str, batch_size: int, device: str, released: bool) -> "Trainer":

@@ -15,7 +15,7 @@ from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
 from xingaug.keypoints import JOINTS, Keypoints
 from xingaug.poses.coverage import clusters_of, rarity_of
-from xingaug.poses.descriptor import Shapes, Statistics, is_usable, oks, require_torsos, shapes_of
+from xingaug.poses.descriptor import Shapes, Statistics, is_usable, oks, shapes_of, shapes_with_torsos
 from xingaug.poses.groups import Groups
 from xingaug.poses.index import FLAT_LIMIT, CandidateIndex, IndexSettings, training_rows
 from xingaug.poses.kernel import KernelFeatures
@@ -111,7 +111,7 @@ class PoseBank:
         if not usable.any():
             needed = "needed one with 8 visible joints, a torso, and all joints inside the frame"
             raise BadInput(f"pose bank: none of {count} poses is usable in a frame of {frame[0]}x{frame[1]}; {needed}")
-        shapes = _shapes(keypoints)[usable]
+        shapes = Shapes.of(keypoints)[usable]
         statistics = Statistics.fit(shapes)
         descriptors = statistics.complete(shapes).astype(np.float32)
         return cls(
@@ -257,11 +257,10 @@ class PoseBank:
             raise BadInput(
                 f"k: {k} poses asked for, the bank has {usable} usable ones of {len(self)}; needed k <= {usable}"
             )
-        require_torsos(keypoints)
-        rows, similarity = self._candidates(_shapes(keypoints), k)
+        rows, similarity = self._candidates(shapes_with_torsos(keypoints), k)
         mirrored = np.zeros_like(rows, bool)
         if mirror:
-            others = self._candidates(_shapes(keypoints.flip(self.frame[1])), k)
+            others = self._candidates(Shapes.of(keypoints.flip(self.frame[1])), k)
             rows, similarity = np.concatenate([rows, others[0]], 1), np.concatenate([similarity, others[1]], 1)
             mirrored = np.concatenate([mirrored, np.ones_like(mirrored)], 1)
             similarity = np.where(_is_lesser_twin(rows, similarity), -1, similarity)
@@ -273,7 +272,7 @@ class PoseBank:
 
         0 for a person without a torso and for a row that is not usable.
         """
-        return self._oks(_shapes(keypoints), _as_rows(indices))
+        return self._oks(Shapes.of(keypoints), _as_rows(indices))
 
     def uncertainty(self, indices: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:
         """(..., 18) float32: how far a completed joint of rows `indices` (...) may be off; 0 where the joint was seen.
@@ -372,10 +371,6 @@ class PoseBank:
     def _features(self, rows: np.ndarray) -> np.ndarray:
         xy = self.descriptors[rows].reshape(-1, len(JOINTS), 2)
         return self.features.of_poses(Shapes(xy, self.visibility[rows] > 0, np.ones(len(rows))))
-
-
-def _shapes(keypoints: Keypoints) -> Shapes:
-    return shapes_of(keypoints.xy.cpu().numpy(), keypoints.visibility.cpu().numpy())
 
 
 def _as_rows(indices: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:

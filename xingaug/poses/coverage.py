@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 import torch
 
+from xingaug.poses.spacing import evenly_spaced
+
 CLUSTERS = 64
 """Most groups of alike poses (our choice: an identity of Market-1501 has 17 images, which cover about a fifth)."""
 
@@ -48,7 +50,7 @@ def rarity_of(descriptors: np.ndarray) -> np.ndarray:
         (U,) float32 in (0, 10], 1 at the median.
     """
     poses = torch.from_numpy(np.array(descriptors, np.float32))
-    references = poses[torch.linspace(0, len(poses) - 1, min(len(poses), REFERENCES)).round().long()]
+    references = poses[evenly_spaced(len(poses), min(len(poses), REFERENCES))]
     among = torch.cdist(references, references).sort(dim=1).values
     width = among[:, min(_NEIGHBOUR, len(references) - 1)].median().clamp(min=1e-6)
     density = torch.cat(

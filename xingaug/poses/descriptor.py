@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from xingaug.keypoints import JOINTS, MIN_VISIBLE, Keypoints
+from xingaug.poses.spacing import evenly_spaced
 
 MIN_TORSO = 1 / 16
 """Shortest torso of a usable pose, as a share of the frame's height (our choice; in Market-1501 the median is 0.30)."""
@@ -59,6 +60,11 @@ class Shapes:
     present: np.ndarray
     torso_px: np.ndarray
 
+    @classmethod
+    def of(cls, keypoints: Keypoints) -> "Shapes":
+        """The shapes of (N,) persons, on any device."""
+        return shapes_of(keypoints.xy.cpu().numpy(), keypoints.visibility.cpu().numpy())
+
     def __getitem__(self, rows: Any) -> "Shapes":
         """Indexes the axis of rows, as numpy does."""
         return Shapes(self.xy[rows], self.present[rows], self.torso_px[rows])
@@ -92,7 +98,7 @@ class Statistics:
             shapes: (N,) rows; those without a torso are passed over.
         """
         rows = np.flatnonzero(shapes.has_torso)
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _FIT_ROWS)).round().astype(np.int64)]
+        rows = rows[evenly_spaced(len(rows), min(len(rows), _FIT_ROWS))]
         chosen = shapes[rows]
         seen = np.maximum(chosen.present.sum(0), 1)[:, None]
         statistics = cls((chosen.xy.sum(0) / seen).ravel(), np.eye(DESCRIPTOR_LENGTH) * _PRIOR_VARIANCE)
@@ -206,7 +212,7 @@ def is_usable(keypoints: Keypoints, frame: tuple[int, int]) -> np.ndarray:
     Returns:
         (N,) bool.
     """
-    shapes = shapes_of(keypoints.xy.cpu().numpy(), keypoints.visibility.cpu().numpy())
+    shapes = Shapes.of(keypoints)
     inside = (keypoints.inside(frame) | ~keypoints.present).all(-1).cpu().numpy()
     return (shapes.present.sum(1) >= MIN_VISIBLE) & (shapes.torso_px >= MIN_TORSO * frame[0]) & inside
 
@@ -224,25 +230,24 @@ def descriptor(keypoints: Keypoints, statistics: Statistics) -> np.ndarray:
     Raises:
         ValueError: a person has no torso.
     """
-    require_torsos(keypoints)
-    shapes = shapes_of(keypoints.xy.cpu().numpy(), keypoints.visibility.cpu().numpy())
-    return statistics.complete(shapes).astype(np.float32)
+    return statistics.complete(shapes_with_torsos(keypoints)).astype(np.float32)
 
 
-def require_torsos(keypoints: Keypoints) -> None:
-    """Refuses persons that have no shape.
+def shapes_with_torsos(keypoints: Keypoints) -> Shapes:
+    """Shapes (N,) of persons who all must have one.
 
     Raises:
         ValueError: not a batch (N,), or a person without a torso.
     """
     if len(keypoints.shape) != 1:
         raise ValueError(f"keypoints: batch shape {keypoints.shape}, needed (N,)")
-    has_torso = shapes_of(keypoints.xy.cpu().numpy(), keypoints.visibility.cpu().numpy()).has_torso
-    if not has_torso.all():
-        row = int(np.argmin(has_torso))
+    shapes = Shapes.of(keypoints)
+    if not shapes.has_torso.all():
+        row = int(np.argmin(shapes.has_torso))
         raise ValueError(
             f"keypoints: row {row} has no torso; needed a neck or shoulder, and a hip, apart from each other"
         )
+    return shapes
 
 
 def oks(first: Shapes, second: Shapes) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from xingaug.errors import BadInput
 from xingaug.poses.kernel import LENGTH
+from xingaug.poses.spacing import evenly_spaced
 
 FLAT_LIMIT = 200_000
 """Most poses that are scanned one by one (our choice: 230 MB of features)."""
@@ -151,7 +152,7 @@ class CandidateIndex:
 
 def training_rows(poses: int) -> np.ndarray:
     """Positions, evenly spaced, that an index over so many poses is trained with."""
-    return np.linspace(0, poses - 1, min(poses, _TRAINING_ROWS)).round().astype(np.int64)
+    return evenly_spaced(poses, min(poses, _TRAINING_ROWS))
 
 
 def _faiss() -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xingaug.keypoints import JOINTS
 from xingaug.poses.descriptor import OKS_VARIANCE, Shapes
+from xingaug.poses.spacing import evenly_spaced
 
 FEATURES = 15
 """Coordinates of one joint's Gaussian. On Market-1501's poses the k best by inner product then differ from those by OKS
@@ -52,7 +53,7 @@ class KernelFeatures:
             shapes: (N,) rows; at most 8,192 of them, evenly spaced, are used.
         """
         rows = np.flatnonzero(shapes.has_torso)
-        chosen = shapes[_evenly(rows, _FIT_ROWS)]
+        chosen = shapes[rows[evenly_spaced(len(rows), min(len(rows), _FIT_ROWS))]]
         fitted = [_fit_joint(chosen.xy[chosen.present[:, j], j], float(OKS_VARIANCE[j])) for j in range(len(JOINTS))]
         landmarks, projection = (torch.stack(parts).float() for parts in zip(*fitted, strict=True))
         return cls(landmarks, projection)
@@ -83,7 +84,7 @@ def _fit_joint(positions: np.ndarray, variance: float) -> tuple[Tensor, Tensor]:
     if not len(positions):
         positions = np.zeros((1, 2))  # never seen, so nothing is ever asked of it
     seen = torch.from_numpy(positions)
-    landmarks = seen[torch.linspace(0, len(seen) - 1, LANDMARKS).round().long()]
+    landmarks = seen[evenly_spaced(len(seen), LANDMARKS)]
     values, vectors = torch.linalg.eigh(_gaussian(landmarks, landmarks, variance))
     whitened = vectors * (values.clamp(min=0) + _RIDGE).rsqrt()  # (L, L)
     filled = _gaussian(seen, landmarks, variance) @ whitened  # (n, L)
@@ -93,7 +94,3 @@ def _fit_joint(positions: np.ndarray, variance: float) -> tuple[Tensor, Tensor]:
 
 def _gaussian(first: Tensor, second: Tensor, variance: float) -> Tensor:
     return torch.exp(-torch.cdist(first, second).square() / (2 * variance))
-
-
-def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(np.int64)]

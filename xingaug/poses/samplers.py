@@ -16,7 +16,7 @@ from torch import Tensor
 from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
-from xingaug.poses.descriptor import shapes_of
+from xingaug.poses.descriptor import Shapes
 from xingaug.poses.draws import keyed_uniform, keyed_uniforms
 
 NEAR_POOL = 32
@@ -91,7 +91,7 @@ def near(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
     """
     numbers = keyed_uniform(seed, epoch, sources.keys, "near")
     rows = _draw_uniform(bank, sources.keys, numbers)
-    searchable = np.flatnonzero(_has_torso(sources.keypoints) & (rows >= 0))
+    searchable = np.flatnonzero(Shapes.of(sources.keypoints).has_torso & (rows >= 0))
     for index, pool in zip(searchable.tolist(), _near_pools(bank, sources, searchable), strict=True):
         rows[index] = pool[int(numbers[index] * len(pool))]
     return rows
@@ -304,10 +304,6 @@ def _draw_rare(bank: PoseBank, key: str, number: float) -> int:
     while position in own:  # rounding, at the border of one of them
         position = (position + 1) % len(cumulative)
     return position
-
-
-def _has_torso(keypoints: Keypoints) -> np.ndarray:
-    return shapes_of(keypoints.xy.cpu().numpy(), keypoints.visibility.cpu().numpy()).has_torso
 
 
 def _known(

@@ -7,6 +7,7 @@ import numpy as np
 from xingaug.errors import BadInput
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.samplers import SAMPLERS, sample
+from xingaug.poses.spacing import evenly_spaced
 from xingaug.report.figures import bars_svg, map_png, png_uri, skeleton
 from xingaug.report.page import image_rows, image_wall, paragraph, table, write_page
 
@@ -20,7 +21,7 @@ _POINTS = 4000  # of the map at most: more only hide each other
 def bank_wall(bank: PoseBank, count: int) -> str:
     """Skeletons of `count` usable poses at equal distances through the bank, as HTML."""
     rows = bank.usable_rows
-    chosen = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
+    chosen = rows[evenly_spaced(len(rows), min(count, len(rows)))]
     return image_wall([_uri(bank, row) for row in chosen], "pose")
 
 
@@ -89,7 +90,8 @@ def _middles(bank: PoseBank) -> list[int]:
 
 def _map(bank: PoseBank) -> str:
     """The bank's two widest directions, coloured by rarity, with a skeleton in the middle of each group."""
-    rows = bank.usable_rows[np.linspace(0, len(bank.usable_rows) - 1, min(_POINTS, len(bank.usable_rows))).astype(int)]
+    usable = bank.usable_rows
+    rows = usable[evenly_spaced(len(usable), min(_POINTS, len(usable)))]
     centre = bank.descriptors[rows].mean(0)
     spread, axes = np.linalg.svd(bank.descriptors[rows] - centre, full_matrices=False)[1:]
     points = (bank.descriptors[rows] - centre) @ axes[:2].T
