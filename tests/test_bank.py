@@ -55,9 +55,9 @@ def test_a_pose_of_the_bank_finds_itself_wherever_it_stands(bank):
 
 def test_a_query_is_answered_the_same_in_any_batch():
     # All but equal poses: their order by distance changes with the least rounding.
-    noise = torch.from_numpy(np.random.default_rng(0).normal(0, 0.02, (340, 18, 2)).astype(np.float32))
-    people = Keypoints(random_people(1, seed=4).xy + noise, torch.ones(340, 18))
-    bank, people = PoseBank.build(people[:300]), people[300:]
+    noise = torch.from_numpy(np.random.default_rng(0).normal(0, 0.02, (3040, 18, 2)).astype(np.float32))
+    people = Keypoints(random_people(1, seed=4).xy + noise, torch.ones(3040, 18))
+    bank, people = PoseBank.build(people[:3000]), people[3000:]
     together = bank.search(people, k=20)
     for row in range(40):
         alone = bank.search(people[row : row + 1], k=20)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.xinggan import XingGANConfig
 from xingaug.generators.xinggan_pp import XingGANPlusPlusConfig
 from xingaug.poses import PoseBank
+from xingaug.poses.index import IndexSettings
 from xingaug.poses.samplers import SAMPLERS
 from xingaug.training.quality import pckh
 
@@ -265,7 +267,9 @@ def test_bank_merge(place, run, tmp_path):
     merged = PoseBank.load(tmp_path / "merged")
     assert (code, json.loads(out)["poses"]) == (0, 16)
     assert merged.settings.factory == "IVF2,Flat"
-    assert merged.content_hash == PoseBank.load(place / "bank").content_hash
+    alone = PoseBank.load(tmp_path / "bank")
+    assert merged.content_hash == alone.content_hash
+    assert replace(alone, settings=IndexSettings()).content_hash == PoseBank.load(place / "bank").content_hash
 
 
 def test_bench_augment(run):

@@ -10,6 +10,7 @@ from xingaug.poses.bank import PoseBank
 from xingaug.poses.descriptor import oks, shapes_of
 from xingaug.poses.index import IndexSettings
 from xingaug.poses.kernel import LENGTH, KernelFeatures
+from xingaug.poses.spacing import evenly_spaced
 
 
 def shapes(count: int, seed: int = 0, missing: float = 0.15):
@@ -70,8 +71,27 @@ def test_more_poses_than_the_probed_lists_hold(poses):
         assert sorted(row) == bank.usable_rows.tolist()
 
 
+@pytest.mark.parametrize("factory", ["HNSW32", "OPQ24,IVF4,PQ24np", "PCA64,IVF32,Flat"])
+def test_indexes_that_find_fewer_than_are_asked_for(poses, factory):
+    bank = PoseBank.build(poses[:400], settings=IndexSettings(factory, probes=1))
+    queries = poses[400:410]
+    hits = bank.search(queries, k=200)
+    exact = -np.sort(-bank.oks(queries, np.tile(bank.usable_rows, (10, 1))), axis=1)[:, :200]
+    assert all(len(set(row)) == 200 for row in hits.indices.tolist())
+    assert (hits.oks.numpy() <= exact + 1e-6).all()
+    np.testing.assert_allclose(hits.oks.numpy(), bank.oks(queries, hits.indices))
+
+
+def test_probes_reach_lists_behind_a_transform(poses):
+    few, all_ = (
+        PoseBank.build(poses, settings=IndexSettings("PCA64,IVF64,Flat", candidates=64, probes=probes))
+        for probes in (1, 64)
+    )
+    queries = random_people(40, seed=3)
+    assert all_.search(queries, k=4).oks.mean() > few.search(queries, k=4).oks.mean()
+
+
 def test_a_large_bank_is_stored_with_its_index(poses, tmp_path, monkeypatch):
-    monkeypatch.setattr(bank_module, "FLAT_LIMIT", 1000)
     settings = IndexSettings("IVF16,PQ24np", probes=8)
     bank = PoseBank.build(poses, settings=settings)
     bank.save(tmp_path / "bank")
@@ -91,12 +111,31 @@ def test_the_factory_follows_the_number_of_poses():
     assert IndexSettings("IVF8,Flat").factory_for(10) == "IVF8,Flat"
 
 
-def test_settings_that_do_not_fit_are_refused(poses):
+def test_settings_that_do_not_fit_are_refused(poses, tmp_path):
     with pytest.raises(ValueError, match="probes: -1, needed 0"):
         IndexSettings(probes=-1)
     for factory in ("Flt", "IVF5000,Flat"):
         with pytest.raises(BadInput, match=f"index: '{factory}' does not fit 100 poses"):
             PoseBank.build(poses[:100], settings=IndexSettings(factory)).search(poses[:1], k=1)
+        with pytest.raises(BadInput, match=f"index: '{factory}' does not fit 100 poses"):
+            PoseBank.build(poses[:100], settings=IndexSettings(factory)).save(tmp_path / "bank")
+        assert not (tmp_path / "bank").exists()
+
+
+def test_draws_may_differ_by_the_settings_and_so_does_the_hash(poses):
+    first, second = (PoseBank.build(poses[:300], settings=IndexSettings("IVF16,Flat", probes=p)) for p in (1, 16))
+    assert first.content_hash != second.content_hash
+    assert (
+        first.content_hash == PoseBank.build(poses[:300], settings=IndexSettings("IVF16,Flat", probes=1)).content_hash
+    )
+
+
+def test_evenly_spaced_positions_of_very_many():
+    for count in (1, 7, 20_000_000):
+        chosen = evenly_spaced(count, min(count, 2048))
+        assert (chosen[0], chosen[-1]) == (0, count - 1)
+        assert len(np.unique(chosen)) == min(count, 2048)
+    assert evenly_spaced(2, 4).tolist() == [0, 0, 1, 1]
 
 
 # Mirrored queries

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skeletons import random_people, small_bank
 
@@ -185,6 +186,17 @@ def test_bank_page_shows_what_samplers_draw_and_who_was_seen_where(tmp_path):
         assert outline.texts[row + 3] == f"{len(np.unique(bank.clusters[here]))} of {groups}"
     with pytest.raises(BadInput, match=r"name: the bank has no usable pose of 'x\.jpg'"):
         write_bank_page(bank, tmp_path / "none.html", name="x.jpg")
+
+
+@pytest.mark.parametrize("usable", [1, 2])
+def test_bank_page_of_hardly_any_usable_pose_and_of_identities_without_one(tmp_path, usable):
+    people = random_people(6, seed=2)
+    people = Keypoints(people.xy, people.visibility * (torch.arange(6) < usable)[:, None])
+    bank = PoseBank.build(people, pids=[-1] * usable + [3] * (6 - usable), camids=[-1] * 6)
+    outline = Outline(write_bank_page(bank, tmp_path / "bank.html").read_text(encoding="utf-8"))
+    assert any(text.startswith(f"6 poses, {usable} of them usable, of 0 identities") for text in outline.texts)
+    assert "Identities" not in outline.texts
+    assert len(outline.images) == 1 + 1 + usable
 
 
 @pytest.mark.parametrize("is_world", [True, False])

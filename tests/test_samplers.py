@@ -272,6 +272,18 @@ def test_gap_takes_the_least_seen_groups_where_none_is_lacking():
     assert (sizes[bank.clusters[rows.numpy()]] == sizes.min()).all()
 
 
+def test_gap_passes_over_groups_that_hold_the_sources_own_poses_only():
+    people = random_people(64, seed=5)
+    clusters = PoseBank.build(people).clusters
+    least = np.bincount(clusters).argmin()
+    names = ["own.jpg" if cluster == least else f"{i}.jpg" for i, cluster in enumerate(clusters.tolist())]
+    bank = PoseBank.build(people, names=names, pids=np.zeros(64))
+    rows = sample(bank, "gap", people[:1], ["own.jpg"], pids=[0])
+    sizes = np.bincount(clusters)
+    assert rows[0] >= 0
+    assert sizes[clusters[rows[0]]] == np.delete(sizes, least).min()
+
+
 def test_camera_draws_from_every_other_camera(bank):
     key = name(7)  # seen by camera 2
     often = frequencies(bank, "camera", key, epochs=3000)

@@ -17,7 +17,7 @@ from xingaug.keypoints import JOINTS, Keypoints
 from xingaug.poses.coverage import clusters_of, rarity_of
 from xingaug.poses.descriptor import Shapes, Statistics, is_usable, oks, shapes_of, shapes_with_torsos
 from xingaug.poses.groups import Groups
-from xingaug.poses.index import FLAT_LIMIT, CandidateIndex, IndexSettings, training_rows
+from xingaug.poses.index import CandidateIndex, IndexSettings, training_rows
 from xingaug.poses.kernel import KernelFeatures
 from xingaug.poses.storage import ARRAYS, FORMAT, INDEX_FILE, read_arrays, write_arrays
 
@@ -25,6 +25,7 @@ _OKS_SOUGHT = 0.9
 """OKS that the candidates are sought above (our choice): of a query's 10 best poses in Market-1501's bank of 13,000,
 the last has 0.91 at the median."""
 
+_QUERIES = 256  # searched at a time, so that their candidates take 0.1 GB at most
 _CHUNK = 65_536  # poses whose features are held at once while a large index is filled: 75 MB
 
 
@@ -182,8 +183,8 @@ class PoseBank:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 of the poses, names, identities, cameras, groups, rarity and frame: what draws depend on."""
-        digest = hashlib.sha256(f"{FORMAT} {len(self)} {self.frame}".encode())
+        """SHA-256 of poses, names, identities, cameras, groups, rarity, frame and settings: what draws depend on."""
+        digest = hashlib.sha256(f"{FORMAT} {len(self)} {self.frame} {self.settings}".encode())
         for name in ("xy", "visibility", "pids", "camids", "clusters", "rarity"):
             digest.update(np.ascontiguousarray(getattr(self, name), ARRAYS[name][1]).data)
         digest.update("\0".join(self.names.tolist()).encode())
@@ -224,16 +225,16 @@ class PoseBank:
         """What the sampler `near` remembers: by image name and keypoints, the rows that it draws from."""
         return {}
 
-    def least_seen_clusters(self, pid: int) -> Sequence[int]:
-        """(g,) indices in `by_cluster` of the groups in which identity `pid` has the fewest poses.
+    def least_seen_clusters(self, pid: int, among: np.ndarray) -> list[int]:
+        """Those groups, of `among` (g,) of `by_cluster`, in which identity `pid` has the fewest poses.
 
-        All groups for an identity of which the bank has no pose, or that is unknown (-1).
+        All of them for an identity of which the bank has no pose, or that is unknown (-1).
         """
         rows, counts = self._poses_seen
-        if pid < 0 or pid not in rows:
-            return range(len(self.by_cluster.sizes))
-        seen = counts[rows[pid]]
-        return np.flatnonzero(seen == seen.min()).tolist()
+        if pid < 0 or pid not in rows or not len(among):
+            return among.tolist()
+        seen = counts[rows[pid]][among]
+        return among[seen == seen.min()].tolist()
 
     def search(self, keypoints: Keypoints, k: int = 5, mirror: bool = False) -> Hits:
         """Finds the usable poses most similar to each query.
@@ -257,15 +258,12 @@ class PoseBank:
             raise BadInput(
                 f"k: {k} poses asked for, the bank has {usable} usable ones of {len(self)}; needed k <= {usable}"
             )
-        rows, similarity = self._candidates(shapes_with_torsos(keypoints), k)
-        mirrored = np.zeros_like(rows, bool)
+        readings = [shapes_with_torsos(keypoints)]
         if mirror:
-            others = self._candidates(Shapes.of(keypoints.flip(self.frame[1])), k)
-            rows, similarity = np.concatenate([rows, others[0]], 1), np.concatenate([similarity, others[1]], 1)
-            mirrored = np.concatenate([mirrored, np.ones_like(mirrored)], 1)
-            similarity = np.where(_is_lesser_twin(rows, similarity), -1, similarity)
-        best = np.lexsort((rows, -similarity), axis=-1)[:, :k]
-        return Hits(*(torch.from_numpy(np.take_along_axis(a, best, axis=1)) for a in (rows, similarity, mirrored)))
+            readings.append(Shapes.of(keypoints.flip(self.frame[1])))
+        starts = range(0, max(len(keypoints), 1), _QUERIES)
+        blocks = [self._best([shapes[start : start + _QUERIES] for shapes in readings], k) for start in starts]
+        return Hits(*(torch.from_numpy(np.concatenate(parts)) for parts in zip(*blocks, strict=True)))
 
     def oks(self, keypoints: Keypoints, indices: Tensor | np.ndarray) -> np.ndarray:
         """(B, C) float32: OKS of each of (B,) persons to the rows `indices` (B, C).
@@ -286,7 +284,7 @@ class PoseBank:
     def save(self, path: Path) -> None:
         """Writes the bank as one directory of .npy files and bank.json with their checksums, atomically.
 
-        A bank that is too large to be scanned is written with its index, which takes minutes to train.
+        A bank that is not scanned is written with its index, which takes minutes to train for a large one.
 
         Raises:
             BadInput: `path` holds something already, or the settings' index does not fit the poses.
@@ -304,7 +302,7 @@ class PoseBank:
             "index": asdict(self.settings),
         }
         with atomic_directory(Path(path)) as folder:
-            if len(self.usable_rows) > FLAT_LIMIT:
+            if self.settings.factory_for(len(self.usable_rows)) != "Flat":
                 self._index.write(folder / INDEX_FILE)
             write_arrays(folder, arrays | {name: getattr(self, name) for name in ARRAYS.keys() - arrays}, described)
 
@@ -329,12 +327,27 @@ class PoseBank:
             settings=settings, path=path,
         )  # fmt: skip
 
+    def _best(self, readings: Sequence[Shapes], k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows (B, k), their OKS, and whether they fit the second of the readings, the mirrored one, best first."""
+        found = [self._candidates(shapes, k) for shapes in readings]
+        rows, similarity = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        mirrored = np.concatenate([np.full(part.shape, bool(number)) for number, (part, _) in enumerate(found)], axis=1)
+        if len(found) > 1:
+            similarity = np.where(_is_lesser_twin(rows, similarity), np.float32(-1), similarity)
+        best = np.lexsort((rows, -similarity), axis=-1)[:, :k]
+        rows, similarity, mirrored = (np.take_along_axis(a, best, axis=1) for a in (rows, similarity, mirrored))
+        return rows, similarity, mirrored
+
     def _candidates(self, shapes: Shapes, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows (B, C) that may be among the k best and their OKS (B, C); OKS is -1 where fewer than C were found."""
-        queries = self.features.of_queries(shapes, _OKS_SOUGHT)
-        positions = self._index.search(queries, k)
+        positions = self._index.search(self.features.of_queries(shapes, _OKS_SOUGHT), k)
         rows = self.usable_rows[np.maximum(positions, 0)]
-        return rows, np.where(positions >= 0, self._oks(shapes, rows), np.float32(-1))
+        similarity = np.where(positions >= 0, self._oks(shapes, rows), np.float32(-1))
+        for query in np.flatnonzero(positions[:, k - 1] < 0):  # of which the index found fewer than k
+            every = self._oks(shapes[[query]], self.usable_rows[None])[0]
+            best = np.argsort(-every, kind="stable")[: rows.shape[1]]
+            rows[query], similarity[query] = self.usable_rows[best], every[best]
+        return rows, similarity
 
     def _oks(self, shapes: Shapes, rows: np.ndarray) -> np.ndarray:
         present = (self.visibility[rows] > 0) & self.usable[rows][..., None]

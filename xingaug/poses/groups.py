@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -64,9 +65,13 @@ class Groups:
         which = bisect_right(begins, place) - 1
         return int(self.members[self.starts[groups[which]] + place - begins[which]])
 
-    def holding_others(self, forbidden: Sequence[int]) -> Sequence[int]:
+    @cached_property
+    def every(self) -> np.ndarray:
+        """(G,) the indices in `values`."""
+        return np.arange(len(self.sizes))
+
+    def holding_others(self, forbidden: Sequence[int]) -> np.ndarray:
         """(g,) indices in `values` of the groups that hold a pose beside those at the `forbidden` (f,) positions."""
         within = [int(self.group_of[position]) for position in forbidden]
-        full = {group for group in within if within.count(group) == self.sizes[group]}
-        every = range(len(self.sizes))
-        return [group for group in every if group not in full] if full else every
+        full = [group for group in set(within) if within.count(group) == self.sizes[group]]
+        return np.delete(self.every, full) if full else self.every

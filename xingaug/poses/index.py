@@ -16,10 +16,11 @@ from xingaug.poses.spacing import evenly_spaced
 FLAT_LIMIT = 200_000
 """Most poses that are scanned one by one (our choice: 230 MB of features)."""
 
-# Bytes of a pose in a large bank: 12 coordinates each; a count that FAISS's GPU index takes. "np" leaves out the
+# Bytes of a pose in a large bank: 12 coordinates each. "np" leaves out the
 # training of polysemous codes, which takes minutes and would speed up a kind of search that is not used here.
 _CODE_BYTES = 24
 _TRAINING_ROWS = 65_536
+_MOST_ON_GPU = 2048  # candidates that FAISS finds there
 _QUERIES_AT_ONCE = 32  # always so many, for rounding must not depend on how many are asked together
 
 
@@ -56,7 +57,7 @@ class IndexSettings:
 
 
 class CandidateIndex:
-    """A FAISS index by inner product; on the GPU where FAISS sees one and has such an index there."""
+    """A FAISS index by inner product; a scan is on the GPU where FAISS sees one."""
 
     def __init__(self, index: Any, settings: IndexSettings) -> None:
         """Takes over an index that is filled.
@@ -68,10 +69,12 @@ class CandidateIndex:
         faiss = _faiss()
         self.settings = settings
         self.on_cpu = index
-        if hasattr(_plain(index), "nprobe"):
-            lists = _plain(index).nlist
-            _plain(index).nprobe = min(settings.probes or max(1, min(lists // 8, 256)), lists)
-        self.searched = _on_gpu(faiss, index) if faiss.get_num_gpus() else index
+        lists = faiss.try_extract_index_ivf(index)
+        if lists is not None:
+            lists.nprobe = min(settings.probes or max(1, min(lists.nlist // 8, 256)), lists.nlist)
+        self.scans = isinstance(faiss.downcast_index(index), faiss.IndexFlat)
+        # FAISS's GPU has no codes without residual, which the large indexes are made of.
+        self.searched = _on_gpu(faiss, index) if self.scans and faiss.get_num_gpus() else index
 
     @classmethod
     def build(
@@ -92,15 +95,17 @@ class CandidateIndex:
         factory = settings.factory_for(poses)
         try:
             index = faiss.index_factory(LENGTH, factory, faiss.METRIC_INNER_PRODUCT)
-            if hasattr(_plain(index), "by_residual"):
+            lists = faiss.try_extract_index_ivf(index)
+            if lists is not None:
                 # Codes of the features themselves: a list's centre says little about a pose's 288 coordinates.
-                _plain(index).by_residual = False
-                _plain(index).cp.min_points_per_centroid = 1  # else FAISS writes to the terminal that it wants 39
+                if hasattr(lists, "by_residual"):
+                    lists.by_residual = False
+                lists.cp.min_points_per_centroid = 1  # else FAISS writes to the terminal that it wants 39
             index.train(np.ascontiguousarray(sample))
+            for chunk in chunks:
+                index.add(np.ascontiguousarray(chunk))
         except RuntimeError as error:
             raise BadInput(f"index: {factory!r} does not fit {poses} poses: {_reason(error)}") from None
-        for chunk in chunks:
-            index.add(np.ascontiguousarray(chunk))
         return cls(index, settings)
 
     @classmethod
@@ -124,29 +129,20 @@ class CandidateIndex:
 
         Args:
             queries: (B, LENGTH) float32.
-            k: at most the number of poses; so many are always found.
+            k: at most the number of poses.
 
         Returns:
-            (B, C) int64, C at least k; -1 where fewer than C were found.
+            (B, C) int64, C at least k; -1, at the end of a row, where fewer than C were found.
         """
-        scanned = isinstance(self.on_cpu, _faiss().IndexFlat)
-        count = max(self.settings.candidates or (256 if scanned else 512), (8 if scanned else 16) * k)
-        found = self._search(queries, min(count, self.on_cpu.ntotal))
-        lacking = np.flatnonzero(found[:, k - 1] < 0)  # where the probed lists held fewer than k
-        if len(lacking):
-            searched = _faiss().downcast_index(self.searched)
-            probes, searched.nprobe = searched.nprobe, searched.nlist
-            found[lacking] = self._search(queries[lacking], found.shape[1])
-            searched.nprobe = probes
-        return found
-
-    def _search(self, queries: np.ndarray, count: int) -> np.ndarray:
+        count = max(self.settings.candidates or (256 if self.scans else 512), (8 if self.scans else 16) * k)
+        count = min(count, self.on_cpu.ntotal)
+        searched = self.searched if count <= _MOST_ON_GPU else self.on_cpu
         found = np.empty((len(queries), count), np.int64)
         padded = np.zeros((_QUERIES_AT_ONCE, LENGTH), np.float32)
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
             chunk = queries[start : start + _QUERIES_AT_ONCE]
             padded[: len(chunk)] = chunk
-            found[start : start + len(chunk)] = self.searched.search(padded, count)[1][: len(chunk)]
+            found[start : start + len(chunk)] = searched.search(padded, count)[1][: len(chunk)]
         return found
 
 
@@ -162,21 +158,10 @@ def _faiss() -> Any:
     return faiss
 
 
-def _plain(index: Any) -> Any:
-    """The index behind wrappers, with the attributes of its own class."""
-    return _faiss().downcast_index(index)
-
-
 def _on_gpu(faiss: Any, index: Any) -> Any:
     options = faiss.GpuClonerOptions()
     options.useFloat16 = True
-    try:
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index, options)
-    except RuntimeError as error:
-        warnings.warn(
-            f"pose bank: searched on the CPU, FAISS has no such index on the GPU ({_reason(error)})", stacklevel=2
-        )
-        return index
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index, options)
 
 
 def _reason(error: RuntimeError) -> str:

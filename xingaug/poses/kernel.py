@@ -30,6 +30,7 @@ LANDMARKS = 64
 
 _FIT_ROWS = 8192  # rows that the features are fitted to at most
 _RIDGE = 1e-6  # keeps the inverse bounded where two landmarks coincide
+_QUERIES_AT_ONCE = 32
 _CHUNK = 8192  # rows at a time: bounds the memory of the landmarks' Gaussians to about 80 MB
 
 
@@ -63,14 +64,21 @@ class KernelFeatures:
         return self._features(shapes, np.ones(len(shapes.xy)))
 
     def of_queries(self, shapes: Shapes, threshold: np.ndarray | float) -> np.ndarray:
-        """(B, LENGTH) float32: what the index is asked with, so that poses above `threshold` (B,) of OKS come first."""
-        return self._features(shapes, -np.broadcast_to(np.asarray(threshold, np.float64), len(shapes.xy)))
+        """(B, LENGTH) float32: what the index is asked with, so that poses above `threshold` (B,) of OKS come first.
 
-    def _features(self, shapes: Shapes, last: np.ndarray) -> np.ndarray:
+        The features of a query do not depend on the others.
+        """
+        count = len(shapes.xy)
+        # Products round differently at another number of rows, which is why there are always as many.
+        rows = np.resize(np.arange(count), -(-count // _QUERIES_AT_ONCE) * _QUERIES_AT_ONCE)
+        last = -np.broadcast_to(np.asarray(threshold, np.float64), count)[rows]
+        return self._features(shapes[rows], last, _QUERIES_AT_ONCE)[:count]
+
+    def _features(self, shapes: Shapes, last: np.ndarray, at_once: int = _CHUNK) -> np.ndarray:
         out = np.empty((len(shapes.xy), len(JOINTS), FEATURES + 1), np.float32)
         variance = torch.from_numpy(OKS_VARIANCE).float()[:, None, None]
-        for start in range(0, len(out), _CHUNK):
-            rows = slice(start, start + _CHUNK)
+        for start in range(0, len(out), at_once):
+            rows = slice(start, start + at_once)
             xy = torch.from_numpy(shapes.xy[rows]).float().transpose(0, 1)  # (18, n, 2)
             near = torch.exp(-torch.cdist(xy, self.landmarks).square() / (2 * variance))  # (18, n, L)
             out[rows, :, :FEATURES] = torch.bmm(near, self.projection).transpose(0, 1).numpy()

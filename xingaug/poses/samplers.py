@@ -128,7 +128,7 @@ def diverse(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarr
     for index, key in enumerate(keys):
         own = bank.positions_named(key)
         held = clusters.holding_others(own)
-        chosen = [held[int(which[index] * len(held))]] if held else []
+        chosen = [int(held[int(which[index] * len(held))])] if len(held) else []
         positions.append(clusters.draw(chosen, within[index], own))
     return _rows(bank, positions)
 
@@ -158,11 +158,11 @@ def gap(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
     """
     pids = _known(bank, "gap", "pids", sources.keys, sources.pids)
     numbers = keyed_uniform(seed, epoch, sources.keys, "gap").tolist()
-    lacked = {pid: bank.least_seen_clusters(pid) for pid in set(pids)}
-    positions = [
-        bank.by_cluster.draw(lacked[pid], number, bank.positions_named(key))
-        for pid, key, number in zip(pids, sources.keys, numbers, strict=True)
-    ]
+    positions = []
+    for pid, key, number in zip(pids, sources.keys, numbers, strict=True):
+        own = bank.positions_named(key)
+        lacked = bank.least_seen_clusters(pid, bank.by_cluster.holding_others(own))
+        positions.append(bank.by_cluster.draw(lacked, number, own))
     return _rows(bank, positions)
 
 

@@ -43,10 +43,10 @@ def write_bank_page(bank: PoseBank, path: Path, count: int = 120, name: str | No
         raise BadInput(f"count: {count}, needed at least 1")
     row = _row_of(bank, name)
     groups = len(bank.by_cluster.sizes)
-    identities = np.unique(bank.pids[bank.pids >= 0])
+    identities = np.unique(bank.pids[bank.usable & (bank.pids >= 0)])
     lead = paragraph(
         f"{len(bank)} poses, {len(bank.usable_rows)} of them usable, of {len(identities)} identities under "
-        f"{len(np.unique(bank.camids[bank.camids >= 0]))} cameras, in {groups} groups of alike poses."
+        f"{len(np.unique(bank.camids[bank.usable & (bank.camids >= 0)]))} cameras, in {groups} groups of alike poses."
     )
     sections = [
         ("Map", _map(bank)),
@@ -93,13 +93,15 @@ def _map(bank: PoseBank) -> str:
     usable = bank.usable_rows
     rows = usable[evenly_spaced(len(usable), min(_POINTS, len(usable)))]
     centre = bank.descriptors[rows].mean(0)
-    spread, axes = np.linalg.svd(bank.descriptors[rows] - centre, full_matrices=False)[1:]
-    points = (bank.descriptors[rows] - centre) @ axes[:2].T
+    described = bank.descriptors[rows] - centre
+    spread, axes = np.linalg.eigh(described.T @ described)  # ascending
+    axes = axes[:, :-3:-1]
+    points = described @ axes
     by_size = np.array(_middles(bank))[np.argsort(-np.array(bank.by_cluster.sizes), kind="stable")]
-    places = (bank.descriptors[by_size] - centre) @ axes[:2].T
+    places = (bank.descriptors[by_size] - centre) @ axes
     kept = _apart(places, np.ptp(points, axis=0).max() * _THUMBNAIL)
     picture = map_png(points, bank.rarity[rows], places[kept], [_drawing(bank, row) for row in by_size[kept]])
-    share = (spread[:2] ** 2).sum() / max(float((spread**2).sum()), 1e-12)
+    share = spread[-2:].sum() / max(float(spread.sum()), 1e-12)
     return (
         paragraph(
             f"The two principal components of the descriptors, {share:.0%} of their variance. A point is a pose, "
