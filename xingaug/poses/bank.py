@@ -225,16 +225,17 @@ class PoseBank:
         """What the sampler `near` remembers: by image name and keypoints, the rows that it draws from."""
         return {}
 
-    def least_seen_clusters(self, pid: int, among: np.ndarray) -> list[int]:
-        """Those groups, of `among` (g,) of `by_cluster`, in which identity `pid` has the fewest poses.
+    def least_seen_clusters(self, pid: int, among: np.ndarray | None = None) -> list[int]:
+        """Those groups, of `among` (g,) or of all in `by_cluster`, in which identity `pid` has the fewest poses.
 
         All of them for an identity of which the bank has no pose, or that is unknown (-1).
         """
         rows, counts = self._poses_seen
-        if pid < 0 or pid not in rows or not len(among):
-            return among.tolist()
-        seen = counts[rows[pid]][among]
-        return among[seen == seen.min()].tolist()
+        groups = self.by_cluster.every if among is None else among
+        if pid < 0 or pid not in rows or not len(groups):
+            return groups.tolist()
+        seen = counts[rows[pid]] if among is None else counts[rows[pid]][groups]
+        return groups[seen == seen.min()].tolist()
 
     def search(self, keypoints: Keypoints, k: int = 5, mirror: bool = False) -> Hits:
         """Finds the usable poses most similar to each query.

@@ -158,11 +158,13 @@ def gap(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
     """
     pids = _known(bank, "gap", "pids", sources.keys, sources.pids)
     numbers = keyed_uniform(seed, epoch, sources.keys, "gap").tolist()
-    positions = []
+    clusters, positions = bank.by_cluster, []
     for pid, key, number in zip(pids, sources.keys, numbers, strict=True):
         own = bank.positions_named(key)
-        lacked = bank.least_seen_clusters(pid, bank.by_cluster.holding_others(own))
-        positions.append(bank.by_cluster.draw(lacked, number, own))
+        position = clusters.draw(bank.least_seen_clusters(pid), number, own)
+        if position < 0:  # they hold poses of the source alone
+            position = clusters.draw(bank.least_seen_clusters(pid, clusters.holding_others(own)), number, own)
+        positions.append(position)
     return _rows(bank, positions)
 
 
