@@ -181,6 +181,12 @@ def test_appended_poses_are_those_of_a_bank_built_at_once():
     assert grown.search(queries, k=9).indices.tolist() == whole.search(queries, k=9).indices.tolist()
 
 
+def test_poses_that_are_not_usable_may_be_appended():
+    bank = PoseBank.build(random_people(20))
+    lost = Keypoints(torch.zeros(3, 18, 2), torch.zeros(3, 18))
+    assert bank.append(lost).usable.tolist() == [*bank.usable.tolist(), False, False, False]
+
+
 def test_merging_keeps_the_order_and_settings():
     parts = [
         PoseBank.build(random_people(20, seed=s), [f"{s}_{i}" for i in range(20)], settings=IndexSettings(probes=s + 1))

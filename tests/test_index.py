@@ -104,6 +104,27 @@ def test_a_large_bank_is_stored_with_its_index(poses, tmp_path, monkeypatch):
         PoseBank.load(tmp_path / "bank")
 
 
+def test_an_index_that_is_not_the_banks_own_is_refused(poses, tmp_path):
+    PoseBank.build(poses[:100]).save(tmp_path / "bank")
+    (tmp_path / "bank" / "index.faiss").write_bytes(b"x")
+    with pytest.raises(BadInput, match=r"index\.faiss: truncated or changed"):
+        PoseBank.load(tmp_path / "bank")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_scan_on_a_gpu_finds_the_same(poses):
+    faiss = pytest.importorskip("faiss")
+    if not faiss.get_num_gpus():
+        pytest.skip("FAISS sees no GPU")
+    bank, queries = PoseBank.build(poses), random_people(40, seed=3)
+    assert bank._index.searched is not bank._index.on_cpu
+    on_gpu = bank.search(queries, k=10)
+    bank._index.searched = bank._index.on_cpu
+    # float16 may change which candidates are found, not what they are worth.
+    torch.testing.assert_close(on_gpu.oks, bank.search(queries, k=10).oks, rtol=0, atol=1e-3)
+
+
 def test_the_factory_follows_the_number_of_poses():
     settings = IndexSettings()
     assert settings.factory_for(200_000) == "Flat"

@@ -7,6 +7,7 @@ from skeletons import random_people
 
 from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
+from xingaug.poses import samplers
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.draws import keyed_uniform, keyed_uniforms
 from xingaug.poses.samplers import FAR_TRIES, NEAR_POOL, SAMPLERS, Sources, parse_sampler, sample
@@ -182,6 +183,18 @@ def test_near_draws_from_the_upper_half_of_the_nearest(bank):
         hits = bank.search(people[index : index + 1], k=NEAR_POOL + len(bank.positions_named(key))).indices[0].tolist()
         others = [row for row in hits if bank.names[row] != key]
         assert seen[index] == set(others[: NEAR_POOL // 2])
+
+
+def test_near_draws_the_same_from_what_it_prepared_and_from_what_it_searched(bank, monkeypatch):
+    rows = bank.usable_rows[:40]
+    asked = (bank, "near", bank.keypoints(rows), bank.names[rows].tolist())
+    bank.near_pools.clear()
+    prepared = sample(*asked)
+    assert len(bank.near_pools) >= len(bank.usable_rows)
+    bank.near_pools.clear()
+    monkeypatch.setattr(samplers, "_MOST_PREPARED", 0)
+    assert sample(*asked).tolist() == prepared.tolist()
+    assert len(bank.near_pools) == 40
 
 
 def test_several_numbers_of_a_name_are_independent_of_one_another_and_of_other_names():

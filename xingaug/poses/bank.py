@@ -15,10 +15,19 @@ from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
 from xingaug.keypoints import JOINTS, Keypoints
 from xingaug.poses.coverage import clusters_of, rarity_of
-from xingaug.poses.descriptor import Shapes, Statistics, is_usable, oks, shapes_of, shapes_with_torsos
+from xingaug.poses.descriptor import (
+    DESCRIPTOR_LENGTH,
+    Shapes,
+    Statistics,
+    is_usable,
+    oks,
+    shapes_of,
+    shapes_with_torsos,
+)
 from xingaug.poses.groups import Groups
 from xingaug.poses.index import CandidateIndex, IndexSettings, training_rows
 from xingaug.poses.kernel import KernelFeatures
+from xingaug.poses.spacing import FIT_ROWS, evenly_spaced
 from xingaug.poses.storage import ARRAYS, FORMAT, INDEX_FILE, read_arrays, write_arrays
 
 _OKS_SOUGHT = 0.9
@@ -26,7 +35,7 @@ _OKS_SOUGHT = 0.9
 the last has 0.91 at the median."""
 
 _QUERIES = 256  # searched at a time, so that their candidates take 0.1 GB at most
-_CHUNK = 65_536  # poses whose features are held at once while a large index is filled: 75 MB
+_CHUNK = 65_536  # poses that are worked on at once while a bank is built: 75 MB of features
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,30 +114,30 @@ class PoseBank:
             BadInput: there is no pose, or none that is usable.
             ValueError: lengths do not fit.
         """
-        if len(keypoints.shape) != 1:
-            raise ValueError(f"keypoints: batch shape {keypoints.shape}, needed (N,)")
+        keypoints = keypoints.to("cpu")
+        columns = _columns_of(keypoints, names, pids, camids)
         count = len(keypoints)
-        usable = is_usable(keypoints, frame)
+        usable = np.concatenate([is_usable(keypoints[rows], frame) for rows in _slices(count)])
         if not usable.any():
             needed = "needed one with 8 visible joints, a torso, and all joints inside the frame"
             raise BadInput(f"pose bank: none of {count} poses is usable in a frame of {frame[0]}x{frame[1]}; {needed}")
-        shapes = Shapes.of(keypoints)[usable]
-        statistics = Statistics.fit(shapes)
-        descriptors = statistics.complete(shapes).astype(np.float32)
+        rows = np.flatnonzero(usable)
+        fitted = Shapes.of(keypoints[rows[evenly_spaced(len(rows), min(len(rows), FIT_ROWS))]])
+        statistics = Statistics.fit(fitted)
+        descriptors = np.empty((len(rows), DESCRIPTOR_LENGTH), np.float32)
+        for part in _slices(len(rows)):
+            descriptors[part] = statistics.complete(Shapes.of(keypoints[rows[part]]))
         return cls(
-            xy=keypoints.xy.where(keypoints.present[..., None], 0).cpu().numpy(),
-            visibility=keypoints.visibility.cpu().numpy(),
-            names=_column("names", names, count, "", str),
-            pids=_column("pids", pids, count, -1, np.int64),
-            camids=_column("camids", camids, count, -1, np.int64),
+            **columns,
             usable=usable,
             descriptors=_spread(descriptors, usable, 0),
             clusters=_spread(clusters_of(descriptors), usable, -1),
             rarity=_spread(rarity_of(descriptors), usable, 0),
             statistics=statistics,
-            features=KernelFeatures.fit(shapes),
+            features=KernelFeatures.fit(fitted),
             frame=(int(frame[0]), int(frame[1])),
             settings=settings or IndexSettings(),
+            path=None,
         )
 
     @classmethod
@@ -143,19 +152,7 @@ class PoseBank:
         frames = sorted({bank.frame for bank in banks})
         if len(frames) > 1:
             raise BadInput(f"pose bank: frames {frames[0]} and {frames[1]} (height, width), needed one and the same")
-        named = [np.unique(bank.names[bank.names != ""]) for bank in banks]
-        names, times = np.unique(np.concatenate(named), return_counts=True)
-        if (times > 1).any():
-            raise BadInput(
-                f"pose bank: {int((times > 1).sum())} images are in more than one of them, such as "
-                f"'{names[times > 1][0]}'; needed each in one"
-            )
-        columns = {
-            name: np.concatenate([getattr(bank, name) for bank in banks])
-            for name in ("xy", "visibility", "names", "pids", "camids")
-        }
-        keypoints = Keypoints(torch.from_numpy(columns.pop("xy")), torch.from_numpy(columns.pop("visibility")))
-        return cls.build(keypoints, **columns, frame=banks[0].frame, settings=banks[0].settings)
+        return cls._joined([bank._columns for bank in banks], banks[0])
 
     def append(
         self,
@@ -167,10 +164,10 @@ class PoseBank:
         """A bank of these poses and more; statistics, groups and features are taken anew. Arguments as in `build`.
 
         Raises:
-            BadInput: an image that the bank has already, or none of the poses is usable.
+            BadInput: an image that the bank has already.
             ValueError: lengths do not fit.
         """
-        return PoseBank.merge([self, PoseBank.build(keypoints, names, pids, camids, self.frame)])
+        return PoseBank._joined([self._columns, _columns_of(keypoints.to("cpu"), names, pids, camids)], self)
 
     def __len__(self) -> int:
         """Number of poses, usable or not."""
@@ -328,6 +325,25 @@ class PoseBank:
             settings=settings, path=path,
         )  # fmt: skip
 
+    @property
+    def _columns(self) -> dict[str, np.ndarray]:
+        """What `build` is given of each pose."""
+        return {name: getattr(self, name) for name in ("xy", "visibility", "names", "pids", "camids")}
+
+    @classmethod
+    def _joined(cls, parts: Sequence[dict[str, np.ndarray]], model: "PoseBank") -> "PoseBank":
+        """A bank of the poses whose `_columns` are given, with the frame and the settings of `model`."""
+        named = np.concatenate([np.unique(part["names"][part["names"] != ""]) for part in parts])
+        names, times = np.unique(named, return_counts=True)
+        if (times > 1).any():
+            raise BadInput(
+                f"pose bank: {int((times > 1).sum())} images are in more than one of them, such as "
+                f"'{names[times > 1][0]}'; needed each in one"
+            )
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        keypoints = Keypoints(torch.from_numpy(joined.pop("xy")), torch.from_numpy(joined.pop("visibility")))
+        return cls.build(keypoints, **joined, frame=model.frame, settings=model.settings)
+
     def _best(self, readings: Sequence[Shapes], k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows (B, k), their OKS, and whether they fit the second of the readings, the mirrored one, best first."""
         found = [self._candidates(shapes, k) for shapes in readings]
@@ -379,16 +395,40 @@ class PoseBank:
         return CandidateIndex.build(self._feature_chunks(), sample, len(self.usable_rows), self.settings)
 
     def _feature_chunks(self) -> Iterator[np.ndarray]:
-        for start in range(0, len(self.usable_rows), _CHUNK):
-            yield self._features(self.usable_rows[start : start + _CHUNK])
+        for part in _slices(len(self.usable_rows)):
+            yield self._features(self.usable_rows[part])
 
     def _features(self, rows: np.ndarray) -> np.ndarray:
         xy = self.descriptors[rows].reshape(-1, len(JOINTS), 2)
         return self.features.of_poses(Shapes(xy, self.visibility[rows] > 0, np.ones(len(rows))))
 
 
+def _slices(count: int) -> list[slice]:
+    """Of `_CHUNK` rows each, one at least."""
+    return [slice(start, start + _CHUNK) for start in range(0, max(count, 1), _CHUNK)]
+
+
 def _as_rows(indices: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:
     return np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices, dtype=np.int64)
+
+
+def _columns_of(
+    keypoints: Keypoints,
+    names: Sequence[str] | np.ndarray | None,
+    pids: Sequence[int] | np.ndarray | None,
+    camids: Sequence[int] | np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """The arrays of a bank that hold what it was given; arguments as in `PoseBank.build`, on the CPU."""
+    if len(keypoints.shape) != 1:
+        raise ValueError(f"keypoints: batch shape {keypoints.shape}, needed (N,)")
+    count = len(keypoints)
+    return {
+        "xy": keypoints.xy.where(keypoints.present[..., None], 0).numpy(),
+        "visibility": keypoints.visibility.numpy(),
+        "names": _column("names", names, count, "", str),
+        "pids": _column("pids", pids, count, -1, np.int64),
+        "camids": _column("camids", camids, count, -1, np.int64),
+    }
 
 
 def _column(name: str, values: Sequence[Any] | np.ndarray | None, count: int, unknown: Any, dtype: Any) -> np.ndarray:

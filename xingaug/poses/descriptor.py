@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xingaug.keypoints import JOINTS, MIN_VISIBLE, Keypoints
-from xingaug.poses.spacing import evenly_spaced
+from xingaug.poses.spacing import FIT_ROWS, evenly_spaced
 
 MIN_TORSO = 1 / 16
 """Shortest torso of a usable pose, as a share of the frame's height (our choice; in Market-1501 the median is 0.30)."""
@@ -36,7 +36,6 @@ _SHOULDERS = [JOINTS.index("right_shoulder"), JOINTS.index("left_shoulder")]
 _HIPS = [JOINTS.index("right_hip"), JOINTS.index("left_hip")]
 
 _CHUNK = 8192  # rows completed at a time: bounds the memory of their matrices to about 200 MB
-_FIT_ROWS = 8192  # rows that the statistics are taken from at most
 _FIT_STEPS = 50
 _FIT_TOLERANCE = 1e-3  # largest change of the mean (torso lengths) and covariance (squared) in the last step
 _PRIOR_VARIANCE = 0.03  # squared torso lengths; the best of 0.03 to 1 at placing joints hidden from Market-1501's poses
@@ -98,7 +97,7 @@ class Statistics:
             shapes: (N,) rows; those without a torso are passed over.
         """
         rows = np.flatnonzero(shapes.has_torso)
-        rows = rows[evenly_spaced(len(rows), min(len(rows), _FIT_ROWS))]
+        rows = rows[evenly_spaced(len(rows), min(len(rows), FIT_ROWS))]
         chosen = shapes[rows]
         seen = np.maximum(chosen.present.sum(0), 1)[:, None]
         statistics = cls((chosen.xy.sum(0) / seen).ravel(), np.eye(DESCRIPTOR_LENGTH) * _PRIOR_VARIANCE)

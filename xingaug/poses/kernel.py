@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xingaug.keypoints import JOINTS
 from xingaug.poses.descriptor import OKS_VARIANCE, Shapes
-from xingaug.poses.spacing import evenly_spaced
+from xingaug.poses.spacing import FIT_ROWS, evenly_spaced
 
 FEATURES = 15
 """Coordinates of one joint's Gaussian. On Market-1501's poses the k best by inner product then differ from those by OKS
@@ -28,7 +28,6 @@ LENGTH = len(JOINTS) * (FEATURES + 1)
 LANDMARKS = 64
 """Positions of a joint that its Gaussian is expanded about."""
 
-_FIT_ROWS = 8192  # rows that the features are fitted to at most
 _RIDGE = 1e-6  # keeps the inverse bounded where two landmarks coincide
 _QUERIES_AT_ONCE = 32
 _CHUNK = 8192  # rows at a time: bounds the memory of the landmarks' Gaussians to about 80 MB
@@ -54,7 +53,7 @@ class KernelFeatures:
             shapes: (N,) rows; at most 8,192 of them, evenly spaced, are used.
         """
         rows = np.flatnonzero(shapes.has_torso)
-        chosen = shapes[rows[evenly_spaced(len(rows), min(len(rows), _FIT_ROWS))]]
+        chosen = shapes[rows[evenly_spaced(len(rows), min(len(rows), FIT_ROWS))]]
         fitted = [_fit_joint(chosen.xy[chosen.present[:, j], j], float(OKS_VARIANCE[j])) for j in range(len(JOINTS))]
         landmarks, projection = (torch.stack(parts).float() for parts in zip(*fitted, strict=True))
         return cls(landmarks, projection)

@@ -25,7 +25,8 @@ NEAR_POOL = 32
 FAR_TRIES = 8
 """`far` takes the least similar of so many uniform draws (our choice)."""
 
-_MOST_POOLS = 200_000  # source images whose nearest poses are kept: 100 MB
+_MOST_POOLS = 200_000  # source images whose nearest poses are kept: 140 MB
+_MOST_PREPARED = 32_768  # poses of a bank whose nearest are searched before the first draw: 15 s
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +84,9 @@ def near(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
     """One of the poses most similar to the source's: the upper half, by OKS, of the 32 nearest, each equally likely.
 
     Reason: the less the body has to turn, the less the generator has to invent, so images are at their most faithful.
-    To a source without a torso all poses are equally near: it is given a uniform draw. The nearest poses of a source
-    are searched once and remembered, so the first epoch is the slow one.
+    To a source without a torso all poses are equally near: it is given a uniform draw. Nearest poses are searched once
+    and remembered: those of the bank's own images before the first draw, which takes seconds, and with banks of more
+    than 32,768 poses, or for other images, when an image is first met.
 
     Returns:
         (B,) int64 rows; -1 where no other image's usable pose exists.
@@ -323,6 +325,14 @@ def _known(
 
 def _near_pools(bank: PoseBank, sources: Sources, which: np.ndarray) -> list[np.ndarray]:
     """The poses that `near` draws from, for the images at `which` (n,)."""
+    rows = bank.usable_rows
+    if not bank.near_pools and len(rows) <= _MOST_PREPARED:
+        _searched_pools(bank, Sources(bank.keypoints(rows), bank.names[rows].tolist()), np.arange(len(rows)))
+    return _searched_pools(bank, sources, which)
+
+
+def _searched_pools(bank: PoseBank, sources: Sources, which: np.ndarray) -> list[np.ndarray]:
+    """As `_near_pools`; searches those that `PoseBank.near_pools` lacks and puts them there."""
     keypoints = sources.keypoints.to("cpu")
     told = np.concatenate([keypoints.xy.flatten(1).numpy(), keypoints.visibility.numpy()], axis=1)
     keys = [(sources.keys[i], told[i].tobytes()) for i in which.tolist()]
@@ -334,7 +344,7 @@ def _near_pools(bank: PoseBank, sources: Sources, which: np.ndarray) -> list[np.
         hits = bank.search(keypoints[torch.from_numpy(which[group])], k=min(NEAR_POOL + extra, len(bank.usable_rows)))
         for index, found in zip(group.tolist(), hits.indices.numpy(), strict=True):
             pool = found[~np.isin(found, bank.usable_rows[bank.positions_named(keys[index][0])])][:NEAR_POOL]
-            bank.near_pools[keys[index]] = pool[: (len(pool) + 1) // 2]
+            bank.near_pools[keys[index]] = pool[: (len(pool) + 1) // 2].copy()  # not a view of all hits
     pools = [bank.near_pools[key] for key in keys]
     while len(bank.near_pools) > _MOST_POOLS:
         del bank.near_pools[next(iter(bank.near_pools))]  # the oldest

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+FIT_ROWS = 8192
+"""Most poses that the statistics and the features of a bank are fitted to (our choice)."""
+
 
 def evenly_spaced(count: int, number: int) -> np.ndarray:
     """Positions at equal distances from the first to the last.

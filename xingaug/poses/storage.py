@@ -63,7 +63,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         BadInput: no bank there, another version, or a file that is missing, changed, truncated or holds NaN.
     """
     manifest = _read_manifest(path)
-    if INDEX_FILE in manifest["sha256"]:
+    if INDEX_FILE in manifest["sha256"] or (path / INDEX_FILE).exists():
         _require_intact(path / INDEX_FILE, manifest)
     return {name: _load_array(path, name, manifest) for name in ARRAYS}, manifest
 
