@@ -243,6 +243,7 @@ class AugmentConfig:
     mode: Literal["replace", "append"] = "replace"
     sampler: str = "uniform"  # how a pose is drawn from the bank; a mixture: "uniform=3,near=1"
     fit: Literal["frame", "source"] = "frame"  # a pose stands where it was seen, or where and as large as the source
+    reuse: int = 1  # epochs that draw an image before it gets a new pose; till then its rendered image is served again
     start_epoch: int = 0  # first epoch (counted from 0) with rendered images
     stop_epoch: int | None = None  # first epoch without them again; null: never
     seed: int | None = None  # of the draws; null: train.seed
@@ -251,6 +252,8 @@ class AugmentConfig:
         """Checks ranges."""
         if not 0 <= self.p <= 1:
             raise ValueError(f"p: {self.p}, needed a share in [0, 1]")
+        if self.reuse < 1:
+            raise ValueError(f"reuse: {self.reuse}, needed at least 1")
         if self.seed is not None and self.seed < 0:
             raise ValueError(f"seed: {self.seed}, needed at least 0")
         if self.start_epoch < 0 or (self.stop_epoch is not None and self.stop_epoch < self.start_epoch):

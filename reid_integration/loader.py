@@ -6,7 +6,7 @@ same decode; the generator renders from those, and flip, crop, normalise and era
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xingaug.augment.batch import build_batch_chain
-from xingaug.augment.transform import XingPose, XingPoseOutput
+from xingaug.augment.loader import RenderingLoader, take
+from xingaug.augment.output import Skipped, XingPoseOutput
+from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import read_annotations
 from xingaug.data.market1501 import parse_name
 from xingaug.errors import BadInput
@@ -158,7 +160,7 @@ class PosedImages(Dataset[dict[str, Any]]):
         }
 
 
-class PoseLoader:
+class PoseLoader(RenderingLoader):
     """A training loader that re-renders the rows which chance has drawn; everything else is the wrapped loader's.
 
     Batches gain `is_synthetic` (B,) bool. What is drawn depends on (seed, epoch, image name) alone; flips, crops
@@ -167,7 +169,7 @@ class PoseLoader:
 
     Attributes:
         epoch: number of the next pass.
-        rows: rows given so far.
+        rows: rows given so far; on a GPU those of the batch that is rendered ahead are among them.
         synthetic: rendered rows among them.
         skipped: drawn rows that stayed real, by reason.
     """
@@ -195,41 +197,21 @@ class PoseLoader:
             start_epoch: first epoch with rendered rows.
             stop_epoch: first epoch without them again; None is never.
         """
-        self.loader, self.augment = loader, augment
+        super().__init__(loader, augment)
         self.chain = build_batch_chain(transforms, size, norm_mean, norm_std)
         self.start_epoch, self.stop_epoch = start_epoch, stop_epoch
-        self.epoch = self.rows = self.synthetic = 0
-        self.skipped = {"unusable_keypoints": 0, "no_pose": 0}
+        self.rows = self.synthetic = 0
+        self.skipped = dict.fromkeys(vars(Skipped()), 0)
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return len(self.loader)
-
-    def __getattr__(self, name: str) -> Any:
-        """`dataset`, `sampler`, `batch_sampler`, `batch_size`, ... of the wrapped loader."""
-        if name == "loader":
-            raise AttributeError(name)
-        return getattr(self.loader, name)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Makes the next pass that epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """One epoch of batches."""
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        active = epoch >= self.start_epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
-        for step, batch in enumerate(self.loader):
-            yield self._posed(batch, epoch, step, active)
-
-    def _posed(self, batch: dict[str, Any], epoch: int, step: int, active: bool) -> dict[str, Any]:
+    def rendered(self, batch: dict[str, Any], epoch: int, step: int) -> dict[str, Any]:
         """The batch with rendered rows and without the fields that only rendering needs."""
         source, xy, visibility, row = (batch.pop(key) for key in ("source", "source_xy", "source_visibility", "row"))
         batch["is_synthetic"] = torch.zeros(len(row), dtype=torch.bool)
+        active = epoch >= self.start_epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
         if active and self.augment.p > 0:
-            out = self._rendered(source, Keypoints(xy, visibility), row.numpy(), epoch)
-            self.skipped["unusable_keypoints"] += out.skipped.unusable_keypoints
-            self.skipped["no_pose"] += out.skipped.no_pose
+            out = self._posed(source, Keypoints(xy, visibility), row.numpy(), epoch)
+            for reason, count in vars(out.skipped).items():
+                self.skipped[reason] += count
             if bool(out.is_synthetic.any()):
                 rng = torch.Generator().manual_seed(_step_seed(self.augment.seed, epoch, step))
                 batch = self._merged(batch, out, self.chain(out.images[out.is_synthetic], rng))
@@ -237,15 +219,15 @@ class PoseLoader:
         self.synthetic += int(batch["is_synthetic"].sum())
         return batch
 
-    def _rendered(self, source: Tensor, keypoints: Keypoints, rows: np.ndarray, epoch: int) -> XingPoseOutput:
+    def _posed(self, source: Tensor, keypoints: Keypoints, rows: np.ndarray, epoch: int) -> XingPoseOutput:
         """Draws for the whole batch and renders what was drawn, on the generator's device."""
         persons: Persons = self.loader.dataset.persons  # type: ignore[attr-defined]
         names = [os.path.basename(persons.paths[i]) for i in rows.tolist()]
         draw = self.augment.draw(
             keypoints, names, persons.pids[rows], persons.camids[rows], epoch, size=self.augment.size
         )
-        device = _device_of(self.augment.generator)
-        return self.augment.render(bytes_to_unit(source.to(device)), keypoints.to(device), draw)
+        clean = bytes_to_unit(source.to(self.device, non_blocking=True))
+        return self.augment.render(clean, keypoints.to(self.device), draw, names, persons.pids[rows])
 
     def _merged(self, batch: Mapping[str, Any], out: XingPoseOutput, finished: Tensor) -> dict[str, Any]:
         """Puts the finished rows (n, 3, H, W) where the transform's mode wants them; labels follow their rows."""
@@ -254,7 +236,7 @@ class PoseLoader:
             images[out.is_synthetic] = finished.to(images.dtype)
             return {**batch, "img": images, "is_synthetic": out.is_synthetic.cpu()}
         sources = out.sources.cpu()
-        longer = {key: _take(values, sources) for key, values in batch.items() if key != "img"}
+        longer = {key: take(values, sources) for key, values in batch.items() if key != "img"}
         images = torch.cat([batch["img"].to(finished.device), finished.to(batch["img"].dtype)])
         return {**longer, "img": images, "is_synthetic": out.is_synthetic.cpu()}
 
@@ -301,15 +283,5 @@ def attach_poses(
     return datamanager.train_loader
 
 
-def _take(values: Any, rows: Tensor) -> Any:
-    """Rows of a collated field, be it a tensor or a list."""
-    return values[rows] if isinstance(values, Tensor) else [values[i] for i in rows.tolist()]
-
-
 def _step_seed(seed: int, epoch: int, step: int) -> int:
     return int(keyed_uniform(seed, epoch, [str(step)], "batch chain")[0] * 2**53)
-
-
-def _device_of(module: torch.nn.Module) -> torch.device:
-    parameter = next(module.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device

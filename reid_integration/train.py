@@ -163,7 +163,9 @@ def _attach(config: ReidConfig, manager: Any, generator: nn.Module | None) -> di
     persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data], chosen.annotations)
     bank = PoseBank.load(Path(chosen.bank)) if chosen.bank else persons.build_bank(size)
     try:
-        augment = XingPose(generator, bank, chosen.p, chosen.sampler, config.draw_seed, chosen.mode, fit=chosen.fit)
+        augment = XingPose(
+            generator, bank, chosen.p, chosen.sampler, config.draw_seed, chosen.mode, fit=chosen.fit, reuse=chosen.reuse
+        )
     except ValueError as error:
         raise BadInput(f"augment.{error}") from None
     data = config.data

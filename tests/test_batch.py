@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
 from xingaug.augment import batch
+from xingaug.keypoints import FLIP_ORDER, Keypoints, render_heatmaps
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FUNCTIONS = {
@@ -82,6 +83,40 @@ def test_dtype_is_kept(name: str, dtype: torch.dtype) -> None:
 def test_flip_with_p_of_one_mirrors_all() -> None:
     images = random_images()
     assert torch.equal(batch.flip(images, rng(), p=1.0), images.flip(-1))
+
+
+def dots(keypoints: Keypoints, size: tuple[int, int]) -> Tensor:
+    """Images with one bright spot at each joint's place, each joint alone: (B * 18, 3, H, W)."""
+    spots = render_heatmaps(keypoints, size, sigma=2.0).flatten(0, 1)[:, None]
+    return spots.expand(-1, 3, -1, -1).contiguous()
+
+
+@pytest.mark.parametrize("name", ["flip", "pad_crop"])
+def test_keypoints_go_along(name: str) -> None:
+    size, count = (64, 32), 18
+    place = torch.rand(count, 2, generator=rng(5)) * torch.tensor([20.0, 50.0]) + torch.tensor([6.0, 7.0])
+    # Person i shows joint i alone, so that left and right can be told apart.
+    keypoints = Keypoints(place[:, None].expand(-1, 18, -1), torch.eye(18))
+    images = dots(keypoints, size).unflatten(0, (count, 18)).sum(1)
+    moved, joints = FUNCTIONS[name](images, rng(1), keypoints=keypoints)
+    assert torch.equal(moved, FUNCTIONS[name](images, rng(1)))
+    changed = (moved != images).flatten(1).any(1)
+    assert 3 < changed.sum() < 15
+    for row in range(count):
+        joint = FLIP_ORDER.index(row) if name == "flip" and changed[row] else row
+        assert joints.present[row].nonzero()[:, 0].tolist() == [joint]
+        y, x = divmod(int(moved[row, 0].argmax()), size[1])
+        assert (joints.xy[row, joint] - torch.tensor([float(x), float(y)])).abs().max() < 0.76
+
+
+def test_joints_outside_the_crop_become_missing() -> None:
+    corners = Keypoints(
+        torch.tensor([[0.0, 0.0], [31.0, 63.0]]).repeat(9, 1)[None].expand(40, -1, -1), torch.ones(40, 18)
+    )
+    _, joints = batch.pad_crop(torch.zeros(40, 3, 64, 32), rng(), p=1, keypoints=corners)
+    lost = 1 - joints.visibility.mean(1)
+    assert (lost == 0.5).sum() + (lost == 1).sum() > 30
+    assert joints.inside((64, 32))[joints.present].all()
 
 
 def test_pad_crop_is_a_crop_of_the_enlarged_image() -> None:

@@ -285,7 +285,7 @@ def test_images_without_keypoints_stay_real_and_are_counted(tree, tmp_path):
     attach_poses(manager, XingPose(StandIn(), persons.build_bank((128, 64)), p=1.0), persons, PLAIN)
     flags = drawn(manager.train_loader)
     assert {name for name, flag in flags.items() if not flag} == {Path(path).name for path in paths[:4]}
-    assert manager.train_loader.skipped == {"unusable_keypoints": 4, "no_pose": 0}
+    assert manager.train_loader.skipped == {"rejected": 0, "unusable_keypoints": 4, "no_pose": 0}
 
 
 def test_annotations_must_be_there_and_fit(tree, tmp_path):

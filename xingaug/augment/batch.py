@@ -8,10 +8,13 @@ rendered and real rows are treated alike.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import overload
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
+
+from xingaug.keypoints import Keypoints
 
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
 """The names that torchreid gives its transforms, in the order in which it applies them, whatever the order asked."""
@@ -20,45 +23,70 @@ ATTEMPTS = 100
 """How many rectangles are tried before a sample is left as it is (torchreid's number)."""
 
 
-def flip(images: Tensor, rng: torch.Generator, p: float = 0.5) -> Tensor:
+@overload
+def flip(images: Tensor, rng: torch.Generator, p: float = 0.5) -> Tensor: ...
+@overload
+def flip(images: Tensor, rng: torch.Generator, p: float = 0.5, *, keypoints: Keypoints) -> tuple[Tensor, Keypoints]: ...
+def flip(
+    images: Tensor, rng: torch.Generator, p: float = 0.5, *, keypoints: Keypoints | None = None
+) -> Tensor | tuple[Tensor, Keypoints]:
     """Mirrors each sample horizontally with probability `p`.
 
     Args:
         images: (B, 3, H, W) float, any range.
         rng: the source of every draw.
         p: probability in [0, 1].
+        keypoints: (B,) in the images' frame, mirrored along, left and right joints changing places.
 
     Returns:
-        (B, 3, H, W).
+        (B, 3, H, W); with keypoints also those.
     """
     chosen = _chosen(images, rng, p)
-    return torch.where(_rows(chosen, images), v2.horizontal_flip(images), images)
+    flipped = torch.where(_rows(chosen, images), v2.horizontal_flip(images), images)
+    if keypoints is None:
+        return flipped
+    return flipped, _where(chosen, keypoints.flip(images.shape[-1]), keypoints)
 
 
-def pad_crop(images: Tensor, rng: torch.Generator, p: float = 0.5) -> Tensor:
+@overload
+def pad_crop(images: Tensor, rng: torch.Generator, p: float = 0.5) -> Tensor: ...
+@overload
+def pad_crop(
+    images: Tensor, rng: torch.Generator, p: float = 0.5, *, keypoints: Keypoints
+) -> tuple[Tensor, Keypoints]: ...
+def pad_crop(
+    images: Tensor, rng: torch.Generator, p: float = 0.5, *, keypoints: Keypoints | None = None
+) -> Tensor | tuple[Tensor, Keypoints]:
     """Enlarges a sample by 1/8 and crops it back at a random place (torchreid's `Random2DTranslation`).
 
     Args:
         images: (B, 3, H, W) float, any range.
         rng: the source of every draw.
         p: probability per sample in [0, 1]; the others stay as they are.
+        keypoints: (B,) in the images' frame, moved along; joints outside the crop become missing.
 
     Returns:
-        (B, 3, H, W).
+        (B, 3, H, W); with keypoints also those.
     """
     chosen = _chosen(images, rng, p)
     height, width = images.shape[-2:]
     larger = (round(height * 1.125), round(width * 1.125))
     # round() as in torchreid: the first and the last offset are half as likely as the others.
-    tops = (_uniform(images, rng) * (larger[0] - height)).round().long().tolist()
-    lefts = (_uniform(images, rng) * (larger[1] - width)).round().long().tolist()
+    tops = (_uniform(images, rng) * (larger[0] - height)).round().long()
+    lefts = (_uniform(images, rng) * (larger[1] - width)).round().long()
     out = images.clone()
     rows = chosen.nonzero()[:, 0].tolist()
     if rows:
         enlarged = v2.resize(images[rows], list(larger), antialias=True)
-        crops = [v2.crop(enlarged[i], tops[row], lefts[row], height, width) for i, row in enumerate(rows)]
-        out[rows] = torch.stack(crops)
-    return out
+        corners = zip(enlarged, tops[rows].tolist(), lefts[rows].tolist(), strict=True)
+        out[rows] = torch.stack([v2.crop(image, top, left, height, width) for image, top, left in corners])
+    if keypoints is None:
+        return out
+    grown = keypoints.resize((height, width), larger)
+    corner = torch.stack([lefts, tops], dim=1).to(grown.xy)
+    moved = Keypoints(grown.xy - corner[:, None], grown.visibility)
+    cropped = Keypoints(moved.xy, moved.visibility * moved.inside((height, width)))
+    return out, _where(chosen, cropped, keypoints)
 
 
 def erase(
@@ -234,6 +262,15 @@ def _rows(values: Tensor, images: Tensor) -> Tensor:
     """(B,) as (B, 1, 1, 1) beside the images; numbers also in their dtype."""
     dtype = values.dtype if values.dtype == torch.bool else images.dtype
     return values[:, None, None, None].to(images.device, dtype)
+
+
+def _where(chosen: Tensor, changed: Keypoints, keypoints: Keypoints) -> Keypoints:
+    """(B,) the changed ones where `chosen` (B,)."""
+    here = chosen.to(keypoints.device)[:, None]
+    return Keypoints(
+        torch.where(here[..., None], changed.xy, keypoints.xy),
+        torch.where(here, changed.visibility, keypoints.visibility),
+    )
 
 
 def _rectangles(images: Tensor, rng: torch.Generator, area: tuple[float, float], ratio: float) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """XingPose: persons of a batch re-rendered in poses from a bank, on the batch's device."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from xingaug.augment.checks import (
     checked_keys,
     usable,
 )
+from xingaug.augment.gate import QualityGate
+from xingaug.augment.output import PoseDraw, Skipped, XingPoseOutput
+from xingaug.augment.reuse import Rendered, ReuseCache, ReuseSchedule
 from xingaug.errors import BadInput
 from xingaug.images import signed_to_unit, unit_to_signed
 from xingaug.keypoints import Keypoints, render_heatmaps
@@ -26,77 +29,13 @@ from xingaug.poses.placing import FITS, Fit, place
 from xingaug.poses.samplers import parse_sampler, sample
 
 
-@dataclass(frozen=True, eq=False)
-class PoseDraw:
-    """What chance decided for a batch; `XingPose.render` replays it exactly.
-
-    Attributes:
-        selected: (B,) bool on the CPU, the rows that `p` chose.
-        bank_rows: (B,) int64 on the CPU, the bank's row that gives the pose; -1 where the row stays real, be it that
-            it was not selected, its keypoints are not usable, or the sampler found no valid pose.
-
-    Raises:
-        ValueError: the two do not fit each other.
-    """
-
-    selected: Tensor
-    bank_rows: Tensor
-
-    def __post_init__(self) -> None:
-        """Checks shapes and types, and that only selected rows have a pose."""
-        selected, rows = self.selected, self.bank_rows
-        if selected.ndim != 1 or selected.dtype != torch.bool:
-            raise ValueError(f"selected: {selected.dtype} {tuple(selected.shape)}, needed bool (B,)")
-        if rows.shape != selected.shape or rows.dtype != torch.int64:
-            raise ValueError(f"bank_rows: {rows.dtype} {tuple(rows.shape)}, needed int64 {tuple(selected.shape)}")
-        object.__setattr__(self, "selected", selected.cpu())
-        object.__setattr__(self, "bank_rows", rows.cpu())
-        if bool(((self.bank_rows >= 0) & ~self.selected).any()):
-            raise ValueError("bank_rows: a row that is not selected has a pose; needed -1 there")
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """How many selected rows stayed real, and why.
-
-    Attributes:
-        unusable_keypoints: rows with fewer than `keypoints.MIN_VISIBLE` visible joints.
-        no_pose: rows for which the sampler found no valid pose in the bank.
-    """
-
-    unusable_keypoints: int = 0
-    no_pose: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class XingPoseOutput:
-    """A batch after the transform; N is B, or B plus the number of synthetic rows in mode "append".
-
-    Attributes:
-        images: (N, 3, H, W), dtype, device, range and memory format of the input; the input itself where nothing
-            was rendered.
-        keypoints: (N,) in the images' frame; of a synthetic row, those of the pose it was rendered in.
-        is_synthetic: (N,) bool on the images' device.
-        sources: (N,) int64 on the images' device, the input row that each row comes from. It carries labels along:
-            `pids[out.sources]`.
-        draw: replay with `aug(images, keypoints, draw=out.draw)`.
-        skipped: counts of the selected rows that stayed real.
-    """
-
-    images: Tensor
-    keypoints: Keypoints
-    is_synthetic: Tensor
-    sources: Tensor
-    draw: PoseDraw
-    skipped: Skipped
-
-
 class XingPose(nn.Module):
     """Re-renders persons of a batch in poses from a bank.
 
     Draws are keyed by (seed, epoch, image name), so that an image gets the same pose whatever the batch it sits in;
     no global random generator is read or moved. In eval mode the transform is the identity. Nothing is recorded for
-    the gradient, and only the drawn rows go through the generator.
+    the gradient, autocast does not reach the generator, and only the drawn rows go through it. A surrounding model may
+    be compiled: the transform runs outside its graphs.
     """
 
     def __init__(
@@ -109,6 +48,10 @@ class XingPose(nn.Module):
         mode: Literal["replace", "append"] = "replace",
         sigma: float = 6.0,
         fit: Fit = "frame",
+        gate: QualityGate | None = None,
+        reuse: int = 1,
+        reuse_limit_mb: float = 2000,
+        reuse_device: torch.device | str | None = None,
     ) -> None:
         """Takes the generator over: it is put in eval mode and its parameters are frozen (requires_grad False).
 
@@ -122,6 +65,11 @@ class XingPose(nn.Module):
             mode: "replace" puts the synthetic image in its source's place; "append" adds it behind the batch.
             sigma: of the heatmaps that the generator was trained with, in pixels at `gen.size` (PATN: 6).
             fit: "frame" puts a pose where it was seen, "source" where and as large as the source stands (`place`).
+            gate: rendered images that it rejects leave their row real; None lets all through.
+            reuse: epochs that select an image before it gets a new pose; till then its rendered image is kept, rounded
+                to 8 bits, and served again. An image name must then stand for one and the same image and keypoints.
+            reuse_limit_mb: most memory of the kept images, in 10^6 bytes; those of 13,000 at 128x64 take 320.
+            reuse_device: where they are kept; None is where they are rendered.
 
         Raises:
             ValueError: an argument outside its range, an unknown sampler, mode or fit, a generator without `size`.
@@ -137,6 +85,10 @@ class XingPose(nn.Module):
             raise ValueError(f"mode: '{mode}', needed 'replace' or 'append'")
         if fit not in FITS:
             raise ValueError(f"fit: '{fit}', needed one of {', '.join(FITS)}")
+        if reuse < 1 or not reuse_limit_mb > 0:
+            raise ValueError(f"reuse: {reuse} times in {reuse_limit_mb} MB, needed at least 1, and more than 0 MB")
+        if gate is not None and not isinstance(gate, QualityGate):
+            raise ValueError(f"gate: {type(gate).__name__}, needed a QualityGate or None")
         size = getattr(generator, "size", None)
         if not isinstance(generator, nn.Module) or not isinstance(size, tuple | list) or len(size) != 2:
             raise ValueError(
@@ -146,7 +98,9 @@ class XingPose(nn.Module):
         self.generator = generator.eval().requires_grad_(False)
         self.bank = bank
         self.p, self.sampler, self.seed, self.mode, self.sigma = float(p), sampler, int(seed), mode, float(sigma)
-        self.fit = fit
+        self.fit, self.gate, self.reuse = fit, gate, int(reuse)
+        self._schedule = ReuseSchedule(self.seed, self.reuse)
+        self._cache = ReuseCache(reuse_limit_mb, reuse_device) if self.reuse > 1 else None
         self.size: tuple[int, int] = (int(size[0]), int(size[1]))
 
     def train(self, mode: bool = True) -> "XingPose":
@@ -159,7 +113,7 @@ class XingPose(nn.Module):
         """The arguments, for `print(aug)`."""
         return (
             f"p={self.p}, sampler='{self.sampler}', seed={self.seed}, mode='{self.mode}', fit='{self.fit}', "
-            f"bank of {len(self.bank)}"
+            f"reuse={self.reuse}, bank of {len(self.bank)}"
         )
 
     def forward(
@@ -187,13 +141,24 @@ class XingPose(nn.Module):
         Raises:
             ValueError: any argument that does not fit, named, with what came and what is needed.
         """
+        return _outside_graphs(self._transformed)(images, keypoints, keys, pids, camids, epoch, draw)
+
+    def _transformed(
+        self,
+        images: Tensor,
+        keypoints: Keypoints,
+        keys: Sequence[str] | None,
+        pids: Integers | None,
+        camids: Integers | None,
+        epoch: int,
+        draw: PoseDraw | None,
+    ) -> XingPoseOutput:
         self._check(images, keypoints)
         if not self.training:
-            nothing = PoseDraw(torch.zeros(len(images), dtype=torch.bool), torch.full((len(images),), -1))
-            return self._real(images, keypoints, nothing, Skipped())
+            return self._real(images, keypoints, PoseDraw.nothing(len(images)), Skipped())
         if draw is None:
             draw = self.draw(keypoints, keys, pids, camids, epoch, size=_size(images))
-        return self.render(images, keypoints, draw)
+        return self._drawn(images, keypoints, draw, keys, pids)
 
     def draw(
         self,
@@ -220,26 +185,28 @@ class XingPose(nn.Module):
         if len(keypoints.shape) != 1:
             raise ValueError(f"keypoints: batch shape {keypoints.shape}, needed (B,)")
         batch = len(keypoints)
-        rows = torch.full((batch,), -1)
         if self.p == 0 or batch == 0:
-            return PoseDraw(torch.zeros(batch, dtype=torch.bool), rows)
+            return PoseDraw.nothing(batch)
         names = checked_keys(keys, batch)
         identities, cameras = checked_integers("pids", pids, batch), checked_integers("camids", camids, batch)
-        selected = torch.from_numpy(np.asarray(keyed_uniform(self.seed, epoch, names, "p")) < self.p)
+        selected = torch.from_numpy(keyed_uniform(self.seed, epoch, names, "p") < self.p)
         poses = keypoints.to("cpu").resize(size or self.bank.frame, self.bank.frame)
         candidates = (selected & usable(poses)).nonzero()[:, 0]
-        if len(candidates):
-            rows[candidates] = torch.as_tensor(
-                sample(
-                    self.bank,
-                    self.sampler,
-                    poses[candidates],
-                    [names[i] for i in candidates.tolist()],
-                    None if identities is None else identities[candidates.numpy()],
-                    None if cameras is None else cameras[candidates.numpy()],
-                    self.seed,
-                    epoch,
-                )
+        chosen = [names[i] for i in candidates.tolist()]
+        generations = self._schedule.generations(chosen, epoch, self.p)
+        rows = torch.full((batch,), -1)
+        for generation in np.unique(generations).tolist():
+            these = np.flatnonzero(generations == generation)
+            here = candidates[these]
+            rows[here] = sample(
+                self.bank,
+                self.sampler,
+                poses[here],
+                [chosen[i] for i in these.tolist()],
+                None if identities is None else identities[here.numpy()],
+                None if cameras is None else cameras[here.numpy()],
+                self.seed,
+                generation,
             )
         return PoseDraw(selected, rows)
 
@@ -258,42 +225,117 @@ class XingPose(nn.Module):
         placed = place(self.bank.keypoints(bank_rows), sources.to("cpu").resize(size, frame), frame, self.fit)
         return placed.resize(frame, size)
 
-    @torch.no_grad()
-    def render(self, images: Tensor, keypoints: Keypoints, draw: PoseDraw) -> XingPoseOutput:
-        """Renders a draw, in train and eval mode alike; arguments and errors as in `forward`."""
+    def render(
+        self,
+        images: Tensor,
+        keypoints: Keypoints,
+        draw: PoseDraw,
+        keys: Sequence[str] | None = None,
+        pids: Integers | None = None,
+    ) -> XingPoseOutput:
+        """Renders a draw, in train and eval mode alike.
+
+        Args:
+            images: as in `forward`.
+            keypoints: as in `forward`.
+            draw: of these rows.
+            keys: as in `forward`; without them nothing is kept for reuse or served.
+            pids: as in `forward`; the quality gate counts by them.
+
+        Raises:
+            ValueError: as in `forward`.
+        """
         self._check(images, keypoints)
-        if len(draw.selected) != len(images):
-            raise ValueError(f"draw: of {len(draw.selected)} rows, needed {len(images)}, one per image")
-        last = int(draw.bank_rows.max()) if len(images) else -1
+        return self._drawn(images, keypoints, draw, keys, pids)
+
+    @torch.no_grad()
+    def _drawn(
+        self,
+        images: Tensor,
+        keypoints: Keypoints,
+        draw: PoseDraw,
+        keys: Sequence[str] | None,
+        pids: Integers | None,
+    ) -> XingPoseOutput:
+        batch = len(images)
+        if len(draw.selected) != batch:
+            raise ValueError(f"draw: of {len(draw.selected)} rows, needed {batch}, one per image")
+        last = int(draw.bank_rows.max()) if batch else -1
         if last >= len(self.bank):
             raise ValueError(f"draw: bank row {last}, this bank has {len(self.bank)}; replay with the draw's own bank")
+        names = None if keys is None else checked_keys(keys, batch)
+        identities = checked_integers("pids", pids, batch)
         able = usable(keypoints).cpu()
         rows = ((draw.bank_rows >= 0) & able).nonzero()[:, 0]
-        skipped = Skipped(
-            unusable_keypoints=int((draw.selected & ~able).sum()),
-            no_pose=int((draw.selected & able & (draw.bank_rows < 0)).sum()),
-        )
+        unusable = int((draw.selected & ~able).sum())
+        no_pose = int((draw.selected & able & (draw.bank_rows < 0)).sum())
         if not len(rows):
-            return self._real(images, keypoints, draw, skipped)
-        rendered, poses = self._rendered(images, keypoints, draw, rows)
-        return self._assembled(images, keypoints, rows.to(images.device), rendered, poses, draw, skipped)
+            return self._real(images, keypoints, draw, Skipped(unusable, no_pose))
+        here = rows.to(images.device)
+        persons = keypoints[here]
+        poses = self.poses(draw.bank_rows[rows], persons, _size(images)).to(images.device)
+        rendered = self._rendered(
+            images[here], persons, poses, draw.bank_rows[rows].tolist(),
+            None if names is None else [names[i] for i in rows.tolist()],
+            None if identities is None else identities[rows.numpy()],
+        )  # fmt: skip
+        scores = {name: torch.full((batch,), torch.nan) for name in rendered[0].scores}
+        for name, values in scores.items():
+            values[rows] = torch.tensor([row.scores[name] for row in rendered])
+        kept = [number for number, row in enumerate(rendered) if row.kept]
+        skipped = Skipped(unusable, no_pose, len(rendered) - len(kept))
+        if not kept:
+            return self._real(images, keypoints, draw, skipped, scores)
+        pictures = _as_unit(torch.stack([rendered[i].image.to(images.device) for i in kept]))
+        pictures = _resized(pictures, _size(images)).clamp(0, 1).to(images.dtype)
+        return self._assembled(images, keypoints, here[kept], pictures, poses[kept], draw, skipped, scores)
 
-    def _rendered(self, images: Tensor, keypoints: Keypoints, draw: PoseDraw, rows: Tensor) -> tuple[Tensor, Keypoints]:
-        """The synthetic images (n, 3, H, W) of `rows` (n,) and their keypoints, both in the images' frame."""
-        here, device, size = rows.to(images.device), images.device, _size(images)
-        poses = self.poses(draw.bank_rows[rows], keypoints[here], size).to(device)
+    def _rendered(
+        self,
+        images: Tensor,
+        persons: Keypoints,
+        poses: Keypoints,
+        bank_rows: Sequence[int],
+        names: Sequence[str] | None,
+        pids: np.ndarray | None,
+    ) -> list[Rendered]:
+        """Each of `images` (n, 3, H, W) in its pose, from the cache where it holds it; all in the images' frame."""
+        size = _size(images)
+        asked = [(row, size) for row in bank_rows]
+        cache = None if names is None else self._cache
+        found: list[Rendered | None] = [None] * len(asked)
+        if cache is not None and names is not None:
+            found = [cache.get(name, pose) for name, pose in zip(names, asked, strict=True)]
+        new = [number for number, rendered in enumerate(found) if rendered is None]
+        if new:
+            sources = _resized(images[new].float(), self.size)
+            starts, ends = persons[new].resize(size, self.size), poses[new].resize(size, self.size)
+            made = self._generated(sources, starts, ends)
+            if self.reuse > 1:
+                made = _as_bytes(made)
+            verdict = None
+            if self.gate is not None:
+                verdict = self.gate(sources, _as_unit(made), ends, None if pids is None else pids[new])
+            for place, (number, image) in enumerate(zip(new, made, strict=True)):
+                kept = verdict is None or bool(verdict.kept[place])
+                scores = {} if verdict is None else {name: float(v[place]) for name, v in verdict.scores.items()}
+                found[number] = rendered = Rendered(asked[number], image, kept, scores)
+                if cache is not None and names is not None:
+                    cache.put(names[number], rendered)
+        return [rendered for rendered in found if rendered is not None]
+
+    def _generated(self, sources: Tensor, starts: Keypoints, ends: Keypoints) -> Tensor:
+        """What the generator makes, (n, 3, h, w) float32 in [0, 1]; everything in its own frame."""
         parameter = next(self.generator.parameters(), None)
         dtype = torch.float32 if parameter is None else parameter.dtype
-        source = _resized(images[here].float(), self.size)
-        source_maps = render_heatmaps(keypoints[here].resize(size, self.size), self.size, self.sigma)
-        target_maps = render_heatmaps(poses.resize(size, self.size), self.size, self.sigma)
         if self.generator.training:
             self.generator.eval()
-        generated = self.generator(unit_to_signed(source).to(dtype), source_maps.to(dtype), target_maps.to(dtype))
-        if generated.shape != source.shape:
-            raise ValueError(f"generator: gave {tuple(generated.shape)}, needed {tuple(source.shape)}")
-        rendered = _resized(signed_to_unit(generated.float()), size).clamp(0, 1)
-        return rendered.to(images.dtype), poses
+        maps = [render_heatmaps(joints, self.size, self.sigma).to(dtype) for joints in (starts, ends)]
+        with torch.autocast(sources.device.type, enabled=False):  # or pixels would depend on where the call stands
+            generated = self.generator(unit_to_signed(sources).to(dtype), *maps)
+        if generated.shape != sources.shape:
+            raise ValueError(f"generator: gave {tuple(generated.shape)}, needed {tuple(sources.shape)}")
+        return signed_to_unit(generated.float()).clamp(0, 1)
 
     def _assembled(
         self,
@@ -304,6 +346,7 @@ class XingPose(nn.Module):
         poses: Keypoints,
         draw: PoseDraw,
         skipped: Skipped,
+        scores: Mapping[str, Tensor],
     ) -> XingPoseOutput:
         """Puts the synthetic rows in their sources' place or behind the batch."""
         sources = torch.arange(len(images), device=images.device)
@@ -314,7 +357,7 @@ class XingPose(nn.Module):
             xy, visibility = keypoints.xy.clone(), keypoints.visibility.clone()
             xy[rows], visibility[rows] = poses.xy, poses.visibility
             is_synthetic[rows] = True
-            return XingPoseOutput(out, Keypoints(xy, visibility), is_synthetic, sources, draw, skipped)
+            return XingPoseOutput(out, Keypoints(xy, visibility), is_synthetic, sources, draw, skipped, scores)
         wide = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
         layout = torch.channels_last if wide else torch.contiguous_format
         out = torch.cat([images.detach(), rendered]).contiguous(memory_format=layout)
@@ -323,13 +366,20 @@ class XingPose(nn.Module):
             torch.cat([keypoints.visibility, poses.visibility]),
         )
         is_synthetic = torch.cat([is_synthetic, torch.ones_like(rows, dtype=torch.bool)])
-        return XingPoseOutput(out, both, is_synthetic, torch.cat([sources, rows]), draw, skipped)
+        return XingPoseOutput(out, both, is_synthetic, torch.cat([sources, rows]), draw, skipped, scores)
 
     @staticmethod
-    def _real(images: Tensor, keypoints: Keypoints, draw: PoseDraw, skipped: Skipped) -> XingPoseOutput:
+    def _real(
+        images: Tensor,
+        keypoints: Keypoints,
+        draw: PoseDraw,
+        skipped: Skipped,
+        scores: Mapping[str, Tensor] | None = None,
+    ) -> XingPoseOutput:
         """The batch as it came."""
         sources = torch.arange(len(images), device=images.device)
-        return XingPoseOutput(images, keypoints, torch.zeros_like(sources, dtype=torch.bool), sources, draw, skipped)
+        synthetic = torch.zeros_like(sources, dtype=torch.bool)
+        return XingPoseOutput(images, keypoints, synthetic, sources, draw, skipped, scores or {})
 
     def _check(self, images: Tensor, keypoints: Keypoints) -> None:
         """Everything that can be wrong with a batch, one clear error each."""
@@ -346,6 +396,11 @@ class XingPose(nn.Module):
         check_frame(keypoints, _size(images))
 
 
+def _outside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, not to be traced by `torch.compile`; asked for at the call, because its import takes seconds."""
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
+
+
 def _size(images: Tensor) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
 
@@ -355,3 +410,13 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     if _size(images) == size:
         return images
     return F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _as_bytes(images: Tensor) -> Tensor:
+    """[0, 1] to uint8 of the same shape."""
+    return (images * 255).round().to(torch.uint8)
+
+
+def _as_unit(images: Tensor) -> Tensor:
+    """Uint8 to float32 in [0, 1] of the same shape; such images as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images

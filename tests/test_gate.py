@@ -1,0 +1,149 @@
+"""The quality gate: its scores against what they mean, and what the transform makes of its verdicts."""
+
+import numpy as np
+import pytest
+import torch
+from posing import images_of, keys_of, make, persons
+from torch import Tensor, nn
+
+from xingaug.augment.gate import QualityGate
+from xingaug.augment.output import Skipped
+from xingaug.keypoints import Keypoints
+
+
+class MeanColour(nn.Module):
+    """Features by which images of one colour are alike; batch norm and dropout would show in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.dropout = nn.BatchNorm1d(3, affine=True), nn.Dropout(0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.dropout(self.norm(images.mean((2, 3)) - 0.5))
+
+
+def colours(*values: tuple[float, float, float]) -> Tensor:
+    return torch.tensor(values)[:, :, None, None].expand(-1, 3, 32, 16) + 0.1 * (images_of(len(values)) - 0.5)
+
+
+def test_contrast_and_saturation_against_loops() -> None:
+    images = torch.cat([images_of(2), torch.full((1, 3, 32, 16), 0.4), (images_of(1, seed=3) > 0.5).float()])
+    verdict = QualityGate()(images, images, persons(4))
+    for image, contrast, saturated in zip(images.numpy(), *verdict.scores.values(), strict=True):
+        grey = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
+        assert contrast == pytest.approx(grey.std(), abs=1e-6)
+        ends = sum(round(float(v) * 255) in (0, 1, 254, 255) for v in image.ravel())
+        assert saturated == pytest.approx(ends / image.size, abs=1e-6)
+    assert list(verdict.scores) == ["contrast", "saturated"]
+    assert verdict.kept.tolist() == [True, True, False, False]  # grey throughout; black and white alone
+
+
+def test_identity_is_the_cosine_of_the_features_in_eval_mode() -> None:
+    gate = QualityGate(MeanColour().train(), min_identity=0.5, min_contrast=0)
+    gate.train()
+    red, blue = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
+    verdict = gate(colours(red, red), colours(red, blue), persons(2))
+    assert verdict.scores["identity"][0] > 0.99
+    assert verdict.scores["identity"][1] < 0
+    assert verdict.kept.tolist() == [True, False]
+    assert not any(p.requires_grad for p in gate.parameters())
+
+
+def test_pose_is_the_share_of_joints_found_in_place() -> None:
+    asked = persons(3)
+    asked.visibility[:, 16:] = 0  # not asked for
+    found = Keypoints(asked.xy.clone(), torch.ones(3, 18))
+    found.xy[0] += torch.tensor([1.0, 1.0])  # 5 % of 32 pixels are 1.6
+    found.xy[1, :8] += 5
+    found.visibility[2, :12] = 0
+    verdict = QualityGate(estimator=lambda _: found, min_pose=0.5)(images_of(3), images_of(3), asked)
+    assert verdict.scores["pose"].tolist() == pytest.approx([1, 8 / 16, 4 / 16])
+    assert verdict.kept.tolist() == [True, True, False]
+
+
+def test_rejected_rows_stay_real_and_are_counted_by_identity() -> None:
+    images, kp, keys, pids = images_of(8), persons(8), keys_of(8), [0, 0, 1, 1, 2, 2, 3, 3]
+    free = make(p=1)(images, kp, keys=keys)
+    gate = QualityGate(MeanColour(), min_identity=0)
+    out = make(p=1, gate=gate)(images, kp, keys=keys, pids=pids)
+    kept = out.scores["identity"] >= 0
+    assert 0 < kept.sum() < 8
+    assert torch.equal(out.is_synthetic, kept)
+    assert torch.equal(out.images[kept], free.images[kept])
+    assert torch.equal(out.images[~kept], images[~kept])
+    assert torch.equal(out.keypoints.xy[~kept], kp.xy[~kept])
+    assert out.skipped == Skipped(rejected=int((~kept).sum()))
+    shares = gate.kept_shares()
+    assert shares == {pid: float(kept[2 * pid : 2 * pid + 2].float().mean()) for pid in range(4)}
+    assert list(shares.values()) == sorted(shares.values())
+    assert gate.summary(worst=1).startswith(f"quality gate: kept {kept.float().mean():.1%} of 8 rendered images; least")
+
+
+def test_scores_stand_in_the_rows_that_were_rendered() -> None:
+    out = make(p=0.5, gate=QualityGate())(images_of(12), persons(12), keys=keys_of(12))
+    rendered = out.draw.bank_rows >= 0
+    assert 0 < rendered.sum() < 12
+    assert torch.equal(out.scores["contrast"].isnan(), ~rendered)
+
+
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_nothing_let_through_is_the_batch_itself(mode: str) -> None:
+    images = images_of(4)
+    out = make(p=1, mode=mode, gate=QualityGate(min_contrast=1))(images, persons(4), keys=keys_of(4))
+    assert out.images is images
+    assert out.skipped.rejected == 4
+
+
+def test_append_leaves_rejected_rows_out() -> None:
+    gate = QualityGate(MeanColour(), min_identity=0)
+    out = make(p=1, mode="append", gate=gate)(images_of(8), persons(8), keys=keys_of(8))
+    kept = out.scores["identity"] >= 0
+    assert out.sources.tolist() == [*range(8), *kept.nonzero()[:, 0].tolist()]
+    assert len(out.images) == 8 + int(kept.sum())
+
+
+def test_a_verdict_does_not_depend_on_the_batch_and_replays() -> None:
+    images, kp, keys = images_of(8), persons(8), keys_of(8)
+    aug = make(p=1, gate=QualityGate(MeanColour(), min_identity=0))
+    whole = aug(images, kp, keys=keys)
+    for row in range(8):
+        part = aug(images[row : row + 1], kp[row : row + 1], keys=keys[row : row + 1])
+        assert part.is_synthetic.item() == whole.is_synthetic[row].item()
+    again = aug(images, kp, draw=whole.draw)
+    assert torch.equal(again.images, whole.images)
+    assert again.skipped == whole.skipped
+
+
+def test_unknown_identities_are_counted_together() -> None:
+    gate = QualityGate()
+    assert gate.summary() == "quality gate: nothing judged"
+    gate(images_of(3), images_of(3), persons(3))
+    assert gate.kept_shares() == {-1: 1.0}
+    assert gate.summary() == "quality gate: kept 100.0% of 3 rendered images"
+    gate(images_of(2), torch.zeros(2, 3, 32, 16), persons(2), np.array([5, 5]))
+    assert gate.summary() == "quality gate: kept 60.0% of 5 rendered images; least of identity 5 0% of 2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"min_identity": -2}, r"min_identity: -2, needed a number in \[-1, 1\]"),
+        ({"min_pose": 2}, r"min_pose: 2, needed a number in \[0, 1\]"),
+        ({"min_contrast": -0.1}, "min_contrast: -0.1"),
+        ({"max_saturated": float("nan")}, "max_saturated: nan"),
+    ],
+)
+def test_thresholds_outside_their_range(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        QualityGate(**arguments)
+
+
+def test_networks_that_give_something_else() -> None:
+    with pytest.raises(ValueError, match=r"features: gave \(2, 3, 32, 16\), needed \(2, D\)"):
+        QualityGate(nn.Identity())(images_of(2), images_of(2), persons(2))
+    with pytest.raises(ValueError, match=r"estimator: gave \(3,\), needed Keypoints \(2,\)"):
+        QualityGate(estimator=lambda _: persons(3))(images_of(2), images_of(2), persons(2))
+    with pytest.raises(ValueError, match="estimator: gave Tensor"):
+        QualityGate(estimator=lambda images: images)(images_of(2), images_of(2), persons(2))  # type: ignore[arg-type,return-value]
+    with pytest.raises(ValueError, match="gate: float, needed a QualityGate or None"):
+        make(gate=0.5)

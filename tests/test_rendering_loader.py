@@ -1,0 +1,146 @@
+"""The loader wrapper: the wrapped loader's batches, re-rendered, the same with any workers and processes."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from posing import SIZE, images_of, keys_of, make, persons
+from torch.utils.data import DataLoader, Dataset
+
+from xingaug.augment.gate import QualityGate
+from xingaug.augment.loader import RenderingLoader, take
+
+COUNT = 20
+
+
+class Persons(Dataset):
+    """Images, keypoints and names, as a user's dataset gives them."""
+
+    def __init__(self, size: tuple[int, int] = SIZE) -> None:
+        self.images, self.keypoints, self.keys = images_of(COUNT, size), persons(COUNT, size), keys_of(COUNT)
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, row: int) -> dict[str, object]:
+        joints = self.keypoints[row]
+        return {
+            "images": self.images[row], "xy": joints.xy, "visibility": joints.visibility, "keys": self.keys[row],
+            "pids": row // 4, "path": f"{row}.jpg",
+        }  # fmt: skip
+
+
+def epochs(loader: RenderingLoader, count: int = 2) -> list[list[dict]]:
+    return [list(loader) for _ in range(count)]
+
+
+@pytest.mark.parametrize("reuse", [1, 3])
+def test_the_sequence_is_the_same_with_any_workers(reuse: int) -> None:
+    runs = []
+    for workers in (0, 2):
+        torch.manual_seed(3)  # of the sampler
+        loader = DataLoader(Persons(), batch_size=6, shuffle=True, num_workers=workers)
+        runs.append(epochs(RenderingLoader(loader, make(reuse=reuse)), 4))
+    for one, other in zip(*runs, strict=True):
+        assert [batch["keys"] for batch in one] == [batch["keys"] for batch in other]
+        for left, right in zip(one, other, strict=True):
+            for name in ("images", "xy", "visibility", "is_synthetic", "pids"):
+                assert torch.equal(left[name], right[name]), name
+
+
+def test_batches_are_what_the_transform_gives() -> None:
+    data, aug = Persons(), make()
+    loader = RenderingLoader(DataLoader(data, batch_size=8), aug)
+    for epoch, batches in enumerate(epochs(loader)):
+        out = aug(data.images, data.keypoints, keys=data.keys, epoch=epoch)
+        for name, expected in (
+            ("images", out.images), ("xy", out.keypoints.xy), ("visibility", out.keypoints.visibility),
+            ("is_synthetic", out.is_synthetic), ("pids", torch.arange(COUNT) // 4),
+        ):  # fmt: skip
+            assert torch.allclose(torch.cat([batch[name] for batch in batches]), expected, atol=1e-5), name
+        assert [path for batch in batches for path in batch["path"]] == [f"{row}.jpg" for row in range(COUNT)]
+
+
+def test_appended_rows_bring_their_fields_along() -> None:
+    batch = next(iter(RenderingLoader(DataLoader(Persons(), batch_size=COUNT), make(mode="append"))))
+    rows = len(batch["images"])
+    assert COUNT < rows == len(batch["keys"]) == len(batch["pids"]) == len(batch["is_synthetic"])
+    synthetic = [key for key, flag in zip(batch["keys"], batch["is_synthetic"], strict=True) if flag]
+    assert batch["keys"][COUNT:] == synthetic
+    assert batch["pids"][COUNT:].tolist() == [int(key[:4]) // 4 for key in synthetic]
+
+
+def test_everything_else_is_the_wrapped_loaders() -> None:
+    inner = DataLoader(Persons(), batch_size=6, shuffle=True)
+    loader = RenderingLoader(inner, make())
+    assert len(loader) == len(inner) == 4
+    for name in ("dataset", "sampler", "batch_sampler", "batch_size", "num_workers", "drop_last"):
+        assert getattr(loader, name) is getattr(inner, name)
+    with pytest.raises(AttributeError, match="nothing"):
+        loader.nothing  # noqa: B018
+
+
+def test_epochs_are_counted_and_set() -> None:
+    first, second = (RenderingLoader(DataLoader(Persons(), batch_size=COUNT), make()) for _ in range(2))
+    drawn = [next(iter(first))["is_synthetic"].tolist() for _ in range(3)]
+    assert drawn[0] != drawn[1] != drawn[2]
+    second.set_epoch(2)
+    assert next(iter(second))["is_synthetic"].tolist() == drawn[2]
+
+
+def test_the_gate_is_logged_after_an_epoch(caplog: pytest.LogCaptureFixture) -> None:
+    loader = RenderingLoader(DataLoader(Persons(), batch_size=6), make(p=1, gate=QualityGate(min_contrast=0.122)))
+    with caplog.at_level(logging.INFO, "xingaug.augment.loader"):
+        list(loader)
+    (line,) = caplog.messages
+    assert line.startswith("epoch 0: quality gate: kept ")
+    assert "of 20 rendered images; least of identity " in line
+
+
+def test_fields_follow_their_rows() -> None:
+    sources = torch.tensor([0, 2, 2])
+    assert take(torch.arange(3), sources).tolist() == [0, 2, 2]
+    assert take(torch.arange(3).numpy(), sources).tolist() == [0, 2, 2]
+    assert take(("a", "b", "c"), sources) == ["a", "c", "c"]
+    assert take("abc", sources) == "abc"
+    assert take(7, sources) == 7
+
+
+@pytest.mark.slow
+def test_processes_share_the_epoch_of_one(tmp_path: Path) -> None:
+    """Two gloo processes under DistributedDataParallel, each with its half of the images."""
+    script = Path(__file__).with_name("two_rendering_processes.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, str(tmp_path)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    data, aug = Persons(), make()
+    seen: dict[str, list] = {}
+    for rank in range(2):
+        seen |= json.loads((tmp_path / f"{rank}.json").read_text())
+    for epoch in range(2):
+        out = aug(data.images, data.keypoints, keys=data.keys, epoch=epoch)
+        for row, key in enumerate(data.keys):
+            flag, mean = seen[f"{epoch}/{key}"]
+            assert flag == bool(out.is_synthetic[row])
+            assert mean == pytest.approx(float(out.images[row].mean()), abs=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_rendering_ahead_gives_the_same_sequence() -> None:
+    pinned = DataLoader(Persons(), batch_size=6, pin_memory=True)
+    ahead = epochs(RenderingLoader(pinned, make().cuda()))
+    aug = make().cuda()
+    for epoch, batches in enumerate(ahead):
+        for number, batch in enumerate(batches):
+            rows = slice(6 * number, 6 * number + 6)
+            data = Persons()
+            out = aug(data.images[rows].cuda(), data.keypoints[rows].to("cuda"), keys=data.keys[rows], epoch=epoch)
+            assert torch.equal(batch["images"], out.images)
+            assert torch.equal(batch["is_synthetic"], out.is_synthetic)

@@ -1,0 +1,95 @@
+"""`XingPose` as an albumentations transform, for pipelines that run on CPU workers."""
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+
+from xingaug.augment.epoch import SharedEpoch
+from xingaug.augment.transform import XingPose
+from xingaug.images import bytes_to_unit, unit_to_bytes
+from xingaug.keypoints import JOINTS, Keypoints
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
+import albumentations
+
+
+class RenderPose(albumentations.DualTransform):
+    """Re-renders the person of an image; its keypoints become those of the pose.
+
+    For `albumentations.Compose([RenderPose(augment), ...], keypoint_params=KEYPOINTS)`, called with `image` (H, W, 3)
+    uint8 or float32 in [0, 1], `keypoints` (18, 2), `visibility` (18,) in [0, 1], and `key`, the image's name.
+
+    Chance is the transform's own, by (seed, epoch, key); `set_epoch` reaches worker processes too. A sampler that goes
+    by identity or camera takes them from the bank, by the image's name. albumentations' own flips mirror the keypoints
+    and leave left and right joints where they are in the list.
+    """
+
+    def __init__(self, augment: XingPose) -> None:
+        """Wraps a transform.
+
+        Args:
+            augment: in mode "replace", with its generator on the CPU.
+
+        Raises:
+            ValueError: another mode.
+        """
+        super().__init__(p=1.0)
+        if augment.mode != "replace":
+            raise ValueError(f"augment: mode '{augment.mode}', needed 'replace', for a sample stays one sample")
+        self.augment = augment
+        self._epoch = SharedEpoch()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws as of `epoch` from now on."""
+        self._epoch.set(epoch)
+
+    @property
+    def targets_as_params(self) -> list[str]:
+        """What a draw depends on."""
+        return ["image", "keypoints", "key"]
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Renders the sample.
+
+        Raises:
+            ValueError: not 18 keypoints, or no visibility with them.
+        """
+        image, table, key = data["image"], np.asarray(data["keypoints"]), data["key"]
+        if table.ndim != 2 or len(table) != len(JOINTS) or table.shape[1] != _COLUMNS:
+            raise ValueError(
+                f"keypoints: {table.shape}, needed {len(JOINTS)} with their visibility; give "
+                "Compose(keypoint_params=xingaug.augment.for_albumentations.KEYPOINTS) and visibility=..."
+            )
+        persons = Keypoints(torch.tensor(table[None, :, :2]), torch.tensor(table[None, :, -1]))
+        is_bytes = image.dtype == np.uint8
+        tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
+        out = self.augment(
+            bytes_to_unit(tensor) if is_bytes else tensor.movedim(-1, 1), persons, [key], epoch=self._epoch.get()
+        )
+        if not bool(out.is_synthetic):
+            return {"rendered": image, "table": table}
+        rendered = unit_to_bytes(out.images) if is_bytes else out.images.movedim(1, -1)
+        posed = table.copy()
+        posed[:, :2], posed[:, -1] = out.keypoints.xy[0].numpy(), out.keypoints.visibility[0].numpy()
+        return {"rendered": np.ascontiguousarray(rendered[0].numpy()), "table": posed}
+
+    def apply(self, img: np.ndarray, rendered: np.ndarray, **params: Any) -> np.ndarray:
+        """The rendered image, or the real one where chance left it."""
+        return rendered
+
+    def apply_to_keypoints(self, keypoints: np.ndarray, table: np.ndarray, **params: Any) -> np.ndarray:
+        """The keypoints that go with it."""
+        return table
+
+    def get_transform_init_args_names(self) -> tuple[str, ...]:
+        """Nothing that could be written to a file."""
+        return ()
+
+
+_COLUMNS = 6
+"""albumentations' x, y, z, angle and scale, and the visibility."""
+
+KEYPOINTS = albumentations.KeypointParams(format="xy", label_fields=["visibility"], remove_invisible=False)
+"""What `Compose` needs to know of the keypoints: joints outside the image stay in the list."""

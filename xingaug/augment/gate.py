@@ -1,0 +1,165 @@
+"""The quality gate: which rendered images are good enough to be trained on (thresholds: our choice)."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xingaug.keypoints import Keypoints
+
+NEAR = 0.05
+"""A joint is in place within this share of the image's height: 6.4 pixels at 128x64."""
+
+Estimator = Callable[[Tensor], Keypoints]
+"""Finds the person of each image: (n, 3, H, W) float in [0, 1] -> (n,) in the images' frame, missing joints allowed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What the gate says of n rendered images.
+
+    Attributes:
+        kept: (n,) bool on the CPU.
+        scores: by name, each (n,) float32 on the CPU: "contrast" and "saturated", and where they are judged "identity"
+            and "pose".
+    """
+
+    kept: Tensor
+    scores: dict[str, Tensor]
+
+
+class QualityGate(nn.Module):
+    """Lets a rendered image through, or has its row keep the real one.
+
+    Every image is judged by itself, so that the verdict does not depend on the batch. What was judged is counted by
+    identity (`kept_shares`, `summary`).
+
+    Attributes:
+        judged: rendered images by identity; -1 stands for all whose identity was not given.
+        kept: those of them that were let through.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module | None = None,
+        estimator: Estimator | None = None,
+        min_identity: float = 0.5,
+        min_pose: float = 0.5,
+        min_contrast: float = 0.05,
+        max_saturated: float = 0.3,
+    ) -> None:
+        """Takes the feature network over: it is put in eval mode and its parameters are frozen.
+
+        Args:
+            features: a re-ID network, features(images (n, 3, H, W) in [0, 1]) -> (n, D); it resizes and normalises as
+                it needs. Images come at the generator's size.
+            estimator: finds the pose of a rendered image.
+            min_identity: least cosine of the features of the rendered and the source image, in [-1, 1].
+            min_pose: least share of the asked-for joints that the estimator finds within 5 % of the height, in [0, 1].
+            min_contrast: least standard deviation of the grey levels, in [0, 1]. It catches empty images: all of
+                Market-1501's training images lie above 0.07.
+            max_saturated: greatest share of the values that are 0 or 1 (within 1/255), in [0, 1]. It catches burnt-out
+                images: all of Market-1501's training images lie below 0.13.
+
+        Raises:
+            ValueError: a threshold outside its range.
+        """
+        super().__init__()
+        for name, value, least in (
+            ("min_identity", min_identity, -1), ("min_pose", min_pose, 0), ("min_contrast", min_contrast, 0),
+            ("max_saturated", max_saturated, 0),
+        ):  # fmt: skip
+            if not least <= value <= 1:
+                raise ValueError(f"{name}: {value}, needed a number in [{least}, 1]")
+        self.features = None if features is None else features.eval().requires_grad_(False)
+        self.estimator = estimator
+        self.min_identity, self.min_pose = min_identity, min_pose
+        self.min_contrast, self.max_saturated = min_contrast, max_saturated
+        self.judged: Counter[int] = Counter()
+        self.kept: Counter[int] = Counter()
+
+    def train(self, mode: bool = True) -> "QualityGate":
+        """Changes nothing: the networks in here stay in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, sources: Tensor, rendered: Tensor, targets: Keypoints, pids: np.ndarray | None = None) -> Verdict:
+        """Judges rendered images and counts them.
+
+        Args:
+            sources: (n, 3, H, W) in [0, 1], the real images.
+            rendered: (n, 3, H, W) in [0, 1], what was made of them.
+            targets: (n,) in their frame, the poses asked for.
+            pids: (n,) identities to count by, or None.
+
+        Raises:
+            ValueError: the feature network or the estimator gives something else than it should.
+        """
+        scores = {"contrast": _contrast(rendered), "saturated": _saturated(rendered)}
+        kept = (scores["contrast"] >= self.min_contrast) & (scores["saturated"] <= self.max_saturated)
+        if self.features is not None:
+            pairs = (self._features(sources), self._features(rendered))
+            scores["identity"] = F.cosine_similarity(*pairs).float()
+            kept &= scores["identity"] >= self.min_identity
+        if self.estimator is not None:
+            scores["pose"] = _share_in_place(self._found(rendered), targets, rendered.shape[-2])
+            kept &= scores["pose"] >= self.min_pose
+        verdict = Verdict(kept.cpu(), {name: values.cpu() for name, values in scores.items()})
+        for pid, passed in zip([-1] * len(kept) if pids is None else pids.tolist(), verdict.kept.tolist(), strict=True):
+            self.judged[pid] += 1
+            self.kept[pid] += passed
+        return verdict
+
+    def kept_shares(self) -> dict[int, float]:
+        """For each identity that was judged, the share of its rendered images that was let through; worst first."""
+        shares = {pid: self.kept[pid] / count for pid, count in self.judged.items()}
+        return dict(sorted(shares.items(), key=lambda item: (item[1], item[0])))
+
+    def summary(self, worst: int = 3) -> str:
+        """One line for a log: the share let through, and the identities that lost most."""
+        judged = self.judged.total()
+        if not judged:
+            return "quality gate: nothing judged"
+        line = f"quality gate: kept {self.kept.total() / judged:.1%} of {judged} rendered images"
+        lost = [(pid, share) for pid, share in self.kept_shares().items() if share < 1 and pid >= 0][:worst]
+        each = [f"identity {pid} {share:.0%} of {self.judged[pid]}" for pid, share in lost]
+        return f"{line}; least of {', '.join(each)}" if each else line
+
+    def _features(self, images: Tensor) -> Tensor:
+        assert self.features is not None
+        found = self.features(images)
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
+            came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"features: gave {came}, needed ({len(images)}, D)")
+        return found
+
+    def _found(self, images: Tensor) -> Keypoints:
+        assert self.estimator is not None
+        found = self.estimator(images)
+        if not isinstance(found, Keypoints) or found.shape != (len(images),):
+            came = found.shape if isinstance(found, Keypoints) else type(found).__name__
+            raise ValueError(f"estimator: gave {came}, needed Keypoints ({len(images)},)")
+        return found.to(images.device)
+
+
+def _contrast(images: Tensor) -> Tensor:
+    """(n,) standard deviation of the grey levels (ITU-R BT.601)."""
+    weights = images.new_tensor([0.299, 0.587, 0.114])[:, None, None]
+    return (images * weights).sum(1).flatten(1).std(dim=1, correction=0).float()
+
+
+def _saturated(images: Tensor) -> Tensor:
+    """(n,) share of the values at either end of the range."""
+    ends = (images < 1.5 / 255) | (images > 253.5 / 255)
+    return ends.flatten(1).float().mean(1)
+
+
+def _share_in_place(found: Keypoints, targets: Keypoints, height: int) -> Tensor:
+    """(n,) share of the target's joints that were found near their place; a joint that was not found is out of it."""
+    near = (found.xy - targets.xy).norm(dim=-1) <= NEAR * height
+    asked = targets.present
+    return (near & found.present & asked).sum(-1) / asked.sum(-1).clamp(min=1)
