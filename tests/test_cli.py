@@ -215,6 +215,8 @@ BAD = [
     ("bench augment --generator tiny.safetensors --rounds 0", "rounds: 0, needed at least 1"),
     ("bench augment --generator tiny.safetensors xinggan", "--generator: 2 names, the part augment measures one"),
     ("bench augment --generator xinggan", "generator 'xinggan': no such file"),
+    ("bench augment --generator tiny.safetensors --reuse 0", "reuse: 0, needed at least 1"),
+    ("bench augment --models resnet18", "argument --models: invalid choice: 'resnet18'"),
     ("bench bank --bank none", "none: no pose bank here"),
     ("bench bank --bank bank", "usable poses, needed at least 128"),
     ("bench bank --sizes 100", "sizes: 100, needed at least 128"),

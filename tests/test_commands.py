@@ -14,6 +14,8 @@ import yaml
 from command_lines import EVALUATE, GENERATE, TINY, everything
 
 import xingaug
+from reid_integration.bench import SIZES as SIZES_OF_MODELS
+from xingaug import cli
 from xingaug.data.annotations import read_npz
 from xingaug.data.market1501 import read_images, read_split
 from xingaug.generators import SIZES, load_generator
@@ -258,7 +260,7 @@ def test_bench_bank(run):
     assert {f"{name}_ms" for name in SAMPLERS} < set(figures["samplers"][0])
     code, out, _ = run("bench bank --sizes 200 --rounds 1")
     assert code == 0
-    assert re.search(r"^poses +uniform_ms +near_ms", out, re.MULTILINE)
+    assert re.search(r"^poses +uniform_ms +near_prepared_seconds +near_ms", out, re.MULTILINE)
 
 
 def test_bank_merge(place, run, tmp_path):
@@ -273,11 +275,26 @@ def test_bank_merge(place, run, tmp_path):
 
 
 def test_bench_augment(run):
-    code, out, err = run("bench augment --generator tiny.safetensors --batch-size 1 --rounds 1 --json")
+    line = "bench augment --generator tiny.safetensors --rounds 2"
+    code, out, _ = run(f"{line} --batch-size 4 --models osnet_x0_25 --reuse 1 2 --json")
     figures = json.loads(out)
-    assert (code, err) == (0, "")
+    assert code == 0
     assert all(value > 0 for value in figures["images_per_second"].values())
     assert figures["ratio_transform_to_generator"] > 0
+    once, twice = figures["steps"]
+    assert [row["reuse"] for row in (once, twice)] == [1, 2]
+    for row in (once, twice):
+        assert (row["model"], row["size"]) == ("osnet_x0_25", "128x64")
+        assert row["ratio"] > 0
+        assert 0 <= row["rendered_rows"] <= 4
+    assert once["computed_ratio"] - 1 == pytest.approx(2 * (twice["computed_ratio"] - 1), abs=2e-3)
+    code, out, _ = run(f"{line} --batch-size 1 --models")
+    assert code == 0
+    assert "steps" not in out
+
+
+def test_models_of_the_command_are_those_that_are_measured():
+    assert set(cli._MODELS) == set(SIZES_OF_MODELS)
 
 
 def test_bench_generator(run, monkeypatch):

@@ -1,7 +1,10 @@
-"""The example that measures generators, at tiny sizes; the other examples run with the README (`test_readme`)."""
+"""The examples, at tiny sizes; those that the README names run with it (`test_readme`)."""
 
 import importlib.util
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from xingaug.data.pedestrians import write_world
 from xingaug.images import read_image
 from xingaug.keypoints import MIN_VISIBLE, Keypoints, render_heatmaps
 
@@ -154,3 +158,20 @@ def test_bad_input_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["train_with_loader", "pipeline_torchvision", "pipeline_albumentations"])
+def test_the_adapters_examples_render_about_half(name: str, tmp_path: Path) -> None:
+    write_world(tmp_path / "world", 8, 4, 3, workers=1, progress=False)
+    images = len(list((tmp_path / "world" / "bounding_box_train").glob("*.jpg")))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / f"{name}.py"), str(tmp_path / "world")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 2
+    for line in lines:
+        rendered, of = map(int, re.findall(r"(\d+) of (\d+) rendered", line)[0])
+        assert of == images
+        assert 0 < rendered < images

@@ -422,6 +422,9 @@ def _generate(args: argparse.Namespace) -> None:
     _print_figures(asdict(generate(config)), args.json)
 
 
+_MODELS = ("resnet50", "osnet_x1_0", "osnet_x0_25")  # those of reid_integration.bench
+
+
 def _add_bench(commands: Any) -> None:
     text = "Measure speed, the variants of one part alternating within one run."
     parser = _command(commands, "bench", _bench, text, "xingaug bench generator --json")
@@ -432,7 +435,11 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("--bank", type=Path, help="part bank: a saved bank to take the poses from")
     parser.add_argument("--sizes", type=int, nargs="+", default=[13_000, 100_000], metavar="N",
                         help="part bank: numbers of poses")  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=8, help="images at a time")
+    parser.add_argument("--batch-size", type=int, help="images at a time (default: 8; part augment: 64)")
+    parser.add_argument("--models", nargs="*", choices=_MODELS, default=_MODELS,
+                        help="part augment: re-ID networks whose training step is measured")  # fmt: skip
+    parser.add_argument("--reuse", type=int, nargs="+", default=[1, 4, 8], metavar="N",
+                        help="part augment: how often a rendered image is served")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds; the median counts")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--compile", action="store_true", help="also measure generators through torch.compile")
@@ -442,6 +449,8 @@ def _add_bench(commands: Any) -> None:
 def _bench(args: argparse.Namespace) -> None:
     from xingaug.bench import bench_augment, bench_bank, bench_generator, bench_train
 
+    if args.batch_size is None:
+        args.batch_size = 64 if args.part == "augment" else 8
     if args.part == "generator":
         figures = bench_generator(args.generator, args.batch_size, args.rounds, args.device, args.compile)
         tables = ["variants", "training_step"]
@@ -453,7 +462,8 @@ def _bench(args: argparse.Namespace) -> None:
         names = args.generator or ["pedestrians-small"]
         if len(names) > 1:
             raise BadInput(f"--generator: {len(names)} names, the part {args.part} measures one")
-        figures, tables = bench_augment(names[0], args.batch_size, args.rounds, args.device), []
+        figures = bench_augment(names[0], args.batch_size, args.rounds, args.device, args.models, args.reuse)
+        tables = ["steps"] if args.models else []
     if args.json:
         print(json.dumps(figures))
         return

@@ -1,4 +1,4 @@
-"""Speed of generators, of their training and of the transform."""
+"""Speed of generators and of their training."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -140,7 +140,7 @@ def _cost(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, float]:
 def _variants(name: str, network: PoseGenerator, inputs: Sequence[Tensor], compile: bool) -> list[Variant]:
     """The plain network first, then its fast forms."""
     plain = network.to(memory_format=torch.contiguous_format)
-    found = [Variant(name, "plain", "float32", "contiguous", _forward(plain, inputs))]
+    found = [Variant(name, "plain", "float32", "contiguous", forward_of(plain, inputs))]
     forms = [("optimized", "contiguous"), ("optimized", "channels_last")]
     if compile:
         forms.append(("compiled", "channels_last"))
@@ -149,7 +149,7 @@ def _variants(name: str, network: PoseGenerator, inputs: Sequence[Tensor], compi
         for form, layout in forms:
             placed = [x.contiguous(memory_format=layouts[layout]) for x in inputs]
             fast = network.optimize(dtype, form == "compiled", layout == "channels_last")
-            found.append(Variant(name, form, kind, layout, _forward(fast, placed)))
+            found.append(Variant(name, form, kind, layout, forward_of(fast, placed)))
     return found
 
 
@@ -309,38 +309,6 @@ def _training_step(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[],
     return run
 
 
-def bench_augment(name: str, batch_size: int, rounds: int, device: str = "cpu") -> dict[str, Any]:
-    """What `XingPose` adds to the generator: the draw, the heatmaps, the conversions."""
-    from xingaug.augment.transform import XingPose
-    from xingaug.poses.bank import PoseBank
-
-    positive("rounds", rounds)
-    place = torch.device(device)
-    generator = load_generator(name, place)
-    inputs = example_batch(generator, batch_size, place)
-    size = generator.size
-    keypoints = example_keypoints(max(1024, batch_size), size)
-    bank = PoseBank.build(keypoints, names=[f"pose{i}" for i in range(len(keypoints))], frame=size)
-    augment = XingPose(generator, bank, p=1.0)
-    images = torch.rand(batch_size, 3, *size, generator=torch.Generator().manual_seed(0)).to(place)
-    persons = keypoints[:batch_size].to(place)
-    names = [f"image{i}" for i in range(batch_size)]
-    timed = alternate(
-        {
-            "generator": _forward(generator, inputs),
-            "transform": lambda: augment(images, persons, keys=names),
-        },
-        rounds,
-        place,
-    )
-    return {
-        "generator": name,
-        "batch_size": batch_size,
-        "images_per_second": {key: round(batch_size / timing.median, 2) for key, timing in timed.items()},
-        "ratio_transform_to_generator": round(timed["transform"].median / timed["generator"].median, 3),
-    }
-
-
 def example_keypoints(count: int, size: tuple[int, int]) -> Keypoints:
     """Standing persons with random variations, (count,) in a frame of `size`."""
     standing = torch.tensor(
@@ -363,7 +331,9 @@ def example_batch(
     return source.to(device), maps, maps.roll(1, 0)
 
 
-def _forward(generator: nn.Module, batch: Sequence[Tensor]) -> Callable[[], object]:
+def forward_of(generator: nn.Module, batch: Sequence[Tensor]) -> Callable[[], object]:
+    """A run of the generator on a batch."""
+
     def run() -> object:
         with torch.no_grad():
             return generator(*batch)

@@ -1,0 +1,197 @@
+"""What rendering adds to a re-ID training step: python -m reid_integration.bench; `xingaug bench augment` runs it."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from reid_integration.compat import load_torchreid, quiet
+from reid_integration.loader import Persons, PoseLoader
+from xingaug.augment.transform import XingPose
+from xingaug.bench.networks import example_batch, example_keypoints
+from xingaug.bench.timing import Timing, alternate, positive
+from xingaug.cli import Parser
+from xingaug.errors import BadInput, guarded
+from xingaug.generators.base import PoseGenerator
+from xingaug.generators.store import load_generator
+from xingaug.poses.bank import PoseBank
+
+SIZES = {"resnet50": (256, 128), "osnet_x1_0": (256, 128), "osnet_x0_25": (128, 64)}
+"""Models of torchreid that are measured, with (height, width) of their images."""
+
+IDENTITIES = 751  # Market-1501's
+
+
+def bench_steps(
+    models: Sequence[str],
+    generator: str,
+    batch_size: int,
+    reuse: Sequence[int],
+    rounds: int,
+    device: str,
+    p: float = 0.5,
+) -> list[dict[str, Any]]:
+    """Training steps (forward, cross entropy, backward, Adam) with and without `augment: xinggan_pose`.
+
+    A step with it draws, renders, flips, crops, normalises and puts the rows into the batch, as `PoseLoader` does. The
+    reuse of rendered images is in its steady state: the epochs that fill the cache come before.
+
+    Args:
+        models: keys of `SIZES`.
+        generator: bundled name or file.
+        batch_size: images of a step.
+        reuse: values to measure.
+        rounds: measured rounds.
+        device: such as cuda.
+        p: share of the rows that is rendered.
+
+    Returns:
+        A row for each model and reuse: ms of the plain step, `ratio` of the step with rendering to it, rows rendered in
+        a step, and `computed_ratio`, what the two cost in floating-point operations: the ratio on a device that
+        computes both at the same share of its peak.
+
+    Raises:
+        BadInput: no such model or generator, or a number below 1.
+    """
+    for name, values in (("batch_size", [batch_size]), ("rounds", [rounds]), ("reuse", reuse)):
+        for value in values:
+            positive(name, value)
+    unknown = [name for name in models if name not in SIZES]
+    if unknown:
+        raise BadInput(f"models: unknown '{unknown[0]}'; known: {', '.join(SIZES)}")
+    place = torch.device(device)
+    network = load_generator(generator, place)
+    render_flop = _flop(lambda: network(*example_batch(network, 1, place)))
+    return [row for name in models for row in _bench_model(name, network, render_flop, batch_size, reuse, rounds, p)]
+
+
+def _bench_model(
+    name: str,
+    generator: PoseGenerator,
+    render_flop: float,
+    batch_size: int,
+    reuse: Sequence[int],
+    rounds: int,
+    p: float,
+) -> list[dict[str, Any]]:
+    device, size = next(generator.parameters()).device, SIZES[name]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        with quiet():
+            model = load_torchreid().models.build_model(name, IDENTITIES, loss="softmax", pretrained=False)
+    model.to(device).to(memory_format=torch.channels_last).train()
+    step = partial(_step, model, torch.optim.Adam(model.parameters(), 3e-4))
+    batch = _example(batch_size, generator.size, size)
+    flop = _flop(lambda: step(batch["img"].to(device)))
+    renderings = {value: _Rendering(generator, value, p, batch, size) for value in reuse}
+    variants: dict[str, Callable[[], object]] = {"plain": lambda: step(batch["img"].to(device))}
+    variants |= {str(value): partial(_posed_step, rendering, step) for value, rendering in renderings.items()}
+    timed: dict[str, Timing] = alternate(variants, rounds, device)
+    return [
+        {
+            "model": name, "size": f"{size[0]}x{size[1]}", "reuse": value,
+            "plain_ms": round(1000 * timed["plain"].median, 1),
+            "ratio": round(timed[str(value)].median / timed["plain"].median, 3),
+            "rendered_rows": round(float(np.mean(rendering.rendered[-rounds:])), 1),
+            "computed_ratio": round(1 + p * batch_size / value * render_flop / flop, 3),
+        }
+        for value, rendering in renderings.items()
+    ]  # fmt: skip
+
+
+class _Rendering:
+    """A loader of one batch, whose every call is the next epoch."""
+
+    def __init__(
+        self, generator: PoseGenerator, reuse: int, p: float, batch: dict[str, Any], size: tuple[int, int]
+    ) -> None:
+        count, poses = len(batch["row"]), example_keypoints(4096, generator.size)
+        names = [f"{i // 8:04d}_c1s1_{i:06d}_00.jpg" for i in range(count)]
+        pids, camids = np.arange(count) // 8, np.ones(count, np.int64)
+        persons = Persons(names, poses[:count], pids, camids, np.zeros(count, bool))
+        bank = PoseBank.build(poses, names=[f"pose{i}" for i in range(len(poses))], frame=generator.size)
+        loader: Any = SimpleNamespace(dataset=SimpleNamespace(persons=persons))
+        augment = XingPose(generator, bank, p, reuse=reuse)
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        self.loader = PoseLoader(loader, augment, ["random_flip", "random_crop"], size, mean, std)
+        self.batch, self.epoch, self.rendered, self._rows = batch, 0, list[int](), 0
+        generator.register_forward_pre_hook(lambda _, inputs: self._count(len(inputs[0])))
+        for _ in range(3 * reuse if reuse > 1 else 0):
+            self.next()
+
+    def next(self) -> dict[str, Any]:
+        """The batch of the next epoch."""
+        self._rows = 0
+        batch = self.loader.rendered(dict(self.batch), self.epoch, 0)
+        self.epoch += 1
+        self.rendered.append(self._rows)
+        return batch
+
+    def _count(self, rows: int) -> None:
+        self._rows += rows
+
+
+def _posed_step(rendering: _Rendering, step: Callable[[Tensor], None]) -> None:
+    step(rendering.next()["img"])
+
+
+def _step(model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor) -> None:
+    labels = torch.arange(len(images), device=images.device) % IDENTITIES
+    optimiser.zero_grad(set_to_none=True)
+    F.cross_entropy(model(images), labels, label_smoothing=0.1).backward()
+    optimiser.step()
+
+
+def _example(count: int, source_size: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
+    """A batch as `PosedImages` gives it."""
+    rng = torch.Generator().manual_seed(0)
+    people = example_keypoints(4096, source_size)[:count]
+    return {
+        "img": torch.randn(count, 3, *size, generator=rng),
+        "source": torch.randint(0, 256, (count, *source_size, 3), generator=rng, dtype=torch.uint8),
+        "source_xy": people.xy,
+        "source_visibility": people.visibility,
+        "row": torch.arange(count),
+        "pid": torch.arange(count) // 8,
+    }
+
+
+def _flop(run: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; prints the rows as JSON."""
+    parser = Parser(
+        prog="python -m reid_integration.bench",
+        description="Measures what rendering adds to a training step of torchreid's models; prints JSON.",
+        epilog="example: python -m reid_integration.bench --models osnet_x0_25 --reuse 1 4 --rounds 3",
+    )
+    parser.add_argument("--models", nargs="+", default=list(SIZES), metavar="NAME", help=f"of {', '.join(SIZES)}")
+    parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
+    parser.add_argument("--batch-size", type=int, default=64, help="images of a step")
+    parser.add_argument("--reuse", type=int, nargs="+", default=[1, 4, 8], metavar="N", help="values to measure")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds; the median counts")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
+    args = parser.parse_words(arguments)
+
+    def command() -> None:
+        torch.set_flush_denormal(True)
+        rows = bench_steps(args.models, args.generator, args.batch_size, args.reuse, args.rounds, args.device)
+        print(json.dumps(rows))
+
+    return guarded(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
