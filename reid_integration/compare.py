@@ -1,6 +1,6 @@
-"""Trains arms x seeds with equal iterations: python -m reid_integration.compare --config FILE [key=value ...].
+"""Trains arms x shares x seeds with equal iterations: python -m reid_integration.compare --config FILE [key=value ...].
 
-An arm is a set of changes to one base configuration (an augmentation, another training folder, another model). Every
+An arm is a set of changes to one base configuration (an augmentation, synthetic images on disk, another model). Every
 cell is a run directory of `reid_integration.train`; finished cells are not run again.
 """
 
@@ -17,13 +17,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from reid_integration.config import ReidConfig, reid_config
+from reid_integration.arms import SyntheticConfig, write_arm, write_share
+from reid_integration.config import ReidConfig, listed, reid_config
+from reid_integration.datamanager import find_folder
 from reid_integration.train import RESOLVED, RESULT, TrainResult, run
 from xingaug.cli import Parser
 from xingaug.config import load_config, read_yaml, to_mapping
 from xingaug.errors import BadInput, guarded
 from xingaug.files import atomic_write
 
+KINDS = ("offline", "duplicates", "oracle")
 FIGURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
 
 
@@ -32,15 +35,22 @@ class CompareConfig:
     """What is compared.
 
     Attributes:
-        out: folder of the cells (`out/arm/seed_1/`), results.json and results.csv.
-        arms: by name, the changes to the base configuration, as a nested mapping.
+        out: folder of the cells (`out/arm/share_100/seed_1/`), of training folders that arms need (`out/data/`), and
+            of results.json, results.csv, report.html and the plots.
+        arms: by name, the changes to the base configuration, as a nested mapping; `synthetic: offline`, `duplicates`
+            or `oracle` puts such images beside the real ones (`reid_integration.arms`). The first is the one that the
+            others are compared with.
         base: torchreid-style YAML that all cells share; a relative path is meant from the comparison's own file.
         common: changes to the base for all arms.
         seeds: of the training, one cell each; draws follow it unless augment.seed is given.
+        shares: of each identity's training images that there are, one cell each.
         iterations: optimiser steps of every cell.
+        synthetic: how synthetic images on disk are made.
+        against: arms that every other one is compared with, seed by seed; empty is the first.
 
     Raises:
-        ValueError: no arm or seed, a seed given twice, a name that cannot be a folder, or no iterations.
+        ValueError: no arm, seed or share, one that is given twice or outside its range, a name that cannot be a folder
+            or is unknown, or no iterations.
     """
 
     out: Path
@@ -48,7 +58,10 @@ class CompareConfig:
     base: Path | None = None
     common: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [1])
+    shares: list[float] = field(default_factory=lambda: [1.0])
     iterations: int = 240
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    against: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -57,10 +70,23 @@ class CompareConfig:
         for name in self.arms:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"arms: '{name}', needed a name of letters, digits, - and _")
+            if self.arms[name].get("synthetic", KINDS[0]) not in KINDS:
+                raise ValueError(
+                    f"arms.{name}.synthetic: {self.arms[name]['synthetic']!r}, needed one of {', '.join(KINDS)}"
+                )
+        unknown = [name for name in self.against if name not in self.arms]
+        if unknown:
+            raise ValueError(f"against: '{unknown[0]}' is none of the arms ({', '.join(self.arms)})")
+        if not self.shares or len(set(self.shares)) != len(self.shares) or not all(0 < s <= 1 for s in self.shares):
+            raise ValueError(f"shares: {self.shares}, needed numbers above 0 and up to 1, each once")
         if min(self.seeds) < 0:
             raise ValueError(f"seeds: {self.seeds}, needed at least 0")
         if self.iterations < 1:
             raise ValueError(f"iterations: {self.iterations}, needed at least 1")
+
+
+Cell = tuple[str, float, int]
+"""Arm, share and seed."""
 
 
 @dataclass
@@ -68,21 +94,16 @@ class ComparisonResult:
     """What a comparison gave.
 
     Attributes:
-        out: its folder.
-        cells: the runs by (arm, seed).
+        config: what was compared.
+        cells: the runs.
     """
 
-    out: Path
-    cells: dict[tuple[str, int], TrainResult]
+    config: CompareConfig
+    cells: dict[Cell, TrainResult]
 
-    @property
-    def arms(self) -> list[str]:
-        """The arms, in the order of the configuration."""
-        return list(dict.fromkeys(arm for arm, _ in self.cells))
-
-    def figures(self, arm: str) -> dict[str, np.ndarray]:
+    def figures(self, arm: str, share: float) -> dict[str, np.ndarray]:
         """(seeds,) values of each figure for the first target, in the order of the seeds."""
-        runs = [cell.reid.figures() for (name, _), cell in self.cells.items() if name == arm]
+        runs = [self.cells[arm, share, seed].reid.figures() for seed in self.config.seeds]
         return {key: np.array([figures[key] for figures in runs]) for key in FIGURES}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -90,6 +111,7 @@ class ComparisonResult:
         return [
             {
                 "arm": arm,
+                "share": share,
                 "seed": seed,
                 "target": target,
                 **reid.figures(),
@@ -99,18 +121,52 @@ class ComparisonResult:
                 "train_seconds": round(cell.train_seconds, 2),
                 "evaluation_seconds": round(cell.evaluation_seconds, 2),
             }
-            for (arm, seed), cell in self.cells.items()
+            for (arm, share, seed), cell in self.cells.items()
             for target, reid in cell.results.items()
         ]
 
+    def summary(self) -> list[dict[str, Any]]:
+        """For each share and arm, mean, deviation and 95 % interval of each figure over the seeds."""
+        return [
+            {"arm": arm, "share": share, **{key: statistics_of(v) for key, v in self.figures(arm, share).items()}}
+            for share in self.config.shares
+            for arm in self.config.arms
+        ]
+
+    def differences(self) -> list[dict[str, Any]]:
+        """For each share and arm, by how much it exceeds another one, seed by seed."""
+        found = []
+        for share in self.config.shares:
+            for other in self.config.against or [next(iter(self.config.arms))]:
+                base = self.figures(other, share)
+                for arm in self.config.arms:
+                    if arm != other:
+                        gains = {key: statistics_of(v - base[key]) for key, v in self.figures(arm, share).items()}
+                        found.append({"arm": arm, "against": other, "share": share, **gains})
+        return found
+
     def to_mapping(self) -> dict[str, Any]:
         """Plain data, as results.json has it."""
-        summary = {
-            arm: {key: {"mean": float(v.mean()), "std": _deviation(v), "seeds": len(v)} for key, v in values.items()}
-            for arm, values in ((arm, self.figures(arm)) for arm in self.arms)
-        }
-        cells = [{"arm": arm, "seed": seed, **cell.to_mapping()} for (arm, seed), cell in self.cells.items()]
-        return {"arms": self.arms, "summary": summary, "cells": cells}
+        cells = [
+            {"arm": arm, "share": share, "seed": seed, **cell.to_mapping()}
+            for (arm, share, seed), cell in self.cells.items()
+        ]
+        return {
+            "arms": list(self.config.arms), "shares": self.config.shares, "seeds": self.config.seeds,
+            "summary": self.summary(), "differences": self.differences(), "cells": cells,
+        }  # fmt: skip
+
+
+def statistics_of(values: np.ndarray) -> dict[str, float | None]:
+    """Mean, sample standard deviation, and the 95 % interval of the mean by Student's t; None for a single value."""
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return {"mean": mean, "std": None, "low": None, "high": None}
+    from scipy.stats import t
+
+    std = float(values.std(ddof=1))
+    half = float(t.ppf(0.975, count - 1)) * std / count**0.5
+    return {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
 
 
 def load_compare_config(path: Path, overrides: Sequence[str] = ()) -> CompareConfig:
@@ -121,52 +177,103 @@ def load_compare_config(path: Path, overrides: Sequence[str] = ()) -> CompareCon
     return CompareConfig(**{**vars(config), "base": path.parent / config.base})
 
 
-def cell_configs(config: CompareConfig) -> dict[tuple[str, int], ReidConfig]:
-    """The configuration of every cell, by (arm, seed), each checked.
+def cell_configs(config: CompareConfig) -> dict[Cell, ReidConfig]:
+    """The configuration of every cell, each checked.
 
     Raises:
         BadInput: an arm has an unknown key or a wrong value, or sets what the comparison sets.
     """
     base = read_yaml(config.base) if config.base else {}
     cells = {}
-    for arm, changes in config.arms.items():
+    for arm, all_changes in config.arms.items():
+        changes = {key: value for key, value in all_changes.items() if key != "synthetic"}
         for section, key in (("train", "seed"), ("train", "max_iterations"), ("data", "save_dir")):
             chosen = changes.get(section) or {}
             if isinstance(chosen, Mapping) and key in chosen:
                 raise BadInput(
                     f"arms.{arm}: sets {section}.{key}, which the comparison sets for all cells; leave it out"
                 )
-        for seed in config.seeds:
-            set_here = {
-                "train": {"seed": seed, "max_iterations": config.iterations},
-                "data": {"save_dir": str(config.out / arm / f"seed_{seed}")},
-            }
-            mapping = merged(merged(merged(base, config.common), changes), set_here)
-            cells[arm, seed] = reid_config(mapping, f"arms.{arm}")
+        shared = merged(merged(base, config.common), changes)
+        for share in config.shares:
+            data = _training_folder(config, arm, share)
+            for seed in config.seeds:
+                save_dir = str(config.out / arm / share_name(share) / f"seed_{seed}")
+                set_here = {
+                    "train": {"seed": seed, "max_iterations": config.iterations},
+                    "data": {"save_dir": save_dir, **({} if data is None else {"sources": [str(data.resolve())]})},
+                }
+                cells[arm, share, seed] = reid_config(merged(shared, set_here), f"arms.{arm}")
     return cells
 
 
+def share_name(share: float) -> str:
+    """A folder's name: share_20."""
+    return f"share_{100 * share:g}"
+
+
+def _training_folder(config: CompareConfig, arm: str, share: float) -> Path | None:
+    """The folder below `out/data` that an arm trains on; None where it trains on the base's own sources."""
+    kind = config.arms[arm].get("synthetic")
+    if kind is None and share == 1:
+        return None
+    return config.out / "data" / share_name(share) / (kind or "real")
+
+
+def _source(config: CompareConfig, arm: str) -> Path:
+    """The dataset whose training images an arm takes a share of, or renders again.
+
+    Raises:
+        BadInput: several sources, or no such folder.
+    """
+    base = read_yaml(config.base) if config.base else {}
+    changes = {key: value for key, value in config.arms[arm].items() if key != "synthetic"}
+    data = reid_config(merged(merged(base, config.common), changes), f"arms.{arm}").data
+    sources = listed(data.sources)
+    if len(sources) != 1:
+        raise BadInput(f"arms.{arm}: shares and synthetic images need one source, data.sources has {len(sources)}")
+    return find_folder(data.root, sources[0])
+
+
+def _write_training_folder(config: CompareConfig, arm: str, share: float) -> None:
+    folder = _training_folder(config, arm, share)
+    if folder is None:
+        return
+    source = _source(config, arm)
+    real = write_share(source, folder.parent / "real", share, config.synthetic.annotations)
+    kind = config.arms[arm].get("synthetic")
+    if kind is not None:
+        write_arm(kind, real, folder, config.synthetic, source)
+
+
 def compare(config: CompareConfig, progress: bool = False, generator: nn.Module | None = None) -> ComparisonResult:
-    """Runs every cell that is not finished, then writes results.json and results.csv.
+    """Runs every cell that is not finished, then writes results.json, results.csv, report.html and the plots.
 
     Args:
         config: what to compare.
         progress: show progress (bars on a terminal only).
-        generator: renders in place of `augment.generator`.
+        generator: renders in place of `augment.generator`; synthetic images on disk are made by `synthetic.generator`.
 
     Raises:
         BadInput: as `cell_configs` and `run`; also when a finished cell was run with another configuration.
     """
     cells = cell_configs(config)
-    finished = {key: _finished(cell, generator) for key, cell in cells.items()}  # complains before any work
+    # What can be complained of before any work.
+    finished = {key: _finished(cell, generator) for key, cell in cells.items()}
+    for arm, share, _ in cells:
+        if _training_folder(config, arm, share) is not None:
+            _source(config, arm)
     results = {}
     for number, (key, cell) in enumerate(cells.items(), start=1):
+        arm, share, seed = key
         done = finished[key]
         if progress:
             state = "finished before" if done else "training"
-            print(f"[{number}/{len(cells)}] {key[0]}, seed {key[1]}: {state}", file=sys.stderr, flush=True)
+            at = "" if config.shares == [1.0] else f", {share:.0%} of the images"
+            print(f"[{number}/{len(cells)}] {arm}{at}, seed {seed}: {state}", file=sys.stderr, flush=True)
+        if not done:
+            _write_training_folder(config, arm, share)
         results[key] = TrainResult.load(Path(cell.data.save_dir)) if done else run(cell, progress, generator)
-    comparison = ComparisonResult(config.out, results)
+    comparison = ComparisonResult(config, results)
     _write(comparison)
     return comparison
 
@@ -196,10 +303,14 @@ def _write(comparison: ComparisonResult) -> None:
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    with atomic_write(comparison.out / "results.csv") as path:
+    from reid_integration.compare_page import write_compare_page  # matplotlib takes a second
+
+    out, data = comparison.config.out, comparison.to_mapping()
+    with atomic_write(out / "results.csv") as path:
         path.write_text(text.getvalue(), encoding="utf-8")
-    with atomic_write(comparison.out / "results.json") as path:
-        path.write_text(json.dumps(comparison.to_mapping(), indent=1), encoding="utf-8")
+    with atomic_write(out / "results.json") as path:
+        path.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    write_compare_page(out, data, comparison.config.iterations)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,29 +330,33 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _deviation(values: np.ndarray) -> float | None:
-    """Sample standard deviation; None for a single value."""
-    return float(values.std(ddof=1)) if len(values) > 1 else None
-
-
 def table_lines(comparison: ComparisonResult) -> list[str]:
-    """Mean and standard deviation over the seeds, in percent."""
-    width = max(map(len, comparison.arms))
+    """Mean and standard deviation over the seeds, in percent, and the differences with their 95 % intervals."""
+    rows = comparison.summary()
+    several = len(comparison.config.shares) > 1
+    heads = [f"{row['arm']} {row['share']:.0%}" if several else row["arm"] for row in rows]
+    width = max(map(len, heads))
     lines = [f"{'':{width}}  " + "".join(f"{key:>14}" for key in FIGURES)]
-    for arm in comparison.arms:
-        cells = []
-        for values in comparison.figures(arm).values():
-            spread = _deviation(values)
-            cells.append(f"{values.mean():.1%}" + ("" if spread is None else f" ± {spread * 100:.1f}"))
-        lines.append(f"{arm:{width}}  " + "".join(f"{cell:>14}" for cell in cells))
+    for head, row in zip(heads, rows, strict=True):
+        cells = [f"{row[key]['mean']:.1%}{_spread(row[key]['std'])}" for key in FIGURES]
+        lines.append(f"{head:{width}}  " + "".join(f"{cell:>14}" for cell in cells))
+    for row in comparison.differences():
+        gain = row["mAP"]
+        at = f", {row['share']:.0%}" if several else ""
+        known = "" if gain["low"] is None else f" (95 % interval {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
+        lines.append(f"{row['arm']} - {row['against']}{at}: mAP {100 * gain['mean']:+.1f}{known}")
     return lines
+
+
+def _spread(std: float | None) -> str:
+    return "" if std is None else f" ± {std * 100:.1f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = Parser(
         prog="python -m reid_integration.compare",
-        description="Trains and evaluates arms x seeds with equal iterations; finished cells are kept.",
+        description="Trains and evaluates arms x shares x seeds with equal iterations; finished cells are kept.",
         epilog="example: python -m reid_integration.compare --config configs/compare_pedestrians.yaml iterations=400",
     )
     parser.add_argument("--config", required=True, type=Path, help="YAML file with out, base, arms, seeds, iterations")
@@ -255,7 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.json:
             print(json.dumps(result.to_mapping()))
         else:
-            print("\n".join([*table_lines(result), f"written to {result.out}"]))
+            print("\n".join([*table_lines(result), f"written to {result.config.out}"]))
 
     return guarded(command)
 

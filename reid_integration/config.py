@@ -98,9 +98,17 @@ class SamplerConfig:
     num_instances: int = 4  # images of an identity in a batch, for RandomIdentitySampler
     num_cams: int = 1  # cameras in a batch, for RandomDomainSampler
     num_datasets: int = 1  # dataset ids in a batch, for RandomDatasetSampler
+    # Ours: share of the rows that are images marked as synthetic in their names, drawn with replacement, whatever
+    # their number beside the real ones; null draws every image once an epoch, as torchreid does.
+    synthetic_share: float | None = None
 
     def __post_init__(self) -> None:
         """Checks ranges."""
+        if self.synthetic_share is not None:
+            if not 0 <= self.synthetic_share <= 1:
+                raise ValueError(f"synthetic_share: {self.synthetic_share}, needed a share in [0, 1], or null")
+            if self.train_sampler != "RandomSampler":
+                raise ValueError(f"synthetic_share: works with RandomSampler, not with {self.train_sampler}")
         if min(self.num_instances, self.num_cams, self.num_datasets) < 1:
             raise ValueError("needed num_instances, num_cams and num_datasets from 1")
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from reid_integration.compat import load_torchreid, quiet
 from reid_integration.config import ReidConfig, listed
@@ -171,8 +173,31 @@ def build_datamanager(config: ReidConfig) -> Any:
             f"sampler: {sampler.train_sampler} cannot form batches of {config.train.batch_size} from these images"
             f"{f' ({error})' if str(error) else ''}; lower train.batch_size, or change sampler.num_*"
         ) from None
+    if sampler.synthetic_share is not None:
+        manager.train_loader = _mixed(manager.train_loader, sampler.synthetic_share, config.data.sources)
     _check(manager, config)
     return manager
+
+
+def _mixed(loader: Any, share: float, sources: Any) -> DataLoader[dict[str, Any]]:
+    """The loader with synthetic images in `share` of its rows; which ones is drawn as torchreid draws, globally."""
+    synthetic = torch.tensor(
+        [parse_name(os.path.basename(path)).synthetic is not None for path, *_ in loader.dataset.data]
+    )
+    for wanted, there, what in ((share, synthetic, "synthetic"), (1 - share, ~synthetic, "real")):
+        if wanted > 0 and not there.any():
+            raise BadInput(f"sampler.synthetic_share: {share}, but {sources} has no {what} training image")
+    weights = torch.where(
+        synthetic, share / synthetic.sum().clamp(min=1), (1 - share) / (~synthetic).sum().clamp(min=1)
+    )
+    return DataLoader(
+        loader.dataset,
+        sampler=WeightedRandomSampler(weights.tolist(), len(synthetic)),
+        batch_size=loader.batch_size,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        drop_last=loader.drop_last,
+    )
 
 
 def _check(manager: Any, config: ReidConfig) -> None:
@@ -183,12 +208,18 @@ def _check(manager: Any, config: ReidConfig) -> None:
             f"train.batch_size: {config.train.batch_size}, but {config.sampler.train_sampler} gives only "
             f"{len(manager.train_loader.sampler)} training images an epoch; needed at least one full batch"
         )
-    trained = {os.path.realpath(path) for path, *_ in images}
+    trained = {_file(path) for path, *_ in images}
     for name, splits in manager.test_dataset.items():
         for split, entries in splits.items():
-            shared = trained.intersection(os.path.realpath(path) for path, *_ in entries)
+            shared = [path for path, *_ in entries if _file(path) in trained]
             if shared:
                 raise BadInput(
                     f"{name}: {len(shared)} {split} images are among the training images, such as {min(shared)}; "
                     "test images must not be trained on (data.combineall needs another target)"
                 )
+
+
+def _file(path: str) -> tuple[int, int]:
+    """What a file is known by under every path, link or hard link."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from reid_integration.compare import CompareConfig
 from xingaug.data.annotations import write_npz
 from xingaug.images import write_image
 
@@ -77,3 +78,16 @@ def settings(root, out, **changes):
         else:
             tree[section] = value
     return tree
+
+
+def comparison(tree, tmp_path, **changes):
+    """A small comparison on `tree`."""
+    values = {
+        "out": tmp_path / "compare",
+        "common": settings(tree, "unused", train__batch_size=8) | {"train": {"batch_size": 8}},
+        "arms": {"real": {}, "xinggan_pose": {"augment": {"p": 1.0}}},
+        "seeds": [1, 2],
+        "iterations": 2,
+    }
+    values["common"]["data"].pop("save_dir")
+    return CompareConfig(**(values | changes))

@@ -54,6 +54,7 @@ DEFAULTS = {
 def test_tree_and_defaults_are_torchreids():
     ours = to_mapping(ReidConfig())
     assert (ours.pop("augment"), ours.pop("use_gpu"), ours["train"].pop("max_iterations")) == (None, None, None)
+    assert ours["sampler"].pop("synthetic_share") is None
     assert ours == DEFAULTS
     assert reid_config(DEFAULTS) == ReidConfig()
 
@@ -121,10 +122,12 @@ def test_shipped_configurations_load(path):
 def test_shipped_comparisons_load(path):
     config = load_compare_config(path)
     cells = cell_configs(config)
-    assert len(cells) == len(config.arms) * len(config.seeds)
+    assert len(cells) == len(config.arms) * len(config.shares) * len(config.seeds)
     assert {cell.train.max_iterations for cell in cells.values()} == {config.iterations}
-    assert cells["real", config.seeds[0]].augmentation is None
-    assert cells["xinggan_pose", config.seeds[0]].augmentation is not None
+    first = (config.shares[0], config.seeds[0])
+    assert cells["real", *first].augmentation is None
+    assert cells["online", *first].augmentation is not None
+    assert cells["offline", *first].sampler.synthetic_share == 0.5
 
 
 def test_torchreid_is_found_where_it_is_installed():

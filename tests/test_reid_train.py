@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from reid_world import StandIn, settings, write_tree
+from reid_world import StandIn, comparison, settings, write_tree
 
 from reid_integration import compare as compare_module
-from reid_integration.compare import CompareConfig, compare, load_compare_config
+from reid_integration.compare import compare, load_compare_config
 from reid_integration.compare import main as compare_main
 from reid_integration.config import reid_config
 from reid_integration.train import TrainResult, run
@@ -190,39 +190,41 @@ def test_help_shows_an_example(main, capsys):
 # Comparisons
 
 
-def comparison(tree, tmp_path, **changes):
-    values = {
-        "out": tmp_path / "compare",
-        "common": settings(tree, "unused", train__batch_size=8) | {"train": {"batch_size": 8}},
-        "arms": {"real": {}, "xinggan_pose": {"augment": {"p": 1.0}}},
-        "seeds": [1, 2],
-        "iterations": 2,
-    }
-    values["common"]["data"].pop("save_dir")
-    return CompareConfig(**(values | changes))
-
-
 def test_comparison_runs_resumes_and_tabulates(tree, tmp_path, monkeypatch):
     config = comparison(tree, tmp_path)
     first = compare(config, generator=StandIn())
-    assert list(first.cells) == [("real", 1), ("real", 2), ("xinggan_pose", 1), ("xinggan_pose", 2)]
+    assert list(first.cells) == [(arm, 1.0, seed) for arm in ("real", "xinggan_pose") for seed in (1, 2)]
     assert {cell.iterations for cell in first.cells.values()} == {2}
     assert [cell.synthetic_share for cell in first.cells.values()] == [0, 0, 1, 1]
     with (config.out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["arm"], row["seed"]) for row in rows] == [(arm, str(seed)) for arm, seed in first.cells]
-    assert float(rows[0]["mAP"]) == first.cells["real", 1].reid.mAP
+    assert [(row["arm"], row["seed"]) for row in rows] == [(arm, str(seed)) for arm, _, seed in first.cells]
+    assert float(rows[0]["mAP"]) == first.cells["real", 1.0, 1].reid.mAP
     data = json.loads((config.out / "results.json").read_text())
-    values = [first.cells["real", seed].reid.mAP for seed in (1, 2)]
-    assert data["summary"]["real"]["mAP"]["mean"] == pytest.approx(np.mean(values))
-    assert data["summary"]["real"]["mAP"]["std"] == pytest.approx(np.std(values, ddof=1))
+    values = [first.cells["real", 1.0, seed].reid.mAP for seed in (1, 2)]
+    real, posed = data["summary"]
+    assert (real["arm"], posed["arm"]) == ("real", "xinggan_pose")
+    assert real["mAP"]["mean"] == pytest.approx(np.mean(values))
+    assert real["mAP"]["std"] == pytest.approx(np.std(values, ddof=1))
     assert len(data["cells"]) == 4
+    (gain,) = data["differences"]
+    assert (gain["arm"], gain["against"]) == ("xinggan_pose", "real")
+    pairs = [
+        first.cells["xinggan_pose", 1.0, seed].reid.mAP - first.cells["real", 1.0, seed].reid.mAP for seed in (1, 2)
+    ]
+    assert gain["mAP"]["mean"] == pytest.approx(np.mean(pairs))
+    assert gain["mAP"]["high"] - gain["mAP"]["low"] == pytest.approx(
+        2 * 12.706 * np.std(pairs, ddof=1) / 2**0.5, rel=1e-4
+    )
+    page = (config.out / "report.html").read_text()
+    assert "xinggan_pose - real" in page
+    assert page.count("<svg") == 2
 
-    (config.out / "real" / "seed_2" / "result.json").unlink()
+    (config.out / "real" / "share_100" / "seed_2" / "result.json").unlink()
     ran = []
     monkeypatch.setattr(compare_module, "run", lambda cell, *rest: ran.append(cell.data.save_dir) or run(cell, *rest))
     second = compare(config, generator=StandIn())
-    assert ran == [str(config.out / "real" / "seed_2")]
+    assert ran == [str(config.out / "real" / "share_100" / "seed_2")]
     assert second.to_mapping()["summary"] == data["summary"]
 
 
@@ -254,6 +256,12 @@ def test_an_arm_may_train_on_another_folder(tree, tmp_path):
         ({"arms": {"a": {"train": {"seed": 3}}}}, "arms.a: sets train.seed, which the comparison sets"),
         ({"arms": {"a/b": {}}}, "arms: 'a/b', needed a name of letters"),
         ({"seeds": [1, 1]}, "seeds, each once"),
+        ({"shares": [0.5, 0]}, "shares: [0.5, 0], needed numbers above 0 and up to 1, each once"),
+        (
+            {"arms": {"a": {"synthetic": "dreams"}}},
+            "arms.a.synthetic: 'dreams', needed one of offline, duplicates, oracle",
+        ),
+        ({"against": ["b"]}, "against: 'b' is none of the arms (real, xinggan_pose)"),
         ({"iterations": 0}, "iterations: 0"),
     ],
 )

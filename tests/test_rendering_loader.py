@@ -1,11 +1,13 @@
 """The loader wrapper: the wrapped loader's batches, re-rendered, the same with any workers and processes."""
 
+import contextlib
 import json
 import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,6 +131,50 @@ def test_processes_share_the_epoch_of_one(tmp_path: Path) -> None:
             flag, mean = seen[f"{epoch}/{key}"]
             assert flag == bool(out.is_synthetic[row])
             assert mean == pytest.approx(float(out.images[row].mean()), abs=1e-5)
+
+
+class Streams:
+    """Notes what happens on which stream, in the place of torch.cuda."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[str] = []
+        main = SimpleNamespace(name="main", wait_event=lambda event: self.seen.append(f"main waits for {event}"))
+        side = SimpleNamespace(
+            wait_stream=lambda stream: self.seen.append(f"side waits for {stream.name}"),
+            record_event=lambda: f"event {sum('render' in line for line in self.seen)}",
+        )
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+
+class OnGpu(RenderingLoader):
+    """A loader that believes to be on a GPU."""
+
+    device = torch.device("cuda")  # type: ignore[assignment]
+    seen: list[str]
+
+    def rendered(self, batch: dict, epoch: int, step: int) -> dict:
+        self.seen.append(f"render {step}")
+        return batch
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+def test_the_next_batch_is_rendered_before_the_step(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    data = torch.utils.data.Subset(Persons(), range(4 * batches))
+    loader = OnGpu(DataLoader(data, batch_size=4), make())
+    loader.seen = streams.seen
+    keys = []
+    for number, batch in enumerate(loader):
+        keys += batch["keys"]
+        streams.seen.append(f"step {number}")
+    assert keys == keys_of(4 * batches)
+    order = ["side waits for main"]
+    for number in range(batches):
+        order += [f"render {number}"] * (number == 0) + [f"render {number + 1}"] * (number + 1 < batches)
+        order += [f"main waits for event {number + 1}", f"step {number}"]
+    assert streams.seen == order
 
 
 @pytest.mark.gpu

@@ -1,0 +1,178 @@
+"""Training folders for the arms of a comparison: a share of the real images, and synthetic ones beside them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from xingaug.data.annotations import read_annotations, write_npz
+from xingaug.data.market1501 import FOLDERS, read_split
+from xingaug.data.pedestrians import World
+from xingaug.errors import BadInput
+from xingaug.files import atomic_directory
+from xingaug.generators.store import load_generator
+from xingaug.images import write_image
+from xingaug.offline.generate import MANIFEST_NAME, GenerateConfig, Summary, generate
+from xingaug.offline.manifest import read_manifest
+from xingaug.offline.target import place, require_linkable
+from xingaug.poses.bank import PoseBank
+from xingaug.poses.collect import bank_from_tree
+from xingaug.poses.draws import keyed_uniform
+
+Kind = Literal["duplicates", "offline", "oracle"]
+"""What stands beside the real images: the same images again, what the generator makes of them in drawn poses, or, in
+a pedestrian world, the true images in those poses."""
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """How the synthetic images of arms are made; the same sources and poses for every kind.
+
+    Attributes:
+        generator: bundled name or .safetensors file.
+        annotations: keypoints of the training images; None is annotations.npz in the dataset's folder.
+        per_image: synthetic images for each real one.
+        sampler: how poses are drawn.
+        fit: how they are placed.
+        seed: of the draws.
+
+    Raises:
+        ValueError: per_image or seed outside its range.
+    """
+
+    generator: str = "pedestrians-small"
+    annotations: Path | None = None
+    per_image: int = 4
+    sampler: str = "uniform"
+    fit: Literal["frame", "source"] = "frame"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if self.per_image < 1 or self.seed < 0:
+            raise ValueError(f"per_image: {self.per_image}, seed: {self.seed}; needed at least 1 and 0")
+
+
+class CopyOfSource(nn.Module):
+    """A generator that gives the source back."""
+
+    content_hash = "copy of the source"
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        """For images of that size."""
+        super().__init__()
+        self.size = size
+
+    def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+        """(B, 3, H, W) as it came."""
+        return source
+
+
+def chosen_names(names: np.ndarray, pids: np.ndarray, share: float) -> np.ndarray:
+    """(N,) bool: the images that belong to a share of each identity's images.
+
+    At least two of each, drawn by name, so that a smaller share is part of a larger one.
+
+    Args:
+        names: (N,) image names.
+        pids: (N,) identities.
+        share: in (0, 1].
+    """
+    draws = keyed_uniform(0, 0, names.tolist(), "share")
+    chosen = np.zeros(len(names), bool)
+    for pid in np.unique(pids):
+        rows = np.flatnonzero(pids == pid)
+        chosen[rows[np.argsort(draws[rows])[: max(2, round(share * len(rows)))]]] = True
+    return chosen
+
+
+def write_share(source: Path, out: Path, share: float, annotations: Path | None = None) -> Path:
+    """A folder with a share of each identity's training images, and with query and gallery; all are hard links.
+
+    Args:
+        source: a dataset in Market-1501 layout.
+        out: the new folder; one that is there is taken as finished.
+        share: in (0, 1].
+        annotations: keypoints of the training images; None is annotations.npz in `source`.
+
+    Returns:
+        `out`, in which annotations.npz holds the keypoints of the images that were chosen.
+
+    Raises:
+        BadInput: unreadable dataset or annotations.
+    """
+    if out.exists():
+        return out
+    require_linkable(source, out)
+    train = read_split(source, "train")
+    kept = train.select(np.flatnonzero(chosen_names(train.names, train.pids, share)))
+    table = read_annotations(annotations or source / "annotations.npz")
+    rows = table.lookup(kept.names)
+    rows = rows[rows >= 0]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_directory(out) as folder:
+        for index in range(len(kept)):
+            place(kept.path(index), folder / FOLDERS["train"] / str(kept.names[index]), link=True)
+        for part in (FOLDERS["query"], FOLDERS["gallery"]):
+            for path in sorted((source / part).glob("*.jpg")):
+                place(path, folder / part / path.name, link=True)
+        write_npz(folder / "annotations.npz", table.names[rows].tolist(), table.xy[rows], table.visibility[rows])
+    return out
+
+
+def write_arm(kind: Kind, real: Path, out: Path, config: SyntheticConfig, world: Path | None = None) -> Path:
+    """A folder with the images of `real` and synthetic ones of their pids and camids beside them.
+
+    Begun and stopped, it is continued.
+
+    Args:
+        kind: what the synthetic images are.
+        real: a folder that `write_share` wrote.
+        out: the new folder.
+        config: how they are made.
+        world: for the oracle, the pedestrian world that the images of `real` come from.
+
+    Returns:
+        `out`.
+
+    Raises:
+        BadInput: an oracle without a world, or as `generate`.
+    """
+    if kind == "oracle":
+        if world is None or not (world / "world.json").is_file():
+            raise BadInput(f"synthetic: oracle: {world} is no pedestrian world; of others no true images are known")
+        # The manifest of the generated images says which pose each source was drawn.
+        offline = write_arm("offline", real, out.parent / "offline", config)
+        return _write_oracle(offline, real, out, World(world))
+    bank = real.parent / "bank"
+    if not bank.exists():
+        bank_from_tree(real, real / "annotations.npz").save(bank)
+    generator = None
+    if kind == "duplicates":
+        generator = CopyOfSource(load_generator(config.generator).size)
+    _generate(config, real, out, bank, generator)
+    return out
+
+
+def _generate(config: SyntheticConfig, real: Path, out: Path, bank: Path, generator: nn.Module | None) -> Summary:
+    asked = GenerateConfig(
+        data=real, annotations=real / "annotations.npz", generator=config.generator, bank=bank,
+        per_image=config.per_image, out=out, sampler=config.sampler, fit=config.fit, seed=config.seed, real="link",
+    )  # fmt: skip
+    return generate(asked, generator=generator)
+
+
+def _write_oracle(offline: Path, real: Path, out: Path, world: World) -> Path:
+    if out.exists():
+        return out
+    bank = PoseBank.load(real.parent / "bank")
+    with atomic_directory(out) as folder:
+        for part in FOLDERS.values():
+            for path in sorted((real / part).glob("*.jpg")):
+                place(path, folder / part / path.name, link=True)
+        for line in read_manifest(offline / MANIFEST_NAME):
+            rendered = world.render_in_pose(line.source, str(bank.names[line.bank_row]))
+            write_image(folder / line.file, rendered.image)
+    return out

@@ -1,0 +1,129 @@
+"""Training folders of a comparison's arms, and what is drawn from them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reid_world import write_tree
+from test_reid_train import comparison, settings
+
+from reid_integration.arms import SyntheticConfig, chosen_names, write_arm, write_share
+from reid_integration.compare import compare
+from reid_integration.config import reid_config
+from reid_integration.datamanager import build_datamanager
+from xingaug.data.annotations import read_annotations
+from xingaug.data.market1501 import read_split
+from xingaug.data.pedestrians import World, write_world
+from xingaug.errors import BadInput
+from xingaug.images import read_image
+from xingaug.offline.manifest import read_manifest
+from xingaug.poses.bank import PoseBank
+
+ONCE = SyntheticConfig(per_image=1)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("worlds") / "starved"
+    write_world(root, 8, 5, 2, train_poses="starved", workers=1, progress=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def real(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_share(world, tmp_path_factory.mktemp("arms") / "real", 1.0)
+
+
+def test_a_share_is_of_each_identity_and_part_of_a_larger_one() -> None:
+    names = np.array([f"{i:04d}.jpg" for i in range(200)])
+    pids = np.arange(200) // 20
+    shares = {share: chosen_names(names, pids, share) for share in (0.05, 0.2, 0.6, 1.0)}
+    for share, chosen in shares.items():
+        assert set(np.bincount(pids[chosen])) == {max(2, 20 * share)}
+    assert not (shares[0.2] & ~shares[0.6]).any()
+    assert shares[1.0].all()
+    turned = chosen_names(names[::-1], pids[::-1], 0.2)[::-1]
+    np.testing.assert_array_equal(turned, shares[0.2])
+
+
+def test_a_share_holds_links_and_annotations_of_its_images(world: Path, tmp_path: Path) -> None:
+    out = write_share(world, tmp_path / "share_60", 0.6)
+    train = read_split(out, "train")
+    assert np.bincount(train.pids)[1:].tolist() == [3] * 4
+    assert sorted(read_annotations(out / "annotations.npz").names) == sorted(train.names)
+    for path in (out / "bounding_box_train").glob("*.jpg"):
+        assert os.path.samefile(path, world / "bounding_box_train" / path.name)
+    for part in ("query", "bounding_box_test"):
+        assert {p.name for p in (out / part).iterdir()} == {p.name for p in (world / part).glob("*.jpg")}
+
+
+def test_kinds_have_the_same_names_and_identities(world: Path, real: Path) -> None:
+    kinds = {}
+    for kind in ("duplicates", "offline", "oracle"):
+        out = write_arm(kind, real, real.parent / kind, ONCE, world)  # type: ignore[arg-type]
+        assert write_arm(kind, real, out, ONCE, world) == out  # type: ignore[arg-type]
+        kinds[kind] = read_split(out, "train")
+    names = kinds["offline"].names.tolist()
+    assert all(split.names.tolist() == names for split in kinds.values())
+    synthetic = [name for name in names if "_x" in name]
+    assert len(synthetic) == len(names) - len(synthetic) == 20
+
+    def difference(kind: str, name: str, other: np.ndarray) -> float:
+        return float(np.abs(read_image(real.parent / kind / "bounding_box_train" / name).astype(int) - other).mean())
+
+    bank, drawn = PoseBank.load(real.parent / "bank"), World(world)
+    for line in read_manifest(real.parent / "offline" / "manifest.jsonl"):
+        name = Path(line.file).name
+        source = read_image(world / "bounding_box_train" / line.source)
+        true = drawn.render_in_pose(line.source, str(bank.names[line.bank_row])).image
+        assert difference("duplicates", name, source) < 2  # JPEG, once more
+        assert difference("oracle", name, true) < 4
+        assert difference("offline", name, true) < difference("offline", name, 255 - true)
+
+
+def test_an_oracle_needs_a_world(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree")
+    real = write_share(tree, tmp_path / "data" / "real", 1.0)
+    with pytest.raises(BadInput, match="is no pedestrian world; of others no true images are known"):
+        write_arm("oracle", real, tmp_path / "data" / "oracle", ONCE, tree)
+
+
+def test_arms_and_shares_of_a_comparison(world: Path, tmp_path: Path) -> None:
+    mixed = {"sampler": {"synthetic_share": 0.5}}
+    arms = {"real": {}, "duplicates": {"synthetic": "duplicates", **mixed}, "oracle": {"synthetic": "oracle", **mixed}}
+    config = comparison(world, tmp_path, arms=arms, shares=[0.5, 1.0], seeds=[1], synthetic=ONCE)
+    result = compare(config)
+    images = {(arm, share): cell.images for (arm, share, _), cell in result.cells.items()}
+    assert images == {
+        ("real", 0.5): 8, ("real", 1.0): 20, ("duplicates", 0.5): 16, ("duplicates", 1.0): 40, ("oracle", 0.5): 16,
+        ("oracle", 1.0): 40,
+    }  # fmt: skip
+    assert {cell.identities for cell in result.cells.values()} == {4}
+    assert len(result.differences()) == 4
+    assert "images of each identity" in (config.out / "report.html").read_text()
+
+
+def test_synthetic_rows_are_drawn_by_their_share(real: Path, world: Path, tmp_path: Path) -> None:
+    folder = write_arm("duplicates", real, real.parent / "duplicates", ONCE, world)
+    for share in (0.0, 0.25, 1.0):
+        config = reid_config(
+            settings(world, tmp_path / "x", data__sources=[str(folder)], sampler__synthetic_share=share), "here"
+        )
+        loader = build_datamanager(config).train_loader
+        flags = [flag for _ in range(25) for batch in loader for flag in batch["dsetid"].tolist()]
+        assert np.mean(flags) == pytest.approx(share, abs=0.06)
+
+
+def test_a_share_of_what_is_not_there_is_refused(world: Path, tmp_path: Path) -> None:
+    config = reid_config(settings(world, tmp_path / "x", sampler__synthetic_share=0.5), "here")
+    with pytest.raises(BadInput, match="has no synthetic training image"):
+        build_datamanager(config)
+
+
+def test_hard_links_to_test_images_are_found(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree")
+    leaked = next((tree / "bounding_box_test").glob("0003*.jpg"))
+    os.link(leaked, tree / "bounding_box_train" / "0002_c5s1_000777_00.jpg")
+    with pytest.raises(BadInput, match="1 gallery images are among the training images"):
+        build_datamanager(reid_config(settings(tree, tmp_path / "x"), "here"))
