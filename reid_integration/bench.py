@@ -1,8 +1,9 @@
 """What rendering adds to a re-ID training step: python -m reid_integration.bench; `xingaug bench augment` runs it."""
 
+import copy
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -107,8 +108,15 @@ def _bench_model(
     ]  # fmt: skip
 
 
+class _Epochs(PoseLoader):
+    """A loader that gives one batch for ever, each time as of the next epoch."""
+
+    def rendered(self, batch: dict[str, Any], epoch: int, step: int) -> dict[str, Any]:
+        return super().rendered(dict(batch), step, 0)
+
+
 class _Rendering:
-    """A loader of one batch, whose every call is the next epoch."""
+    """Batches as training takes them from a `PoseLoader`, and how many of their rows were rendered."""
 
     def __init__(
         self, generator: PoseGenerator, reuse: int, p: float, batch: dict[str, Any], size: tuple[int, int]
@@ -116,27 +124,38 @@ class _Rendering:
         count, poses = len(batch["row"]), example_keypoints(4096, generator.size)
         names = [f"{i // 8:04d}_c1s1_{i:06d}_00.jpg" for i in range(count)]
         pids, camids = np.arange(count) // 8, np.ones(count, np.int64)
-        persons = Persons(names, poses[:count], pids, camids, np.zeros(count, bool))
+        persons = Persons(names, names, poses[:count], pids, camids, np.zeros(count, bool))
         bank = PoseBank.build(poses, names=[f"pose{i}" for i in range(len(poses))], frame=generator.size)
-        loader: Any = SimpleNamespace(dataset=SimpleNamespace(persons=persons))
+        generator = copy.deepcopy(generator)  # whose calls are counted here alone
+        generator.register_forward_pre_hook(self._count)
         augment = XingPose(generator, bank, p, reuse=reuse)
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        self.loader = PoseLoader(loader, augment, ["random_flip", "random_crop"], size, mean, std)
-        self.batch, self.epoch, self.rendered, self._rows = batch, 0, list[int](), 0
-        generator.register_forward_pre_hook(lambda _, inputs: self._count(len(inputs[0])))
+        loader = _Epochs(_Repeated(batch, persons), augment, ["random_flip", "random_crop"], size, mean, std)  # type: ignore[arg-type]
+        self.rendered, self._rows = list[int](), 0
+        self._batches = iter(loader)
         for _ in range(3 * reuse if reuse > 1 else 0):
             self.next()
 
     def next(self) -> dict[str, Any]:
         """The batch of the next epoch."""
-        self._rows = 0
-        batch = self.loader.rendered(dict(self.batch), self.epoch, 0)
-        self.epoch += 1
-        self.rendered.append(self._rows)
+        before = self._rows
+        batch: dict[str, Any] = next(self._batches)
+        self.rendered.append(self._rows - before)
         return batch
 
-    def _count(self, rows: int) -> None:
-        self._rows += rows
+    def _count(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._rows += len(inputs[0])
+
+
+class _Repeated:
+    """In the place of a DataLoader: the same batch for ever."""
+
+    def __init__(self, batch: dict[str, Any], persons: Persons) -> None:
+        self.batch, self.dataset = batch, SimpleNamespace(persons=persons)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            yield self.batch
 
 
 def _posed_step(rendering: _Rendering, step: Callable[[Tensor], None]) -> None:

@@ -36,13 +36,17 @@ class Persons:
 
     Attributes:
         paths: (N,) files.
+        names: (N,) what draws are keyed by: the names of the files, or where several folders use the same ones, their
+            paths below what the folders have in common.
         keypoints: (N,) in the frame of each image; all joints missing where an image has no annotation.
-        pids: (N,) int64, identities as in the file names.
+        pids: (N,) int64, identities as in the file names; those of a second folder, a third and so on are moved up by
+            a million each, for equal numbers are different people there.
         camids: (N,) int64, cameras as in the file names.
         synthetic: (N,) bool, images marked as synthetic in their names.
     """
 
     paths: Sequence[str]
+    names: Sequence[str]
     keypoints: Keypoints
     pids: np.ndarray
     camids: np.ndarray
@@ -73,10 +77,18 @@ class Persons:
             keypoints = known.keypoints(rows)
             joints[here, :, :2], joints[here, :, 2] = keypoints.xy.numpy(), keypoints.visibility.numpy()
         parsed = [parse_name(name) for name in names]
+        roots = [str(Path(path).parent.parent.resolve()) for path in paths]
+        folders = {root: number for number, root in enumerate(dict.fromkeys(roots))}
+        if len(set(names)) < len(names):
+            common = os.path.commonpath([os.path.abspath(path) for path in paths])
+            names = [os.path.relpath(path, common) for path in paths]
         return cls(
             paths,
+            names,
             Keypoints(torch.from_numpy(joints[..., :2].copy()), torch.from_numpy(joints[..., 2].copy())),
-            np.array([name.pid for name in parsed], np.int64),
+            np.array(
+                [name.pid + 1_000_000 * folders[root] for name, root in zip(parsed, roots, strict=True)], np.int64
+            ),
             np.array([name.camid for name in parsed], np.int64),
             np.array([name.synthetic is not None for name in parsed], bool),
         )
@@ -101,7 +113,7 @@ class Persons:
         poses = self.keypoints[real]
         return PoseBank.build(
             Keypoints((poses.xy + 0.5) * scale[:, None] - 0.5, poses.visibility),
-            names=[os.path.basename(self.paths[i]) for i in real.tolist()],
+            names=[self.names[i] for i in real.tolist()],
             pids=self.pids[real],
             camids=self.camids[real],
             frame=frame,
@@ -222,7 +234,7 @@ class PoseLoader(RenderingLoader):
     def _posed(self, source: Tensor, keypoints: Keypoints, rows: np.ndarray, epoch: int) -> XingPoseOutput:
         """Draws for the whole batch and renders what was drawn, on the generator's device."""
         persons: Persons = self.loader.dataset.persons  # type: ignore[attr-defined]
-        names = [os.path.basename(persons.paths[i]) for i in rows.tolist()]
+        names = [persons.names[i] for i in rows.tolist()]
         draw = self.augment.draw(
             keypoints, names, persons.pids[rows], persons.camids[rows], epoch, size=self.augment.size
         )
@@ -236,7 +248,7 @@ class PoseLoader(RenderingLoader):
             images[out.is_synthetic] = finished.to(images.dtype)
             return {**batch, "img": images, "is_synthetic": out.is_synthetic.cpu()}
         sources = out.sources.cpu()
-        longer = {key: take(values, sources) for key, values in batch.items() if key != "img"}
+        longer = {key: take(values, sources, len(batch["img"]), key) for key, values in batch.items() if key != "img"}
         images = torch.cat([batch["img"].to(finished.device), finished.to(batch["img"].dtype)])
         return {**longer, "img": images, "is_synthetic": out.is_synthetic.cpu()}
 
@@ -275,6 +287,12 @@ def attach_poses(
         pin_memory=stock.pin_memory,
         drop_last=stock.drop_last,
         persistent_workers=stock.persistent_workers,
+        collate_fn=stock.collate_fn,
+        worker_init_fn=stock.worker_init_fn,
+        generator=stock.generator,
+        timeout=stock.timeout,
+        prefetch_factor=stock.prefetch_factor,
+        multiprocessing_context=stock.multiprocessing_context,
     )
     size = (datamanager.height, datamanager.width)
     datamanager.train_loader = PoseLoader(

@@ -102,6 +102,7 @@ def test_workers_that_persist_see_the_epoch() -> None:
         ({"image": torch.zeros(3, 32, 16)}, "sample: image is Tensor, needed a mapping whose 'image' is Image"),
         ({"key": None}, "sample: key is NoneType, needed a mapping whose 'key' is str or list or tuple"),
         ({"visibility": None}, "sample: visibility is NoneType"),
+        ({"visibility": torch.ones(18, dtype=torch.int64)}, "visibility: torch.int64, needed floating point"),
         (
             {"keypoints": tv_tensors.KeyPoints(torch.zeros(18, 2), canvas_size=(64, 32))},
             r"canvas size \(64, 32\), needed the image's, \(32, 16\)",
@@ -152,6 +153,27 @@ def test_albumentations_own_randomness_is_neither_used_nor_moved() -> None:
     row = int((~expected().is_synthetic).nonzero()[0, 0])
     sample = album_sample(row)
     assert np.array_equal(chains[0](**sample)["image"], chains[1](image=sample["image"])["image"])
+
+
+@pytest.mark.parametrize("more", ["mask", "depth"])
+def test_what_cannot_follow_a_pose_is_refused(more: str) -> None:
+    chain = albumentations.Compose(
+        [for_albumentations.RenderPose(make())], keypoint_params=for_albumentations.KEYPOINTS,
+        additional_targets={"depth": "image"},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="renders `image` alone; masks and additional targets cannot follow"):
+        chain(**album_sample(0), **{more: 255 - bytes_of()[0]})
+
+
+def test_keypoints_of_a_smaller_frame_are_noticed_one_by_one() -> None:
+    chain = compose(for_albumentations.RenderPose(make()))
+    for row in range(4):
+        sample = album_sample(row)
+        sample["image"] = np.repeat(np.repeat(sample["image"], 2, axis=0), 2, axis=1)
+        if row < 3:
+            chain(**sample)
+    with pytest.raises(ValueError, match="top left quarter of images of 64x32; they belong to a smaller frame"):
+        chain(**sample)
 
 
 def test_albumentations_epoch_is_set() -> None:

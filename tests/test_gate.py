@@ -73,10 +73,12 @@ def test_rejected_rows_stay_real_and_are_counted_by_identity() -> None:
     assert torch.equal(out.images[~kept], images[~kept])
     assert torch.equal(out.keypoints.xy[~kept], kp.xy[~kept])
     assert out.skipped == Skipped(rejected=int((~kept).sum()))
-    shares = gate.kept_shares()
+    shares = gate.counts.shares()
     assert shares == {pid: float(kept[2 * pid : 2 * pid + 2].float().mean()) for pid in range(4)}
     assert list(shares.values()) == sorted(shares.values())
-    assert gate.summary(worst=1).startswith(f"quality gate: kept {kept.float().mean():.1%} of 8 rendered images; least")
+    assert gate.counts.summary(worst=1).startswith(
+        f"quality gate: kept {kept.float().mean():.1%} of 8 rendered images; least"
+    )
 
 
 def test_scores_stand_in_the_rows_that_were_rendered() -> None:
@@ -114,14 +116,64 @@ def test_a_verdict_does_not_depend_on_the_batch_and_replays() -> None:
     assert again.skipped == whole.skipped
 
 
+def test_networks_stay_in_eval_mode_and_frozen_and_draw_nothing() -> None:
+    class Estimator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.dropout = nn.Linear(3, 36), nn.Dropout(0.5)
+
+        def forward(self, images: Tensor) -> Keypoints:
+            places = self.dropout(self.layer(images.mean((2, 3)))).unflatten(1, (18, 2))
+            return Keypoints(places.float(), torch.ones(len(images), 18))
+
+    gate = QualityGate(MeanColour().train(), Estimator().train(), min_pose=0)
+    assert not any(p.requires_grad for p in gate.parameters())
+    for _ in range(2):
+        state = torch.get_rng_state()
+        gate(images_of(3), images_of(3), persons(3))
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not any(module.training for module in gate.modules())
+        gate.features.train()  # type: ignore[union-attr]
+        gate.estimator.train()  # type: ignore[union-attr]
+
+
+def test_autocast_does_not_reach_the_gate_and_half_precision_works() -> None:
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                self.layer = nn.Linear(3 * 32 * 16, 8)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.layer(images.flatten(1))
+
+    batch = (images_of(6), persons(6))
+    plain = make(p=1, gate=QualityGate(Layers()))(*batch, keys=keys_of(6))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = make(p=1, gate=QualityGate(Layers()))(*batch, keys=keys_of(6))
+    assert torch.equal(cast.scores["identity"], plain.scores["identity"])
+    low = make(p=1, gate=QualityGate(Layers())).to(torch.bfloat16)(*batch, keys=keys_of(6))
+    assert torch.allclose(low.scores["identity"], plain.scores["identity"], atol=0.05)
+
+
+def test_counts_since_an_earlier_moment() -> None:
+    gate = QualityGate()
+    gate(images_of(2), images_of(2), persons(2), np.array([1, 2]))
+    before = gate.counts.copy()
+    gate(images_of(2), torch.zeros(2, 3, 32, 16), persons(2), np.array([2, 3]))
+    assert gate.counts.since(before).shares() == {2: 0.0, 3: 0.0}
+    assert gate.counts.shares() == {3: 0.0, 2: 0.5, 1: 1.0}
+
+
 def test_unknown_identities_are_counted_together() -> None:
     gate = QualityGate()
-    assert gate.summary() == "quality gate: nothing judged"
+    assert gate.counts.summary() == "quality gate: nothing judged"
     gate(images_of(3), images_of(3), persons(3))
-    assert gate.kept_shares() == {-1: 1.0}
-    assert gate.summary() == "quality gate: kept 100.0% of 3 rendered images"
+    assert gate.counts.shares() == {-1: 1.0}
+    assert gate.counts.summary() == "quality gate: kept 100.0% of 3 rendered images"
     gate(images_of(2), torch.zeros(2, 3, 32, 16), persons(2), np.array([5, 5]))
-    assert gate.summary() == "quality gate: kept 60.0% of 5 rendered images; least of identity 5 0% of 2"
+    assert gate.counts.summary() == "quality gate: kept 60.0% of 5 rendered images; least of identity 5 0% of 2"
 
 
 @pytest.mark.parametrize(

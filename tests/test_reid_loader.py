@@ -16,6 +16,7 @@ from reid_integration.loader import Persons, attach_poses
 from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import read_npz, write_npz
 from xingaug.errors import BadInput
+from xingaug.images import read_image
 
 PLAIN = ("random_flip", "random_crop")  # leave a picture of one colour as it is
 
@@ -286,6 +287,32 @@ def test_images_without_keypoints_stay_real_and_are_counted(tree, tmp_path):
     flags = drawn(manager.train_loader)
     assert {name for name, flag in flags.items() if not flag} == {Path(path).name for path in paths[:4]}
     assert manager.train_loader.skipped == {"rejected": 0, "unusable_keypoints": 4, "no_pose": 0}
+
+
+def test_sources_with_the_same_names_are_kept_apart(tmp_path):
+    trees = [write_tree(tmp_path / name, identities=3, seed=seed) for seed, name in enumerate(("one", "two"))]
+    config = reid_config(settings(trees[0], tmp_path / "x", data__sources=["one", "two"]), "here")
+    manager = build_datamanager(config)
+    paths = [entry[0] for entry in manager.train_loader.dataset.data]
+    persons = Persons.read(paths)
+    assert len(set(persons.names)) == len(paths) == 24
+    assert len(set(persons.pids.tolist())) == 6
+    bank = persons.build_bank((128, 64))
+    assert sorted(bank.names) == sorted(persons.names)
+
+    class Mean(StandIn):
+        """The mean colour of the source."""
+
+        def forward(self, source, source_heatmaps, target_heatmaps):
+            return source.mean((2, 3), keepdim=True).expand_as(source).clone()
+
+    attach_poses(manager, XingPose(Mean(), bank, p=1.0, reuse=4), persons, PLAIN)
+    for _ in range(3):
+        for batch in manager.train_loader:
+            for path, image in zip(batch["impath"], batch["img"], strict=True):
+                own = torch.from_numpy(read_image(Path(path))).float().mean((0, 1)) / 255
+                found = image.mean((1, 2)) * torch.tensor([0.229, 0.224, 0.225]) + torch.tensor([0.485, 0.456, 0.406])
+                assert torch.allclose(found, own, atol=0.01)
 
 
 def test_annotations_must_be_there_and_fit(tree, tmp_path):

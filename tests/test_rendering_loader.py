@@ -6,6 +6,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from posing import SIZE, images_of, keys_of, make, persons
 from torch.utils.data import DataLoader, Dataset
 
 from xingaug.augment.gate import QualityGate
-from xingaug.augment.loader import RenderingLoader, take
+from xingaug.augment.loader import RenderingLoader, take, tensors_in
 
 COUNT = 20
 
@@ -97,20 +99,48 @@ def test_epochs_are_counted_and_set() -> None:
 
 def test_the_gate_is_logged_after_an_epoch(caplog: pytest.LogCaptureFixture) -> None:
     loader = RenderingLoader(DataLoader(Persons(), batch_size=6), make(p=1, gate=QualityGate(min_contrast=0.122)))
-    with caplog.at_level(logging.INFO, "xingaug.augment.loader"):
-        list(loader)
-    (line,) = caplog.messages
-    assert line.startswith("epoch 0: quality gate: kept ")
-    assert "of 20 rendered images; least of identity " in line
+    with caplog.at_level(logging.DEBUG, "xingaug.augment.loader"):
+        epochs(loader)
+    for epoch, (line, table) in enumerate([caplog.messages[:2], caplog.messages[2:]]):
+        assert line.startswith(f"epoch {epoch}: quality gate: kept ")
+        assert "of 20 rendered images; least of identity " in line
+        assert table.startswith(f"epoch {epoch}: share kept of each identity: {{")
+        assert table.count(":") == 7
 
 
 def test_fields_follow_their_rows() -> None:
     sources = torch.tensor([0, 2, 2])
-    assert take(torch.arange(3), sources).tolist() == [0, 2, 2]
-    assert take(torch.arange(3).numpy(), sources).tolist() == [0, 2, 2]
-    assert take(("a", "b", "c"), sources) == ["a", "c", "c"]
-    assert take("abc", sources) == "abc"
-    assert take(7, sources) == 7
+
+    def taken(values: object) -> object:
+        return take(values, sources, 3)
+
+    assert taken(torch.arange(3)).tolist() == [0, 2, 2]  # type: ignore[attr-defined]
+    assert taken(torch.arange(3).numpy()).tolist() == [0, 2, 2]  # type: ignore[attr-defined]
+    assert taken(["a", "b", "c"]) == ["a", "c", "c"]
+    for value in ("abc", 7, None):
+        assert taken(value) == value
+    # As default_collate makes them of tuples and mappings.
+    height, width = taken([torch.arange(3), torch.arange(3) * 2])  # type: ignore[misc]
+    assert (height.tolist(), width.tolist()) == ([0, 2, 2], [0, 4, 4])
+    assert taken({"a": {"b": ["x", "y", "z"]}}) == {"a": {"b": ["x", "z", "z"]}}
+    assert taken(torch.tensor(5)) == 5
+    with pytest.raises(ValueError, match=r"batch: a\.b is of 2 entries, needed one for each of 3 rows"):
+        take({"b": ["x", "y"]}, sources, 3, "a")
+
+
+def test_other_fields_are_left_alone_where_rows_are_replaced() -> None:
+    batch = next(iter(DataLoader(Persons(), batch_size=COUNT)))
+    batch["odd"] = ("what", "ever")
+    out = RenderingLoader(DataLoader(Persons()), make()).rendered(batch, 0, 0)
+    for name in ("keys", "pids", "path", "odd"):
+        assert out[name] is batch[name]
+
+
+def test_tensors_are_found_wherever_they_are() -> None:
+    found = tensors_in(
+        {"a": torch.zeros(1), "b": [torch.ones(2), {"c": torch.zeros(3)}], "d": "x", "e": 4, "f": persons(2)}
+    )
+    assert sorted(tuple(tensor.shape) for tensor in found) == [(1,), (2,), (2, 18), (2, 18, 2), (3,)]
 
 
 @pytest.mark.slow
@@ -133,48 +163,64 @@ def test_processes_share_the_epoch_of_one(tmp_path: Path) -> None:
             assert mean == pytest.approx(float(out.images[row].mean()), abs=1e-5)
 
 
-class Streams:
-    """Notes what happens on which stream, in the place of torch.cuda."""
+class OnGpu(RenderingLoader):
+    """A loader that believes to be on a GPU, and notes what happens."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda")  # type: ignore[assignment]
+
+    def __init__(self, loader: DataLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(loader, make())
         self.seen: list[str] = []
-        main = SimpleNamespace(name="main", wait_event=lambda event: self.seen.append(f"main waits for {event}"))
-        side = SimpleNamespace(
-            wait_stream=lambda stream: self.seen.append(f"side waits for {stream.name}"),
-            record_event=lambda: f"event {sum('render' in line for line in self.seen)}",
-        )
-        monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
+        self.streams = 0
+        self.asked = threading.Semaphore(0)
+        main = SimpleNamespace(wait_event=lambda event: self.seen.append(f"wait for {event}"))
+        monkeypatch.setattr(torch.cuda, "Stream", self.made_stream)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
 
-
-class OnGpu(RenderingLoader):
-    """A loader that believes to be on a GPU."""
-
-    device = torch.device("cuda")  # type: ignore[assignment]
-    seen: list[str]
+    def made_stream(self, device: torch.device) -> SimpleNamespace:
+        self.streams += 1
+        return SimpleNamespace(
+            wait_stream=lambda stream: self.seen.append("begin"),
+            record_event=lambda: self.seen[-1].replace("render", "event"),
+        )
 
     def rendered(self, batch: dict, epoch: int, step: int) -> dict:
+        assert threading.current_thread() is not threading.main_thread()
+        if step:
+            assert self.asked.acquire(timeout=20)  # comes while the step before runs, or never
         self.seen.append(f"render {step}")
         return batch
 
 
-@pytest.mark.parametrize("batches", [0, 1, 3])
-def test_the_next_batch_is_rendered_before_the_step(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    streams = Streams(monkeypatch)
+@pytest.mark.parametrize("batches", [0, 1, 4])
+def test_the_next_batch_is_rendered_while_the_step_runs(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = torch.utils.data.Subset(Persons(), range(4 * batches))
-    loader = OnGpu(DataLoader(data, batch_size=4), make())
-    loader.seen = streams.seen
-    keys = []
-    for number, batch in enumerate(loader):
-        keys += batch["keys"]
-        streams.seen.append(f"step {number}")
-    assert keys == keys_of(4 * batches)
-    order = ["side waits for main"]
-    for number in range(batches):
-        order += [f"render {number}"] * (number == 0) + [f"render {number + 1}"] * (number + 1 < batches)
-        order += [f"main waits for event {number + 1}", f"step {number}"]
-    assert streams.seen == order
+    loader = OnGpu(DataLoader(data, batch_size=4), monkeypatch)
+    for _ in range(2):
+        loader.seen.clear()
+        keys = []
+        for number, batch in enumerate(loader):
+            keys += batch["keys"]
+            assert f"render {number + 1}" not in loader.seen
+            if number + 1 < batches:
+                loader.asked.release()
+                while f"render {number + 1}" not in loader.seen:  # within the step, without another call of the loader
+                    time.sleep(0.001)
+            loader.seen.append(f"step {number}")
+        assert keys == keys_of(4 * batches)
+        assert loader.seen[:1] == ["begin"]
+        for number in range(batches):
+            waits = loader.seen.index(f"wait for event {number}")
+            assert loader.seen.index(f"render {number}") < waits < loader.seen.index(f"step {number}")
+    assert loader.streams == 1
+
+
+def test_an_error_while_rendering_ahead_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = OnGpu(DataLoader(Persons(), batch_size=10), monkeypatch)
+    monkeypatch.setattr(loader, "rendered", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(loader)
 
 
 @pytest.mark.gpu

@@ -1,5 +1,7 @@
 """Rendering once and serving often: the same sequence whatever is kept, and as often rendered as promised."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from posing import images_of, keys_of, make, persons
 from xingaug.augment.gate import QualityGate
 from xingaug.augment.reuse import Rendered, ReuseCache, ReuseSchedule
 from xingaug.augment.transform import XingPose
+from xingaug.poses.bank import PoseBank
 from xingaug.poses.draws import keyed_uniform
 
 COUNT = 60
@@ -53,8 +56,9 @@ def test_a_pose_is_served_so_often_and_rendered_once(reuse: int) -> None:
     assert rendered_rows(aug) == pytest.approx(rendered, rel=0.1)
 
 
-def test_every_step_renders_about_the_same_number() -> None:
-    aug, reuse = make(p=0.5, reuse=4), 4
+@pytest.mark.parametrize("p", [0.5, 1.0])
+def test_every_step_renders_about_the_same_number(p: float) -> None:
+    aug, reuse = make(p=p, reuse=4), 4
     halves = [list(range(0, COUNT, 2)), list(range(1, COUNT, 2))]
     per_step = []
     for epoch in range(60):
@@ -62,10 +66,9 @@ def test_every_step_renders_about_the_same_number() -> None:
             before = rendered_rows(aug)
             run(aug, range(epoch, epoch + 1), [rows])
             per_step.append(rendered_rows(aug) - before)
-    later = per_step[20:]
-    expected = 30 * 0.5 / reuse
+    later, expected = per_step[20:], 30 * p / reuse
     assert np.mean(later) == pytest.approx(expected, rel=0.15)
-    assert max(later) < 4 * expected  # none of the peaks of 15 that a common start would bring
+    assert max(later) < 20  # with p of 1, a common start would bring 30 in every fourth epoch
 
 
 @settings(max_examples=10, deadline=None)
@@ -117,7 +120,7 @@ def test_verdicts_of_the_gate_are_kept_too() -> None:
     assert again.skipped == first.skipped
     assert torch.equal(again.images, first.images)
     assert torch.equal(again.scores["contrast"], first.scores["contrast"])
-    assert gate.judged.total() == 20
+    assert gate.counts.judged.total() == 20
 
 
 @settings(max_examples=30, deadline=None)
@@ -134,16 +137,64 @@ def test_generations_against_a_loop(asked: list[tuple[int, str]], reuse: int, p:
         assert schedule.generations([name, "z"], epoch, p)[0] == (served + own) // reuse
 
 
-def test_the_cache_stays_under_its_limit_and_drops_the_oldest() -> None:
+def entry(number: int, kept: bool = True) -> Rendered:
+    return Rendered((number, (4, 4)), torch.full((3, 20, 25), number % 256, dtype=torch.uint8), kept, {})
+
+
+def test_the_cache_stays_under_its_limit_and_keeps_what_it_has(caplog: pytest.LogCaptureFixture) -> None:
     cache = ReuseCache(limit_mb=0.005)  # three of them
     for number in range(5):
-        cache.put(str(number), Rendered((number, (4, 4)), torch.full((3, 20, 25), number, dtype=torch.uint8), True, {}))
+        cache.put(str(number), entry(number))
         assert cache.size == 1500 * len(cache) <= 5000
-    assert [cache.get(str(n), (n, (4, 4))) is not None for n in range(5)] == [False, False, True, True, True]
-    assert cache.get("4", (3, (4, 4))) is None
-    cache.put("2", Rendered((9, (4, 4)), torch.zeros(3, 20, 25, dtype=torch.uint8), True, {}))
-    assert len(cache) == 3
-    assert cache.size == 4500
+    assert [cache.get(str(n), (n, (4, 4))) is not None for n in range(5)] == [True, True, True, False, False]
+    assert caplog.messages == [
+        "reuse: 3 images fill the limit of 0.005 MB; others are rendered in every epoch that selects them"
+    ]
+    assert cache.get("1", (3, (4, 4))) is None
+    cache.put("2", entry(9))
+    assert (len(cache), cache.size) == (3, 4500)
+    assert cache.get("2", (9, (4, 4))) is not None
+
+
+def test_rejected_images_take_no_memory() -> None:
+    cache = ReuseCache(limit_mb=1)
+    cache.put("a", entry(0, kept=False))
+    assert (len(cache), cache.size) == (1, 0)
+
+
+def test_images_are_kept_where_it_is_asked() -> None:
+    cache = ReuseCache(1, "meta")
+    cache.put("a", entry(0))
+    kept = cache.get("a", (0, (4, 4)))
+    assert kept is not None
+    assert kept.image.device.type == "meta"
+
+
+def test_copies_are_empty() -> None:
+    aug = make(p=1, reuse=3)
+    out = aug(images_of(4), persons(4), keys=keys_of(4))
+    twin = copy.deepcopy(aug)
+    assert (len(aug._cache), len(twin._cache)) == (4, 0)  # type: ignore[arg-type]
+    assert torch.equal(twin(images_of(4), persons(4), draw=out.draw).images, out.images)
+
+
+def test_another_bank_empties_the_cache() -> None:
+    aug = make(p=1, reuse=50)
+    images, kp, keys = images_of(4), persons(4), keys_of(4)
+    first = aug(images, kp, keys=keys)
+    aug.bank = PoseBank.build(persons(40, (128, 64), seed=3))
+    second = aug(images, kp, keys=keys, draw=first.draw)
+    assert not torch.equal(second.images, first.images)
+    assert rendered_rows(aug) == 8
+
+
+def test_twins_in_a_batch_are_rendered_once() -> None:
+    aug = make(p=1, reuse=2)
+    rows = [0, 1, 0, 0, 2]
+    out = aug(images_of(3)[rows], persons(3)[rows], keys=[keys_of(3)[i] for i in rows])
+    assert rendered_rows(aug) == 3
+    assert torch.equal(out.images[0], out.images[2])
+    assert torch.equal(out.images[0], out.images[3])
 
 
 def test_a_kept_image_does_not_hold_its_batch() -> None:

@@ -307,6 +307,13 @@ def test_a_surrounding_model_may_be_compiled() -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_images_leave_the_gradient_whatever_was_drawn(p: float) -> None:
+    images = images_of(4).requires_grad_()
+    for aug in (make(p=p), make(p=p).eval()):
+        assert not aug(images, persons(4), keys=keys_of(4)).images.requires_grad
+
+
 def test_only_the_surrounding_network_receives_gradients() -> None:
     model = Model()
     images = images_of(8).requires_grad_()
@@ -371,6 +378,8 @@ BAD_CALLS = {
     "numbers": (call(keys=[1, 2, 3, 4]), "keys: 1 .int., needed image names as strings"),
     "pids": (call(pids=[1, 2]), r"pids: .* \(2,\), needed integers \(4,\)"),
     "camids": (call(camids=torch.rand(4)), "camids: float32"),
+    "epoch": (call(epoch=3.0), "epoch: 3.0, needed a whole number"),
+    "no epoch": (call(epoch=None), "epoch: None, needed a whole number"),
     "draw": (call(draw=PoseDraw(torch.ones(2, dtype=torch.bool), torch.zeros(2).long())), "draw: of 2 rows, needed 4"),
     "other bank": (
         call(draw=PoseDraw(torch.ones(4, dtype=torch.bool), torch.full((4,), 40))),
@@ -410,6 +419,12 @@ def test_devices_that_differ() -> None:
         ({"p": float("nan")}, "p: nan"),
         ({"sampler": "nearest"}, "sampler: unknown 'nearest'; known: uniform, near, far"),
         ({"mode": "add"}, "mode: 'add', needed 'replace' or 'append'"),
+        ({"sigma": -1}, "sigma: -1, needed a number of pixels above 0"),
+        ({"sigma": float("nan")}, "sigma: nan"),
+        ({"seed": 0.7}, "seed: 0.7, needed a whole number"),
+        ({"reuse": 1.9}, "reuse: 1.9, needed a whole number"),
+        ({"reuse": 2, "reuse_device": "cudda"}, "reuse_device: 'cudda'"),
+        ({"bank": None}, "bank: NoneType, needed a PoseBank"),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:

@@ -1,6 +1,7 @@
 """What can be wrong with a batch that comes to `XingPose`: one clear ValueError each."""
 
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -44,28 +45,51 @@ def check_images(images: Tensor) -> None:
     raise ValueError(span)
 
 
-def check_frame(keypoints: Keypoints, size: tuple[int, int]) -> None:
-    """Raises ValueError when visible joints lie far outside an image of `size`, or all of them in one corner of it."""
-    xy, present = keypoints.xy, keypoints.present
-    side = xy.new_tensor([size[1], size[0]])
-    far = ((xy < -FRAME_MARGIN * side) | (xy > (1 + FRAME_MARGIN) * side)).any(-1) & present
-    corner = ((xy < side / 2).all(-1) | ~present).all(-1)
-    judged = usable(keypoints)
-    # One odd crop may show a person there; four persons and more, and no other, do not.
-    crowded = (corner | ~judged).all() & (judged.sum() >= 4)
-    is_far, is_crowded = torch.stack([far.any(), crowded]).tolist()  # one wait for the device
-    if is_far:
-        row, joint = (int(i) for i in far.nonzero()[0])
-        x, y = xy[row, joint].tolist()
-        raise ValueError(
-            f"keypoints: row {row} has joint {joint} at ({x:.0f}, {y:.0f}), far outside images of {size[0]}x{size[1]}; "
-            "they belong to another frame, use keypoints.resize(source, target)"
-        )
-    if is_crowded:
-        raise ValueError(
-            f"keypoints: every joint of all rows lies in the top left quarter of images of {size[0]}x{size[1]}; "
-            "they belong to a smaller frame, use keypoints.resize(source, target)"
-        )
+class FrameCheck:
+    """Whether keypoints can belong to the images that they come with.
+
+    A person may stand in the corner of one odd crop. But when four persons and more, all of a batch or the first that
+    come one by one, show every joint in the top left quarter, the keypoints belong to a smaller frame.
+    """
+
+    def __init__(self) -> None:
+        """Has seen nobody yet."""
+        self._in_corner = 0
+        self._seen_elsewhere = False
+
+    def __call__(self, keypoints: Keypoints, size: tuple[int, int]) -> None:
+        """Checks a batch.
+
+        Args:
+            keypoints: (B,) persons.
+            size: (height, width) of their images.
+
+        Raises:
+            ValueError: a visible joint lies far outside, or all persons so far stood in that corner.
+        """
+        xy, present = keypoints.xy, keypoints.present
+        side = xy.new_tensor([size[1], size[0]])
+        far = ((xy < -FRAME_MARGIN * side) | (xy > (1 + FRAME_MARGIN) * side)).any(-1) & present
+        corner = ((xy < side / 2).all(-1) | ~present).all(-1)
+        judged = usable(keypoints)
+        facts = torch.stack([far.sum(), (judged & corner).sum(), (judged & ~corner).sum()])
+        joints_far, in_corner, elsewhere = facts.tolist()  # one wait for the device
+        if joints_far:
+            row, joint = (int(i) for i in far.nonzero()[0])
+            x, y = xy[row, joint].tolist()
+            raise ValueError(
+                f"keypoints: row {row} has joint {joint} at ({x:.0f}, {y:.0f}), far outside images of "
+                f"{size[0]}x{size[1]}; they belong to another frame, use keypoints.resize(source, target)"
+            )
+        self._in_corner += in_corner
+        self._seen_elsewhere |= elsewhere > 0
+        here = in_corner >= 4 and not elsewhere
+        if here or (self._in_corner >= 4 and not self._seen_elsewhere):
+            self._in_corner = 0
+            raise ValueError(
+                f"keypoints: every joint of all rows lies in the top left quarter of images of "
+                f"{size[0]}x{size[1]}; they belong to a smaller frame, use keypoints.resize(source, target)"
+            )
 
 
 def checked_keys(keys: Sequence[str] | None, batch: int) -> list[str]:
@@ -79,6 +103,13 @@ def checked_keys(keys: Sequence[str] | None, batch: int) -> list[str]:
     if wrong:
         raise ValueError(f"keys: {wrong[0]!r} ({type(wrong[0]).__name__}), needed image names as strings")
     return list(keys)
+
+
+def checked_integer(name: str, value: SupportsIndex) -> int:
+    """The value as an int, or ValueError for what is no whole number, 3.0 and True among it."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise ValueError(f"{name}: {value!r}, needed a whole number")
+    return value.__index__()
 
 
 def checked_integers(name: str, values: Integers | None, batch: int) -> np.ndarray | None:

@@ -69,15 +69,25 @@ class RenderPose(albumentations.DualTransform):
             bytes_to_unit(tensor) if is_bytes else tensor.movedim(-1, 1), persons, [key], epoch=self._epoch.get()
         )
         if not bool(out.is_synthetic):
-            return {"rendered": image, "table": table}
+            return {"source": image, "rendered": None, "table": table}
         rendered = unit_to_bytes(out.images) if is_bytes else out.images.movedim(1, -1)
         posed = table.copy()
         posed[:, :2], posed[:, -1] = out.keypoints.xy[0].numpy(), out.keypoints.visibility[0].numpy()
-        return {"rendered": np.ascontiguousarray(rendered[0].numpy()), "table": posed}
+        return {"source": image, "rendered": np.ascontiguousarray(rendered[0].numpy()), "table": posed}
 
-    def apply(self, img: np.ndarray, rendered: np.ndarray, **params: Any) -> np.ndarray:
-        """The rendered image, or the real one where chance left it."""
-        return rendered
+    def apply(self, img: np.ndarray, source: np.ndarray, rendered: np.ndarray | None, **params: Any) -> np.ndarray:
+        """The rendered image, or the real one where chance left it.
+
+        Raises:
+            ValueError: another target than the image.
+        """
+        if not np.array_equal(img, source):
+            raise ValueError("RenderPose: renders `image` alone; masks and additional targets cannot follow a new pose")
+        return img if rendered is None else rendered
+
+    def apply_to_mask(self, mask: np.ndarray, **params: Any) -> np.ndarray:
+        """Raises ValueError: a mask cannot follow a new pose."""
+        return self.apply(mask, np.empty(0), None)
 
     def apply_to_keypoints(self, keypoints: np.ndarray, table: np.ndarray, **params: Any) -> np.ndarray:
         """The keypoints that go with it."""

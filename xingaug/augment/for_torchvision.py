@@ -53,6 +53,9 @@ class RenderPose(v2.Transform):
         image, keypoints = _field(sample, "image", tv_tensors.Image), _field(sample, "keypoints", tv_tensors.KeyPoints)
         visibility, key = _field(sample, "visibility", Tensor), _field(sample, "key", (str, list, tuple))
         size = (image.shape[-2], image.shape[-1])
+        for name, values in (("keypoints", keypoints), ("visibility", visibility)):
+            if not values.is_floating_point():
+                raise ValueError(f"{name}: {values.dtype}, needed floating point, for poses lie between pixels")
         if tuple(keypoints.canvas_size) != size:
             raise ValueError(f"keypoints: canvas size {tuple(keypoints.canvas_size)}, needed the image's, {size}")
         one = image.ndim == 3

@@ -1,7 +1,7 @@
 """The quality gate: which rendered images are good enough to be trained on (thresholds: our choice)."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,15 +32,55 @@ class Verdict:
     scores: dict[str, Tensor]
 
 
+class KeptCounts:
+    """How many rendered images of each identity were let through; -1 stands for all whose identity was not given.
+
+    Attributes:
+        judged: rendered images by identity.
+        kept: those of them that were let through.
+    """
+
+    def __init__(self, judged: Counter[int] | None = None, kept: Counter[int] | None = None) -> None:
+        """Starts from counts, or from none."""
+        self.judged: Counter[int] = Counter(judged)
+        self.kept: Counter[int] = Counter(kept)
+
+    def add(self, pids: Sequence[int], kept: Sequence[bool]) -> None:
+        """Counts some images, their identities and verdicts."""
+        self.judged.update(pids)
+        self.kept.update(pid for pid, passed in zip(pids, kept, strict=True) if passed)
+
+    def copy(self) -> "KeptCounts":
+        """The counts as they are now."""
+        return KeptCounts(self.judged, self.kept)
+
+    def since(self, before: "KeptCounts") -> "KeptCounts":
+        """What was counted after `before` was copied."""
+        return KeptCounts(self.judged - before.judged, self.kept - before.kept)
+
+    def shares(self) -> dict[int, float]:
+        """For each identity that was judged, the share of its rendered images that was let through; worst first."""
+        shares = {pid: self.kept[pid] / count for pid, count in self.judged.items()}
+        return dict(sorted(shares.items(), key=lambda item: (item[1], item[0])))
+
+    def summary(self, worst: int = 3) -> str:
+        """One line for a log: the share let through, and the identities that lost most."""
+        judged = self.judged.total()
+        if not judged:
+            return "quality gate: nothing judged"
+        line = f"quality gate: kept {self.kept.total() / judged:.1%} of {judged} rendered images"
+        lost = [(pid, share) for pid, share in self.shares().items() if share < 1 and pid >= 0][:worst]
+        each = [f"identity {pid} {share:.0%} of {self.judged[pid]}" for pid, share in lost]
+        return f"{line}; least of {', '.join(each)}" if each else line
+
+
 class QualityGate(nn.Module):
     """Lets a rendered image through, or has its row keep the real one.
 
-    Every image is judged by itself, so that the verdict does not depend on the batch. What was judged is counted by
-    identity (`kept_shares`, `summary`).
+    Every image is judged by itself, so that the verdict does not depend on the batch.
 
     Attributes:
-        judged: rendered images by identity; -1 stands for all whose identity was not given.
-        kept: those of them that were let through.
+        counts: what was judged so far, by identity.
     """
 
     def __init__(
@@ -52,7 +92,7 @@ class QualityGate(nn.Module):
         min_contrast: float = 0.05,
         max_saturated: float = 0.3,
     ) -> None:
-        """Takes the feature network over: it is put in eval mode and its parameters are frozen.
+        """Takes the networks over: they are put in eval mode and their parameters are frozen.
 
         Args:
             features: a re-ID network, features(images (n, 3, H, W) in [0, 1]) -> (n, D); it resizes and normalises as
@@ -75,12 +115,11 @@ class QualityGate(nn.Module):
         ):  # fmt: skip
             if not least <= value <= 1:
                 raise ValueError(f"{name}: {value}, needed a number in [{least}, 1]")
-        self.features = None if features is None else features.eval().requires_grad_(False)
-        self.estimator = estimator
+        self.features, self.estimator = features, estimator
+        self.eval().requires_grad_(False)
         self.min_identity, self.min_pose = min_identity, min_pose
         self.min_contrast, self.max_saturated = min_contrast, max_saturated
-        self.judged: Counter[int] = Counter()
-        self.kept: Counter[int] = Counter()
+        self.counts = KeptCounts()
 
     def train(self, mode: bool = True) -> "QualityGate":
         """Changes nothing: the networks in here stay in eval mode."""
@@ -99,6 +138,8 @@ class QualityGate(nn.Module):
         Raises:
             ValueError: the feature network or the estimator gives something else than it should.
         """
+        if any(module.training for module in self.modules()):
+            self.eval()
         scores = {"contrast": _contrast(rendered), "saturated": _saturated(rendered)}
         kept = (scores["contrast"] >= self.min_contrast) & (scores["saturated"] <= self.max_saturated)
         if self.features is not None:
@@ -109,29 +150,12 @@ class QualityGate(nn.Module):
             scores["pose"] = _share_in_place(self._found(rendered), targets, rendered.shape[-2])
             kept &= scores["pose"] >= self.min_pose
         verdict = Verdict(kept.cpu(), {name: values.cpu() for name, values in scores.items()})
-        for pid, passed in zip([-1] * len(kept) if pids is None else pids.tolist(), verdict.kept.tolist(), strict=True):
-            self.judged[pid] += 1
-            self.kept[pid] += passed
+        self.counts.add([-1] * len(kept) if pids is None else pids.tolist(), verdict.kept.tolist())
         return verdict
-
-    def kept_shares(self) -> dict[int, float]:
-        """For each identity that was judged, the share of its rendered images that was let through; worst first."""
-        shares = {pid: self.kept[pid] / count for pid, count in self.judged.items()}
-        return dict(sorted(shares.items(), key=lambda item: (item[1], item[0])))
-
-    def summary(self, worst: int = 3) -> str:
-        """One line for a log: the share let through, and the identities that lost most."""
-        judged = self.judged.total()
-        if not judged:
-            return "quality gate: nothing judged"
-        line = f"quality gate: kept {self.kept.total() / judged:.1%} of {judged} rendered images"
-        lost = [(pid, share) for pid, share in self.kept_shares().items() if share < 1 and pid >= 0][:worst]
-        each = [f"identity {pid} {share:.0%} of {self.judged[pid]}" for pid, share in lost]
-        return f"{line}; least of {', '.join(each)}" if each else line
 
     def _features(self, images: Tensor) -> Tensor:
         assert self.features is not None
-        found = self.features(images)
+        found = self.features(_as_taken_by(self.features, images))
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
             came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"features: gave {came}, needed ({len(images)}, D)")
@@ -139,11 +163,17 @@ class QualityGate(nn.Module):
 
     def _found(self, images: Tensor) -> Keypoints:
         assert self.estimator is not None
-        found = self.estimator(images)
+        found = self.estimator(_as_taken_by(self.estimator, images))
         if not isinstance(found, Keypoints) or found.shape != (len(images),):
             came = found.shape if isinstance(found, Keypoints) else type(found).__name__
             raise ValueError(f"estimator: gave {came}, needed Keypoints ({len(images)},)")
         return found.to(images.device)
+
+
+def _as_taken_by(network: object, images: Tensor) -> Tensor:
+    """The images in the type of a network's weights."""
+    weights = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+    return images if weights is None else images.to(weights.dtype)
 
 
 def _contrast(images: Tensor) -> Tensor:

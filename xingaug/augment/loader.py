@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,8 @@ class RenderingLoader:
     generator's device with `is_synthetic` (B,) bool added; in mode "append" every other field follows its rows. A
     loader of other batches overrides `rendered`.
 
-    Every pass is an epoch, counted from 0. On a CUDA device the next batch is rendered on a stream of its own while the
-    step with this one runs; the sequence is the same.
+    Every pass is an epoch, counted from 0. On a CUDA device the next batch is rendered in a thread, on a stream of its
+    own, while the step with this one runs; the sequence is the same.
 
     Attributes:
         epoch: number of the next pass.
@@ -39,6 +41,7 @@ class RenderingLoader:
         """
         self.loader, self.augment = loader, augment
         self.epoch = 0
+        self._stream: torch.cuda.Stream | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -63,13 +66,17 @@ class RenderingLoader:
     def __iter__(self) -> Iterator[Any]:
         """One epoch of batches."""
         epoch, self.epoch = self.epoch, self.epoch + 1
+        gate = self.augment.gate
+        before = None if gate is None else gate.counts.copy()
         if self.device.type == "cuda":
             yield from self._ahead(epoch)
         else:
             for step, batch in enumerate(self.loader):
                 yield self.rendered(batch, epoch, step)
-        if self.augment.gate is not None:
-            _LOG.info("epoch %d: %s", epoch, self.augment.gate.summary())
+        if gate is not None and before is not None:
+            counts = gate.counts.since(before)
+            _LOG.info("epoch %d: %s", epoch, counts.summary())
+            _LOG.debug("epoch %d: share kept of each identity: %s", epoch, counts.shares())
 
     def rendered(self, batch: Any, epoch: int, step: int) -> Any:
         """One batch, re-rendered.
@@ -83,44 +90,88 @@ class RenderingLoader:
         images = batch["images"].to(device, non_blocking=True)
         keypoints = Keypoints(batch["xy"], batch["visibility"]).to(device)
         out = self.augment(images, keypoints, batch["keys"], batch.get("pids"), batch.get("camids"), epoch)
-        kept = {name: take(values, out.sources) for name, values in batch.items()}
-        placed = {"xy": out.keypoints.xy, "visibility": out.keypoints.visibility, "is_synthetic": out.is_synthetic}
-        return {**kept, "images": out.images, **placed}
+        placed = {
+            "images": out.images, "xy": out.keypoints.xy, "visibility": out.keypoints.visibility,
+            "is_synthetic": out.is_synthetic,
+        }  # fmt: skip
+        if self.augment.mode == "replace":
+            return {**batch, **placed}
+        rows = len(images)
+        others = {name: take(values, out.sources, rows, name) for name, values in batch.items() if name not in placed}
+        return {**others, **placed}
 
     def _ahead(self, epoch: int) -> Iterator[Any]:
-        """As the loop on a CPU, one batch ahead on another stream."""
-        stream, waiting = torch.cuda.Stream(self.device), None
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        for step, batch in enumerate(self.loader):
-            with torch.cuda.stream(stream):
-                following = self.rendered(batch, epoch, step), stream.record_event()
+        """As the loop on a CPU, one batch ahead on another stream.
+
+        In a thread, because the host has to wait for the device here and there while a batch is drawn and rendered.
+        """
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        waiting: Future[Any] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="rendering") as pool:
+            for step, batch in enumerate(self.loader):
+                following = pool.submit(self._on_stream, batch, epoch, step)
+                if waiting is not None:
+                    yield self._handed_over(*waiting.result())
+                waiting = following
             if waiting is not None:
-                yield self._handed_over(*waiting)
-            waiting = following
-        if waiting is not None:
-            yield self._handed_over(*waiting)
+                yield self._handed_over(*waiting.result())
+
+    def _on_stream(self, batch: Any, epoch: int, step: int) -> tuple[Any, torch.cuda.Event]:
+        """The batch rendered, and the event that it is ready with."""
+        assert self._stream is not None
+        with torch.cuda.stream(self._stream):
+            return self.rendered(batch, epoch, step), self._stream.record_event()
 
     def _handed_over(self, batch: Any, done: torch.cuda.Event) -> Any:
         """The batch, for use on the caller's stream."""
         stream = torch.cuda.current_stream(self.device)
         stream.wait_event(done)
-        for values in batch.values() if isinstance(batch, Mapping) else batch:
-            if isinstance(values, Tensor) and values.is_cuda:
-                values.record_stream(stream)  # its memory is not free again before the step is through with it
+        for tensor in tensors_in(batch):
+            if tensor.is_cuda:
+                tensor.record_stream(stream)  # its memory is not free again before the step is through with it
         return batch
 
 
-def take(values: Any, sources: Tensor) -> Any:
-    """One field of a batch for the rows of the rendered batch.
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Every tensor in a batch of mappings, sequences, data classes."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for values in batch.values():
+            yield from tensors_in(values)
+    elif is_dataclass(batch) and not isinstance(batch, type):
+        yield from tensors_in(vars(batch))
+    elif isinstance(batch, Sequence) and not isinstance(batch, str):
+        for values in batch:
+            yield from tensors_in(values)
+
+
+def take(values: Any, sources: Tensor, rows: int, name: str = "field") -> Any:
+    """One field of a collated batch for the rows of the rendered batch.
 
     Args:
-        values: a tensor, array or sequence with an entry for each row; anything else is left as it is.
+        values: a tensor, array or list with an entry for each row, or a mapping or sequence of such fields, as
+            `default_collate` makes them; a string or None, and a tensor without axes, belong to no row and stay.
         sources: (N,) the row that each comes from.
+        rows: of the collated batch.
+        name: of the field, for the error.
+
+    Raises:
+        ValueError: a field of another length.
     """
+    if values is None or isinstance(values, str | int | float) or (isinstance(values, Tensor) and not values.ndim):
+        return values
+    if isinstance(values, Mapping):
+        return {key: take(part, sources, rows, f"{name}.{key}") for key, part in values.items()}
+    if isinstance(values, tuple | list) and values and isinstance(values[0], Tensor | Mapping | tuple | list):
+        return [take(part, sources, rows, f"{name}[{i}]") for i, part in enumerate(values)]
+    if not isinstance(values, Tensor | np.ndarray | tuple | list) or len(values) != rows:
+        came = f"of {len(values)} entries" if hasattr(values, "__len__") else type(values).__name__
+        raise ValueError(f"batch: {name} is {came}, needed one for each of {rows} rows to follow them in mode 'append'")
     if isinstance(values, Tensor):
         return values[sources.to(values.device)]
     if isinstance(values, np.ndarray):
         return values[sources.cpu().numpy()]
-    if isinstance(values, Sequence) and not isinstance(values, str):
-        return [values[row] for row in sources.tolist()]
-    return values
+    return [values[row] for row in sources.tolist()]

@@ -1,7 +1,9 @@
 """Rendering an image once and serving it several times, because rendering costs more than a small network's step."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,14 +11,16 @@ from torch import Tensor
 
 from xingaug.poses.draws import keyed_uniform
 
+_LOG = logging.getLogger(__name__)
+
 
 class ReuseSchedule:
-    """When an image is given a new pose: after it was served `reuse` times.
+    """When an image is given a new pose: after `reuse` epochs that selected it.
 
-    An image is served in the epochs in which `p` selects it, so how often it was served before an epoch follows from
-    (seed, name) alone, without memory of what was rendered: the sequence is the same with any workers, in any order,
-    and after a restart. Images change their pose at different times, for the first is counted from a number of its own;
-    so every step renders about as many, but for the first epochs, when nothing is there to be served.
+    How many epochs before one have selected an image follows from (seed, name) alone, without memory of what was
+    rendered: the sequence is the same with any workers, in any order, and after a restart. Images change their pose at
+    different times, for the first is counted from a number of its own; so every step renders about as many, but for the
+    first epochs, when nothing is there to be served.
     """
 
     def __init__(self, seed: int, reuse: int) -> None:
@@ -24,7 +28,7 @@ class ReuseSchedule:
 
         Args:
             seed: of the draws.
-            reuse: times that a rendered image is served, from 1.
+            reuse: epochs that an image keeps its pose for, from 1.
         """
         self.seed, self.reuse = seed, reuse
         self._p = 0.0
@@ -79,9 +83,10 @@ class Rendered:
 
 
 class ReuseCache:
-    """The newest rendered image of each source image, under a memory limit; beyond it the oldest is dropped.
+    """The newest rendered image of each source image, under a memory limit; when it is full, further ones are not kept.
 
-    What was dropped is rendered again when it is asked for, to the same pixels.
+    What is not kept is rendered again when it is asked for, to the same pixels but for rounding: a value may come out
+    one level of 255 higher or lower. Copies and pickles of a cache are empty.
     """
 
     def __init__(self, limit_mb: float, device: torch.device | str | None = None) -> None:
@@ -91,12 +96,23 @@ class ReuseCache:
             limit_mb: most memory of all images, in 10^6 bytes.
             device: where they lie; None leaves them where they were rendered.
         """
-        self.limit, self.device, self.size = int(limit_mb * 1e6), device, 0  # bytes
-        self._images: dict[str, Rendered] = {}  # oldest first
+        self.limit, self.size = int(limit_mb * 1e6), 0  # bytes
+        self.device = None if device is None else torch.device(device)
+        self._images: dict[str, Rendered] = {}
+        self._told = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the images."""
+        return {**vars(self), "size": 0, "_images": {}}
 
     def __len__(self) -> int:
         """Images that are held."""
         return len(self._images)
+
+    def clear(self) -> None:
+        """Forgets all images."""
+        self._images.clear()
+        self.size = 0
 
     def get(self, name: str, pose: tuple[int, tuple[int, int]]) -> Rendered | None:
         """What image `name` was rendered to in that pose, if it is held."""
@@ -104,11 +120,19 @@ class ReuseCache:
         return found if found is not None and found.pose == pose else None
 
     def put(self, name: str, rendered: Rendered) -> None:
-        """Holds a rendered image in place of the one before."""
+        """Holds a rendered image in place of the one before, without its pixels if they are never to be shown."""
         old = self._images.pop(name, None)
-        self.size += rendered.image.nbytes - (0 if old is None else old.image.nbytes)
+        self.size -= 0 if old is None else old.image.nbytes
+        image = rendered.image if rendered.kept else rendered.image[:0]
+        if self.size + image.nbytes > self.limit:
+            if not self._told:
+                self._told = True
+                _LOG.warning(
+                    "reuse: %d images fill the limit of %g MB; others are rendered in every epoch that selects them",
+                    len(self), self.limit / 1e6,
+                )  # fmt: skip
+            return
+        self.size += image.nbytes
         # A copy, because a row of a batch would hold all of it.
-        image = rendered.image.to(self.device or rendered.image.device, copy=True)
+        image = image.to(self.device or image.device, copy=True)
         self._images[name] = Rendered(rendered.pose, image, rendered.kept, rendered.scores)
-        while self.size > self.limit:
-            self.size -= self._images.pop(next(iter(self._images))).image.nbytes

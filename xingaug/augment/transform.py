@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xingaug.augment.checks import (
+    FrameCheck,
     Integers,
-    check_frame,
     check_images,
+    checked_integer,
     checked_integers,
     checked_keys,
     usable,
@@ -67,7 +68,9 @@ class XingPose(nn.Module):
             fit: "frame" puts a pose where it was seen, "source" where and as large as the source stands (`place`).
             gate: rendered images that it rejects leave their row real; None lets all through.
             reuse: epochs that select an image before it gets a new pose; till then its rendered image is kept, rounded
-                to 8 bits, and served again. An image name must then stand for one and the same image and keypoints.
+                to 8 bits, and served again. An image name must then stand for one and the same image and keypoints,
+                the generator must stay as it is, and where images are rendered in other company, such as after a
+                restart, values may differ by one level of 255.
             reuse_limit_mb: most memory of the kept images, in 10^6 bytes; those of 13,000 at 128x64 take 320.
             reuse_device: where they are kept; None is where they are rendered.
 
@@ -85,23 +88,36 @@ class XingPose(nn.Module):
             raise ValueError(f"mode: '{mode}', needed 'replace' or 'append'")
         if fit not in FITS:
             raise ValueError(f"fit: '{fit}', needed one of {', '.join(FITS)}")
-        if reuse < 1 or not reuse_limit_mb > 0:
+        if not isinstance(bank, PoseBank):
+            raise ValueError(f"bank: {type(bank).__name__}, needed a PoseBank")
+        if not 0 < sigma < float("inf"):
+            raise ValueError(f"sigma: {sigma}, needed a number of pixels above 0")
+        if checked_integer("reuse", reuse) < 1 or not reuse_limit_mb > 0:
             raise ValueError(f"reuse: {reuse} times in {reuse_limit_mb} MB, needed at least 1, and more than 0 MB")
         if gate is not None and not isinstance(gate, QualityGate):
             raise ValueError(f"gate: {type(gate).__name__}, needed a QualityGate or None")
         size = getattr(generator, "size", None)
-        if not isinstance(generator, nn.Module) or not isinstance(size, tuple | list) or len(size) != 2:
+        if (
+            not isinstance(generator, nn.Module) or not isinstance(size, tuple | list) or len(size) != 2
+            or not all(isinstance(side, int) and side > 0 for side in size)
+        ):  # fmt: skip
             raise ValueError(
                 f"generator: {type(generator).__name__} with size {size!r}, needed an nn.Module with "
                 "size = (height, width), such as load_generator gives"
             )
         self.generator = generator.eval().requires_grad_(False)
         self.bank = bank
-        self.p, self.sampler, self.seed, self.mode, self.sigma = float(p), sampler, int(seed), mode, float(sigma)
+        self.p, self.sampler, self.mode, self.sigma = float(p), sampler, mode, float(sigma)
+        self.seed = checked_integer("seed", seed)
         self.fit, self.gate, self.reuse = fit, gate, int(reuse)
-        self._schedule = ReuseSchedule(self.seed, self.reuse)
-        self._cache = ReuseCache(reuse_limit_mb, reuse_device) if self.reuse > 1 else None
         self.size: tuple[int, int] = (int(size[0]), int(size[1]))
+        self._check_frame = FrameCheck()
+        self._schedule = ReuseSchedule(self.seed, self.reuse)
+        try:
+            self._cache = ReuseCache(reuse_limit_mb, reuse_device) if self.reuse > 1 else None
+        except RuntimeError as error:
+            raise ValueError(f"reuse_device: '{reuse_device}': {str(error).splitlines()[0]}") from None
+        self._cached_of = bank
 
     def train(self, mode: bool = True) -> "XingPose":
         """Switches the transform on or off; the generator stays in eval mode either way."""
@@ -135,7 +151,7 @@ class XingPose(nn.Module):
                 `draw` is given or p is 0.
             pids: B identities, as in the file names.
             camids: B cameras.
-            epoch: a new epoch brings new draws.
+            epoch: a whole number; a new epoch brings new draws.
             draw: replays this draw instead of making one.
 
         Raises:
@@ -184,7 +200,7 @@ class XingPose(nn.Module):
         """
         if len(keypoints.shape) != 1:
             raise ValueError(f"keypoints: batch shape {keypoints.shape}, needed (B,)")
-        batch = len(keypoints)
+        batch, epoch = len(keypoints), checked_integer("epoch", epoch)
         if self.p == 0 or batch == 0:
             return PoseDraw.nothing(batch)
         names = checked_keys(keys, batch)
@@ -303,36 +319,54 @@ class XingPose(nn.Module):
         size = _size(images)
         asked = [(row, size) for row in bank_rows]
         cache = None if names is None else self._cache
-        found: list[Rendered | None] = [None] * len(asked)
-        if cache is not None and names is not None:
-            found = [cache.get(name, pose) for name, pose in zip(names, asked, strict=True)]
-        new = [number for number, rendered in enumerate(found) if rendered is None]
+        if cache is not None and self._cached_of is not self.bank:
+            cache.clear()
+            self._cached_of = self.bank
+        found: dict[Any, Rendered] = {}
+        # What an entry is known by: with a cache the name and the pose, so that twins in a batch are rendered once.
+        keys = [*range(len(asked))] if cache is None or names is None else [*zip(names, asked, strict=True)]
+        if cache is not None:
+            held = {key: cache.get(*key) for key in keys}
+            found = {key: rendered for key, rendered in held.items() if rendered is not None}
+        new = [keys.index(key) for key in dict.fromkeys(keys) if key not in found]
         if new:
-            sources = _resized(images[new].float(), self.size)
-            starts, ends = persons[new].resize(size, self.size), poses[new].resize(size, self.size)
+            made = self._made(images[new], persons[new], poses[new], None if pids is None else pids[new])
+            for place, (image, kept, scores) in zip(new, made, strict=True):
+                found[keys[place]] = rendered = Rendered(asked[place], image, kept, scores)
+                if cache is not None and names is not None:
+                    cache.put(names[place], rendered)
+        return [found[key] for key in keys]
+
+    def _made(
+        self, images: Tensor, persons: Keypoints, poses: Keypoints, pids: np.ndarray | None
+    ) -> list[tuple[Tensor, bool, dict[str, float]]]:
+        """Each image rendered (3, h, w), whether the gate lets it through, and what it saw."""
+        size = _size(images)
+        sources = _resized(images.float(), self.size)
+        starts, ends = persons.resize(size, self.size), poses.resize(size, self.size)
+        with torch.autocast(sources.device.type, enabled=False):  # or pixels would depend on where the call stands
             made = self._generated(sources, starts, ends)
             if self.reuse > 1:
                 made = _as_bytes(made)
-            verdict = None
-            if self.gate is not None:
-                verdict = self.gate(sources, _as_unit(made), ends, None if pids is None else pids[new])
-            for place, (number, image) in enumerate(zip(new, made, strict=True)):
-                kept = verdict is None or bool(verdict.kept[place])
-                scores = {} if verdict is None else {name: float(v[place]) for name, v in verdict.scores.items()}
-                found[number] = rendered = Rendered(asked[number], image, kept, scores)
-                if cache is not None and names is not None:
-                    cache.put(names[number], rendered)
-        return [rendered for rendered in found if rendered is not None]
+            if self.gate is None:
+                return [(image, True, {}) for image in made]
+            verdict = self.gate(sources, _as_unit(made), ends, pids)
+        scores = [
+            dict(zip(verdict.scores, values, strict=True))
+            for values in zip(*(column.tolist() for column in verdict.scores.values()), strict=True)
+        ]
+        return list(zip(made, verdict.kept.tolist(), scores, strict=True))
 
     def _generated(self, sources: Tensor, starts: Keypoints, ends: Keypoints) -> Tensor:
         """What the generator makes, (n, 3, h, w) float32 in [0, 1]; everything in its own frame."""
         parameter = next(self.generator.parameters(), None)
-        dtype = torch.float32 if parameter is None else parameter.dtype
+        # A fast form of ours takes full precision, whatever it computes in.
+        is_fast = getattr(self.generator, "is_fast", False)
+        dtype = torch.float32 if parameter is None or is_fast else parameter.dtype
         if self.generator.training:
             self.generator.eval()
         maps = [render_heatmaps(joints, self.size, self.sigma).to(dtype) for joints in (starts, ends)]
-        with torch.autocast(sources.device.type, enabled=False):  # or pixels would depend on where the call stands
-            generated = self.generator(unit_to_signed(sources).to(dtype), *maps)
+        generated = self.generator(unit_to_signed(sources).to(dtype), *maps)
         if generated.shape != sources.shape:
             raise ValueError(f"generator: gave {tuple(generated.shape)}, needed {tuple(sources.shape)}")
         return signed_to_unit(generated.float()).clamp(0, 1)
@@ -376,9 +410,11 @@ class XingPose(nn.Module):
         skipped: Skipped,
         scores: Mapping[str, Tensor] | None = None,
     ) -> XingPoseOutput:
-        """The batch as it came."""
+        """The batch as it came, outside the gradient."""
         sources = torch.arange(len(images), device=images.device)
         synthetic = torch.zeros_like(sources, dtype=torch.bool)
+        if images.requires_grad:
+            images = images.detach()  # as where rows were rendered
         return XingPoseOutput(images, keypoints, synthetic, sources, draw, skipped, scores or {})
 
     def _check(self, images: Tensor, keypoints: Keypoints) -> None:
@@ -393,7 +429,7 @@ class XingPose(nn.Module):
         parameter = next(self.generator.parameters(), None)
         if parameter is not None and parameter.device != images.device:
             raise ValueError(f"images: on {images.device}, the generator on {parameter.device}; use aug.to(device)")
-        check_frame(keypoints, _size(images))
+        self._check_frame(keypoints, _size(images))
 
 
 def _outside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
