@@ -19,7 +19,6 @@ from torch import nn
 
 from reid_integration.arms import SyntheticConfig, write_arm, write_share
 from reid_integration.config import ReidConfig, listed, reid_config
-from reid_integration.datamanager import find_folder
 from reid_integration.train import RESOLVED, RESULT, TrainResult, run
 from xingaug.cli import Parser
 from xingaug.config import load_config, read_yaml, to_mapping
@@ -225,6 +224,8 @@ def _source(config: CompareConfig, arm: str) -> Path:
     Raises:
         BadInput: several sources, or no such folder.
     """
+    from reid_integration.datamanager import find_folder  # imports torchreid, which takes seconds
+
     base = read_yaml(config.base) if config.base else {}
     changes = {key: value for key, value in config.arms[arm].items() if key != "synthetic"}
     data = reid_config(merged(merged(base, config.common), changes), f"arms.{arm}").data

@@ -145,6 +145,10 @@ class TrainConfig:
     # Ours: train for exactly so many iterations, with as many epochs as that takes. The learning-rate schedule, given
     # for max_epoch epochs, is spread over them, so that arms with more or fewer images follow the same one.
     max_iterations: int | None = None
+    # Ours: what the model computes in; weights stay float32, float16 has a gradient scaler and needs a GPU.
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    # Ours: a checkpoint after the epochs, at most so often; a run that was stopped goes on from it.
+    checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -240,6 +244,21 @@ class TestConfig:
 
 
 @dataclass(frozen=True)
+class GateConfig:
+    """`augment.gate`: which rendered images are trained on; `xingaug.augment.gate.QualityGate` says more."""
+
+    features: str | None = None  # a re-ID network as torch.export.save writes it: images in [0, 1] -> (n, D)
+    min_identity: float = 0.5  # least cosine of its features of rendered and real image
+    min_contrast: float = 0.05
+    max_saturated: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if not (-1 <= self.min_identity <= 1 and 0 <= self.min_contrast <= 1 and 0 <= self.max_saturated <= 1):
+            raise ValueError("needed min_identity in [-1, 1], min_contrast and max_saturated in [0, 1]")
+
+
+@dataclass(frozen=True)
 class AugmentConfig:
     """`augment`: how training images are re-rendered in other poses."""
 
@@ -255,9 +274,27 @@ class AugmentConfig:
     start_epoch: int = 0  # first epoch (counted from 0) with rendered images
     stop_epoch: int | None = None  # first epoch without them again; null: never
     seed: int | None = None  # of the draws; null: train.seed
+    gate: GateConfig | bool | None = None  # true: no empty and no burnt-out images; null or false: all
+    # What synthetic rows are taught, those of an offline-augmented folder too (`reid_integration.policies`).
+    labels: Literal["same_id", "lsr", "lsro", "soft"] = "same_id"
+    smoothing: float = 0.3  # of lsr
+    teacher: str | None = (
+        None  # of soft: weights of the same model on the same identities, as an earlier run wrote them
+    )
+    weight: float = 1.0  # of a synthetic row in the classifier's loss; a real one has 1
+    warmup_epochs: int = 0  # epochs from start_epoch on, over which that weight rises from 0
+    triplet: Literal["include", "exclude", "anchor_real_only"] = "include"  # synthetic rows in the triplet loss
 
     def __post_init__(self) -> None:
         """Checks ranges."""
+        if isinstance(self.gate, bool):
+            object.__setattr__(self, "gate", GateConfig() if self.gate else None)
+        if not 0 <= self.smoothing <= 1 or not self.weight >= 0 or self.warmup_epochs < 0:
+            raise ValueError("needed smoothing in [0, 1], weight and warmup_epochs from 0")
+        if (self.labels == "soft") != (self.teacher is not None):
+            raise ValueError(
+                f"labels: '{self.labels}', teacher: {self.teacher}; soft labels need a teacher, others none"
+            )
         if not 0 <= self.p <= 1:
             raise ValueError(f"p: {self.p}, needed a share in [0, 1]")
         if self.reuse < 1:
@@ -292,7 +329,7 @@ class ReidConfig:
         if isinstance(self.augment, str):
             object.__setattr__(self, "augment", AugmentConfig())
         refused = {
-            "model.resume": (self.model.resume, "runs are not continued; model.load_weights starts from weights"),
+            "model.resume": (self.model.resume, "a stopped run goes on by itself; use model.load_weights"),
             "data.load_train_targets": (self.data.load_train_targets, "no image engine here trains on targets"),
             "market1501.use_500k_distractors": (self.market1501.use_500k_distractors, "the 500k set is not read"),
             "cuhk03.use_metric_cuhk03": (self.cuhk03.use_metric_cuhk03, "evaluation is by the Market-1501 protocol"),
@@ -307,6 +344,14 @@ class ReidConfig:
     def augmentation(self) -> AugmentConfig | None:
         """`augment` in its expanded form."""
         return self.augment if isinstance(self.augment, AugmentConfig) else None
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether synthetic rows are taught otherwise than real ones."""
+        chosen = self.augmentation
+        return chosen is not None and (
+            chosen.labels != "same_id" or chosen.weight != 1 or chosen.warmup_epochs > 0 or chosen.triplet != "include"
+        )
 
     @property
     def draw_seed(self) -> int:

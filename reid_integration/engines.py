@@ -1,14 +1,16 @@
-"""The model that a configuration names, and torchreid's stock engine round it."""
+"""The model that a configuration names, and torchreid's engine round it, with a step of ours where it is asked for."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from reid_integration.compat import load_torchreid, quiet, without_downloads
-from reid_integration.config import ReidConfig
+from reid_integration.config import AugmentConfig, ReidConfig
+from reid_integration.loader import synthetic_rows
+from reid_integration.policies import hardest_triplets, label_targets, supervised, weighted_cross_entropy
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 
@@ -48,9 +50,121 @@ def build_engine(config: ReidConfig, manager: Any) -> Any:
             "label_smooth": loss.softmax.label_smooth,
         }
         if loss.name == "softmax":
-            return torchreid.engine.ImageSoftmaxEngine(manager, model, optimizer, **common)
-        triplet = {"margin": loss.triplet.margin, "weight_t": loss.triplet.weight_t, "weight_x": loss.triplet.weight_x}
-        return torchreid.engine.ImageTripletEngine(manager, model, optimizer, **triplet, **common)
+            engine = torchreid.engine.ImageSoftmaxEngine(manager, model, optimizer, **common)
+        else:
+            weights = {"weight_t": loss.triplet.weight_t, "weight_x": loss.triplet.weight_x}
+            margin = loss.triplet.margin
+            engine = torchreid.engine.ImageTripletEngine(manager, model, optimizer, margin, **weights, **common)
+    if config.has_policy or train.precision != "float32":
+        teacher = _teacher(config, manager.num_train_pids)
+        # The stock engine in everything but the step.
+        engine.forward_backward = PolicyStep(config, engine, teacher)
+    return engine
+
+
+class PolicyStep:
+    """An optimiser step in which synthetic rows have labels, weights and triplets of their own, in any precision."""
+
+    def __init__(self, config: ReidConfig, engine: Any, teacher: nn.Module | None) -> None:
+        """Takes the place of the engine's own `forward_backward`.
+
+        Args:
+            config: the run.
+            engine: torchreid's softmax or triplet engine.
+            teacher: gives (B, classes) logits of the same images.
+        """
+        self.config, self.engine, self.teacher = config, engine, teacher
+        self.policy = config.augmentation or AugmentConfig()
+        self.classes = engine.datamanager.num_train_pids
+        self.device = device_of(config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.train.precision == "float16")
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, float]:
+        """One step; returns what torchreid's engine returns."""
+        images, pids = data["img"].to(self.device), data["pid"].to(self.device)
+        synthetic = synthetic_rows(data).to(self.device)
+        dtype = getattr(torch, self.config.train.precision)
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            outputs = self.engine.model(images)
+        loss, told = self._losses(outputs, images, pids, synthetic)
+        self.engine.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.engine.optimizer)
+        self.scaler.update()
+        return told
+
+    def _losses(self, outputs: Any, images: Tensor, pids: Tensor, synthetic: Tensor) -> tuple[Tensor, dict[str, float]]:
+        if self.config.loss.name == "softmax":
+            loss = self._classification(outputs, images, pids, synthetic)
+            return loss, {"loss": loss.item(), "acc": self._accuracy(outputs, pids)}
+        (outputs, features), chosen = outputs, self.config.loss.triplet
+        total, told = pids.new_zeros((), dtype=torch.float32), {}
+        if chosen.weight_t > 0:
+            loss = supervised(
+                lambda part: hardest_triplets(part, pids, synthetic, self.policy.triplet, chosen.margin), features
+            )
+            total, told["loss_t"] = total + chosen.weight_t * loss, loss.item()
+        if chosen.weight_x > 0:
+            loss = self._classification(outputs, images, pids, synthetic)
+            total, told["loss_x"] = total + chosen.weight_x * loss, loss.item()
+            told["acc"] = self._accuracy(outputs, pids)
+        return total, told
+
+    def _classification(self, outputs: Any, images: Tensor, pids: Tensor, synthetic: Tensor) -> Tensor:
+        policy = self.policy
+        eps = 0.1 if self.config.loss.softmax.label_smooth else 0.0  # torchreid's
+        taught = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                taught = self.teacher(images)
+        targets = label_targets(pids, synthetic, self.classes, policy.labels, eps, policy.smoothing, taught)
+        weights = torch.where(synthetic, self._weight(), 1.0)
+        return supervised(lambda logits: weighted_cross_entropy(logits, targets, weights), outputs)
+
+    def _weight(self) -> float:
+        """Of a synthetic row in the engine's present epoch."""
+        policy = self.policy
+        if not policy.warmup_epochs:
+            return policy.weight
+        return policy.weight * min(max(self.engine.epoch - policy.start_epoch, 0) / policy.warmup_epochs, 1)
+
+    @staticmethod
+    def _accuracy(outputs: Any, pids: Tensor) -> float:
+        """Percent of the rows that the classifier is right about, as torchreid reports it."""
+        first = outputs if isinstance(outputs, Tensor) else outputs[0]
+        return 100 * float((first.argmax(1) == pids).float().mean())
+
+
+class Teacher(nn.Module):
+    """A trained model of torchreid that gives logits in eval mode, where torchreid's own gives features."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Takes it over: eval mode, no gradients."""
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, classes) logits of (B, 3, H, W)."""
+        logits: Tensor = self.model.classifier(self.model(images))  # type: ignore[operator]
+        return logits
+
+
+def _teacher(config: ReidConfig, classes: int) -> Teacher | None:
+    """The network that soft labels come from.
+
+    Raises:
+        BadInput: not the weights of such a model on as many identities.
+    """
+    chosen = config.augmentation
+    if chosen is None or chosen.teacher is None:
+        return None
+    with quiet(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        model = load_torchreid().models.build_model(config.model.name, classes, loss="softmax", pretrained=False)
+    path = Path(chosen.teacher)
+    load_weights(model, path, "augment.teacher", with_classifier=True)
+    if not isinstance(getattr(model, "classifier", None), nn.Module):
+        raise BadInput(f"augment.teacher: {config.model.name} has no classifier to ask; use another label policy")
+    return Teacher(model.to(device_of(config)))
 
 
 def build_model(config: ReidConfig, classes: int) -> nn.Module:
@@ -74,12 +188,14 @@ def build_model(config: ReidConfig, classes: int) -> nn.Module:
     return model
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads weights for everything but the identity classifier, which need not fit other identities.
+def load_weights(model: nn.Module, path: Path, key: str = "model.load_weights", with_classifier: bool = False) -> None:
+    """Loads weights; the identity classifier's need not fit other identities.
 
     Args:
         model: a torchreid model.
         path: .safetensors, or a .pth of torchreid (a state dict, or one under `state_dict`).
+        key: what names the file in the configuration, for the error messages.
+        with_classifier: the classifier's weights must fit too.
 
     Raises:
         BadInput: unreadable, or not the weights of such a model.
@@ -91,16 +207,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state)
     except FileNotFoundError:
-        raise BadInput(f"model.load_weights: {path}: no such file") from None
+        raise BadInput(f"{key}: {path}: no such file") from None
     except Exception as error:  # what a damaged file raises differs from library to library
-        raise BadInput(f"model.load_weights: {path}: not a file of weights ({str(error).splitlines()[0]})") from None
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+        raise BadInput(f"{key}: {path}: not a file of weights ({str(error).splitlines()[0]})") from None
+    state = {name.removeprefix("module."): value for name, value in state.items()}
     own = model.state_dict()
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    missing = [key for key in own if key not in fitting and not key.startswith("classifier")]
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    missing = [name for name in own if name not in fitting and (with_classifier or not name.startswith("classifier"))]
     if missing:
         raise BadInput(
-            f"model.load_weights: {path}: not the weights of this model ({len(missing)} of {len(own)} arrays are "
+            f"{key}: {path}: not the weights of this model ({len(missing)} of {len(own)} arrays are "
             f"missing or have another shape, such as {missing[0]})"
         )
     model.load_state_dict({**own, **fitting})

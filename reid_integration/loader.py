@@ -253,6 +253,12 @@ class PoseLoader(RenderingLoader):
         return {**longer, "img": images, "is_synthetic": out.is_synthetic.cpu()}
 
 
+def synthetic_rows(batch: Mapping[str, Any]) -> Tensor:
+    """(B,) bool: the rows that were rendered, here or into a file whose name says so."""
+    named = torch.tensor([parse_name(os.path.basename(path)).synthetic is not None for path in batch["impath"]])
+    return named | batch["is_synthetic"] if "is_synthetic" in batch else named
+
+
 def attach_poses(
     datamanager: Any,
     augment: XingPose,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +21,17 @@ from torch import nn
 from tqdm import tqdm
 
 from reid_integration.compat import quiet
-from reid_integration.config import ReidConfig, listed, load_reid_config
+from reid_integration.config import GateConfig, ReidConfig, listed, load_reid_config
 from reid_integration.engines import build_engine, device_of, save_weights
 from reid_integration.evaluation import ReidResult, evaluate_model
+from reid_integration.history import CHECKPOINT, History, load_checkpoint, save_checkpoint
+from reid_integration.loader import synthetic_rows
+from xingaug.augment.gate import KeptCounts, QualityGate
 from xingaug.cli import Parser
 from xingaug.config import to_yaml
 from xingaug.errors import BadInput, WorkFailed, guarded
 from xingaug.files import atomic_write
+from xingaug.programs import load_program
 
 RESULT, STATS, WEIGHTS, RESOLVED = "result.json", "stats.jsonl", "model.safetensors", "config.yaml"
 
@@ -98,7 +102,8 @@ def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None 
     """Trains as configured, evaluates, and writes the run directory `config.data.save_dir`.
 
     The same configuration gives the same figures on the same machine with the same number of threads. The global random
-    generators are left as they were found.
+    generators are left as they were found. A run that was stopped goes on from its last checkpoint, of the end of an
+    epoch, to the same figures (but with `persistent_workers`, whose random state is their own).
 
     Args:
         config: the run.
@@ -127,13 +132,18 @@ def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None 
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_write(directory / RESOLVED) as path:
             path.write_text(to_yaml(config), encoding="utf-8")
-        with (directory / STATS).open("w", encoding="utf-8") as stats:
+        before = load_checkpoint(directory, engine)
+        history = History(directory, STATS, 0 if before is None else before["iterations"])
+        try:
             if not config.test.evaluate:
-                _train(config, engine, result, stats, progress)
-            _evaluate(config, engine, result, stats, progress)
+                _train(config, engine, result, history, before, progress)
+            _evaluate(config, engine, result, history, progress)
+        finally:
+            history.close()
     save_weights(config, engine.model, directory / WEIGHTS)
     with atomic_write(directory / RESULT) as path:
         path.write_text(json.dumps(result.to_mapping(), indent=1), encoding="utf-8")
+    (directory / CHECKPOINT).unlink(missing_ok=True)
     return result
 
 
@@ -164,8 +174,9 @@ def _attach(config: ReidConfig, manager: Any, generator: nn.Module | None) -> di
     bank = PoseBank.load(Path(chosen.bank)) if chosen.bank else persons.build_bank(size)
     try:
         augment = XingPose(
-            generator, bank, chosen.p, chosen.sampler, config.draw_seed, chosen.mode, fit=chosen.fit, reuse=chosen.reuse
-        )
+            generator, bank, chosen.p, chosen.sampler, config.draw_seed, chosen.mode, fit=chosen.fit,
+            gate=_gate(chosen.gate, device_of(config)), reuse=chosen.reuse,
+        )  # fmt: skip
     except ValueError as error:
         raise BadInput(f"augment.{error}") from None
     data = config.data
@@ -176,25 +187,45 @@ def _attach(config: ReidConfig, manager: Any, generator: nn.Module | None) -> di
     return {"generator": str(generator.content_hash), "bank": bank.content_hash}
 
 
-def _train(config: ReidConfig, engine: Any, result: TrainResult, stats: TextIO, progress: bool) -> None:
-    """The training loop; fills `result`."""
+def _gate(chosen: GateConfig | bool | None, device: torch.device) -> QualityGate | None:
+    if not isinstance(chosen, GateConfig):
+        return None
+    features = None
+    if chosen.features is not None:
+        features = load_program(chosen.features, "a re-ID network", device)
+    return QualityGate(
+        features, min_identity=chosen.min_identity, min_contrast=chosen.min_contrast, max_saturated=chosen.max_saturated
+    )
+
+
+def _train(
+    config: ReidConfig,
+    engine: Any,
+    result: TrainResult,
+    history: History,
+    before: dict[str, Any] | None,
+    progress: bool,
+) -> None:
+    """The training loop; fills `result`. Goes on from `before`, what the last checkpoint says."""
     train, loader = config.train, engine.train_loader
     total = train.max_iterations or (train.max_epoch - train.start_epoch) * len(loader)
-    bar = tqdm(total=total, desc="training", unit="it", disable=None if progress else True)
-    rows, synthetic = 0, 0.0
-    started, evaluating = time.perf_counter(), 0.0
+    done = before or {"iterations": 0, "epoch": train.start_epoch, "rows": 0, "synthetic": 0.0, "seconds": 0.0}
+    result.iterations, epoch = done["iterations"], done["epoch"]
+    rows, synthetic = done["rows"], done["synthetic"]
+    _restore_counts(loader, done.get("skipped"))
+    started, evaluating = time.perf_counter() - done["seconds"], 0.0
+    saved = time.perf_counter()
+    bar = tqdm(total=total, initial=result.iterations, desc="training", unit="it", disable=None if progress else True)
     with bar:
-        epoch = train.start_epoch
         while result.iterations < total if train.max_iterations else epoch < train.max_epoch:
             _begin_epoch(engine, epoch, train)
-            before = result.iterations
+            begun, gate_before = result.iterations, _gate_counts(loader)
             for batch in loader:
                 entry = _step(engine, batch, epoch, result.iterations + 1)
                 result.iterations += 1
                 rows, synthetic = rows + len(batch["pid"]), synthetic + entry["synthetic"] * len(batch["pid"])
                 entry["seconds"] = round(time.perf_counter() - started - evaluating, 3)
-                result.history.append(entry)
-                print(json.dumps(entry), file=stats)
+                history.write(entry, "train")
                 bar.update()
                 if result.iterations % train.print_freq == 0:
                     bar.set_postfix(loss=f"{_loss(entry):.3f}", epoch=epoch)
@@ -202,21 +233,58 @@ def _train(config: ReidConfig, engine: Any, result: TrainResult, stats: TextIO, 
                     _spread_schedule(engine, result.iterations, train.max_iterations, train.max_epoch)
                     if result.iterations == train.max_iterations:
                         break
-            if result.iterations == before:  # P x K samplers promise more than they give
+            if result.iterations == begun:  # P x K samplers promise more than they give
                 raise WorkFailed(
                     f"sampler.train_sampler: {config.sampler.train_sampler} gave no full batch in an epoch"
                 )
+            _write_gate(history, loader, gate_before, result.iterations, epoch)
             epoch += 1
             if not train.max_iterations:
                 engine.update_lr()
             if _evaluation_due(config, epoch, result.iterations < total):
-                _evaluate(config, engine, result, stats, progress)
+                _evaluate(config, engine, result, history, progress)
                 evaluating += result.evaluation_seconds
-            stats.flush()
+            history.flush()
+            if time.perf_counter() - saved >= 60 * train.checkpoint_minutes and result.iterations < total:
+                seconds = time.perf_counter() - started - evaluating
+                save_checkpoint(
+                    result.directory,
+                    engine,
+                    {
+                        "iterations": result.iterations, "epoch": epoch, "rows": rows, "synthetic": synthetic,
+                        "seconds": seconds, "skipped": dict(getattr(loader, "skipped", {})),
+                    },
+                )  # fmt: skip
+                saved = time.perf_counter()
+    result.history = [entry for entry in history.entries if "lr" in entry]
     result.epochs = epoch - train.start_epoch
     result.train_seconds = time.perf_counter() - started - evaluating
     result.synthetic_share = synthetic / rows
     result.skipped = dict(getattr(loader, "skipped", {}))
+
+
+def _restore_counts(loader: Any, skipped: dict[str, int] | None) -> None:
+    if skipped and hasattr(loader, "skipped"):
+        loader.skipped.update(skipped)
+
+
+def _gate_counts(loader: Any) -> KeptCounts | None:
+    gate = getattr(getattr(loader, "augment", None), "gate", None)
+    return None if gate is None else gate.counts.copy()
+
+
+def _write_gate(history: History, loader: Any, before: KeptCounts | None, iteration: int, epoch: int) -> None:
+    """What the quality gate let through in an epoch, by identity where it did not let all through."""
+    if before is None:
+        return
+    counts = loader.augment.gate.counts.since(before)
+    judged = counts.judged.total()
+    entry = {
+        "iteration": iteration, "epoch": epoch, "judged": judged,
+        "kept_share": counts.kept.total() / judged if judged else 1.0,
+        "kept_share_by_identity": {str(pid): round(share, 4) for pid, share in counts.shares().items() if share < 1},
+    }  # fmt: skip
+    history.write(entry, "gate")
 
 
 def _begin_epoch(engine: Any, epoch: int, train: Any) -> None:
@@ -234,7 +302,7 @@ def _step(engine: Any, batch: dict[str, Any], epoch: int, iteration: int) -> dic
     batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
     lr = engine.get_current_lr()
     terms = engine.forward_backward(batch)
-    synthetic = float(batch["is_synthetic"].float().mean()) if "is_synthetic" in batch else 0.0
+    synthetic = float(synthetic_rows(batch).float().mean())
     entry = {"iteration": iteration, "epoch": epoch, "lr": lr, **terms, "synthetic": synthetic}
     if not math.isfinite(_loss(entry)):
         raise WorkFailed(f"iteration {iteration}: the loss is {_loss(entry)}; lower train.lr")
@@ -257,7 +325,7 @@ def _evaluation_due(config: ReidConfig, done_epochs: int, unfinished: bool) -> b
     return unfinished and test.eval_freq > 0 and done_epochs >= test.start_eval and done_epochs % test.eval_freq == 0
 
 
-def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, stats: TextIO, progress: bool) -> None:
+def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, history: History, progress: bool) -> None:
     """Evaluates on every target, outside the random stream of the training."""
     started = time.perf_counter()
     with unmoved_rng():
@@ -270,7 +338,7 @@ def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, stats: TextI
             except ValueError as error:
                 raise BadInput(f"data.targets: {name}: {error}") from None
             entry = {"iteration": result.iterations, "target": name, **result.results[name].figures()}
-            print(json.dumps(entry), file=stats, flush=True)
+            history.write(entry, f"test/{name}")
     result.evaluation_seconds = time.perf_counter() - started
 
 

@@ -1,5 +1,7 @@
 """The quality gate: its scores against what they mean, and what the transform makes of its verdicts."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from xingaug.augment.gate import QualityGate
 from xingaug.augment.output import Skipped
 from xingaug.keypoints import Keypoints
+from xingaug.programs import load_program
 
 
 class MeanColour(nn.Module):
@@ -135,6 +138,19 @@ def test_networks_stay_in_eval_mode_and_frozen_and_draw_nothing() -> None:
         assert not any(module.training for module in gate.modules())
         gate.features.train()  # type: ignore[union-attr]
         gate.estimator.train()  # type: ignore[union-attr]
+
+
+def test_an_exported_program_may_judge(tmp_path: Path) -> None:
+    class Means(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean((2, 3)) - 0.5
+
+    file = tmp_path / "features.pt2"
+    batch = torch.export.Dim("batch", min=1, max=64)
+    torch.export.save(torch.export.export(Means(), (images_of(2),), dynamic_shapes=({0: batch},)), file)
+    gate = QualityGate(load_program(file, "a feature network"), min_identity=0, min_contrast=0)
+    red, blue = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
+    assert gate.train()(colours(red, red), colours(red, blue), persons(2)).kept.tolist() == [True, False]
 
 
 def test_autocast_does_not_reach_the_gate_and_half_precision_works() -> None:

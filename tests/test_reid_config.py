@@ -55,6 +55,7 @@ def test_tree_and_defaults_are_torchreids():
     ours = to_mapping(ReidConfig())
     assert (ours.pop("augment"), ours.pop("use_gpu"), ours["train"].pop("max_iterations")) == (None, None, None)
     assert ours["sampler"].pop("synthetic_share") is None
+    assert (ours["train"].pop("precision"), ours["train"].pop("checkpoint_minutes")) == ("float32", 5.0)
     assert ours == DEFAULTS
     assert reid_config(DEFAULTS) == ReidConfig()
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 import yaml
 from reid_world import StandIn, comparison, settings, write_tree
+from safetensors.torch import load_file
 
 from reid_integration import compare as compare_module
+from reid_integration import train as train_module
 from reid_integration.compare import compare, load_compare_config
 from reid_integration.compare import main as compare_main
 from reid_integration.config import reid_config
@@ -65,7 +67,7 @@ def test_the_same_run_twice_and_no_trace_in_the_global_rng(tree, tmp_path):
 def test_run_directory_explains_itself(tree, tmp_path):
     result = finish(tree, tmp_path / "run", augment={"p": 1.0})
     assert {path.name for path in result.directory.iterdir()} == {
-        "config.yaml", "stats.jsonl", "model.safetensors", "result.json",
+        "config.yaml", "stats.jsonl", "tensorboard", "model.safetensors", "result.json",
     }  # fmt: skip
     resolved = yaml.safe_load((result.directory / "config.yaml").read_text())
     assert reid_config(resolved) == reid_config(settings(tree, tmp_path / "run", augment={"p": 1.0}))
@@ -185,6 +187,50 @@ def test_help_shows_an_example(main, capsys):
         main(["--help"])
     assert caught.value.code == 0
     assert "example: python -m reid_integration." in capsys.readouterr().out
+
+
+class StoppedError(Exception):
+    """In the place of a killed process."""
+
+
+@pytest.mark.parametrize("augment", [None, {"p": 0.5, "reuse": 2}])
+def test_a_stopped_run_goes_on_to_the_same_figures(tree, tmp_path, monkeypatch, augment):
+    asked = {"train__max_iterations": 12, "train__checkpoint_minutes": 0, "augment": augment}
+    whole = run(reid_config(settings(tree, tmp_path / "whole", **asked)), generator=StandIn())
+    config = reid_config(settings(tree, tmp_path / "stopped", **asked))
+    step = train_module._step
+
+    def stops(engine, batch, epoch, iteration):
+        if iteration == 8:  # in the third epoch of three steps
+            raise StoppedError
+        return step(engine, batch, epoch, iteration)
+
+    monkeypatch.setattr(train_module, "_step", stops)
+    with pytest.raises(StoppedError):
+        run(config, generator=StandIn())
+    monkeypatch.setattr(train_module, "_step", step)
+    assert (tmp_path / "stopped" / "checkpoint.pt").exists()
+    with (tmp_path / "stopped" / "stats.jsonl").open("a") as stats:
+        stats.write('{"iteration": 8, "torn')
+    again = run(config, generator=StandIn())
+    assert again.reid.to_mapping() == whole.reid.to_mapping()
+    assert without_times(again.history) == without_times(whole.history)
+    for name in ("iterations", "epochs", "synthetic_share", "skipped"):
+        assert getattr(again, name) == getattr(whole, name)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not (tmp_path / "stopped" / "checkpoint.pt").exists()
+    assert list((tmp_path / "stopped" / "tensorboard").glob("events*"))
+
+
+def test_a_damaged_checkpoint_is_named(tree, tmp_path, monkeypatch):
+    config = reid_config(settings(tree, tmp_path / "run", train__checkpoint_minutes=0))
+    monkeypatch.setattr(train_module, "_evaluate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(config)
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"x")
+    with pytest.raises(BadInput, match=r"checkpoint\.pt: not a checkpoint of this run"):
+        run(config)
 
 
 # Comparisons

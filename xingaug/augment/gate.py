@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,14 +117,20 @@ class QualityGate(nn.Module):
             if not least <= value <= 1:
                 raise ValueError(f"{name}: {value}, needed a number in [{least}, 1]")
         self.features, self.estimator = features, estimator
-        self.eval().requires_grad_(False)
+        self.requires_grad_(False)
+        self.train()
         self.min_identity, self.min_pose = min_identity, min_pose
         self.min_contrast, self.max_saturated = min_contrast, max_saturated
         self.counts = KeptCounts()
 
     def train(self, mode: bool = True) -> "QualityGate":
-        """Changes nothing: the networks in here stay in eval mode."""
-        return super().train(False)
+        """Puts the networks in here into eval mode, whatever is asked; an exported program stays as it was exported."""
+        self.training = False
+        for network in (self.features, self.estimator):
+            if isinstance(network, nn.Module):
+                with suppress(NotImplementedError):
+                    network.eval()
+        return self
 
     @torch.no_grad()
     def forward(self, sources: Tensor, rendered: Tensor, targets: Keypoints, pids: np.ndarray | None = None) -> Verdict:
@@ -138,8 +145,7 @@ class QualityGate(nn.Module):
         Raises:
             ValueError: the feature network or the estimator gives something else than it should.
         """
-        if any(module.training for module in self.modules()):
-            self.eval()
+        self.train()  # a surrounding model may have put them in another mode
         scores = {"contrast": _contrast(rendered), "saturated": _saturated(rendered)}
         kept = (scores["contrast"] >= self.min_contrast) & (scores["saturated"] <= self.max_saturated)
         if self.features is not None:
