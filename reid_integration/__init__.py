@@ -9,6 +9,8 @@ from typing import Any
 _HOMES = {
     "AugmentConfig": "config",
     "CompareConfig": "compare",
+    "add_config": "attach",
+    "attach_config": "attach",
     "PoseLoader": "loader",
     "ReidConfig": "config",
     "ReidResult": "evaluation",

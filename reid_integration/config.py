@@ -239,8 +239,8 @@ class TestConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        if self.batch_size < 1 or not self.ranks or min(self.ranks) < 1:
-            raise ValueError("needed batch_size from 1 and ranks, each from 1")
+        if self.batch_size < 1 or not self.ranks or min(self.ranks) < 1 or self.visrank_topk < 1:
+            raise ValueError("needed batch_size and visrank_topk from 1, and ranks, each from 1")
 
 
 @dataclass(frozen=True)
@@ -333,8 +333,6 @@ class ReidConfig:
             "data.load_train_targets": (self.data.load_train_targets, "no image engine here trains on targets"),
             "market1501.use_500k_distractors": (self.market1501.use_500k_distractors, "the 500k set is not read"),
             "cuhk03.use_metric_cuhk03": (self.cuhk03.use_metric_cuhk03, "evaluation is by the Market-1501 protocol"),
-            "test.visrank": (self.test.visrank, "ranked lists are not drawn"),
-            "test.rerank": (self.test.rerank, "re-ranking is not done"),
         }  # fmt: skip
         for key, (value, reason) in refused.items():
             if value:

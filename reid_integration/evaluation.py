@@ -1,7 +1,11 @@
 """Re-ID evaluation by the Market-1501 protocol: distances, CMC, mAP and mINP."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -10,8 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-QUERIES_PER_CHUNK = 256
-"""Queries ranked at once; bounds the memory of `evaluate` to a few times this many rows of the distance matrix."""
+from reid_integration.compat import load_torchreid, quiet
+
+QUERIES_PER_CHUNK = 128
+"""Queries that a thread ranks at once; bounds the memory to a few times this many rows of the distance matrix."""
+
+
+SHEETS = 100
+"""Most queries whose ranked results are drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,22 +111,72 @@ def evaluate(
             raise ValueError(f"{name}: shape {values.shape}, needed ({length},) to fit distmat {distmat.shape}")
     if np.isnan(distmat).any():
         raise ValueError("distmat: holds NaN; the features are not finite")
-    chunks = [
-        _rank_queries(distmat[rows], q_pids[rows], g_pids, q_camids[rows], g_camids)
-        for rows in (slice(i, i + QUERIES_PER_CHUNK) for i in range(0, len(distmat), QUERIES_PER_CHUNK))
-    ]
+    return _ranked(
+        len(distmat),
+        min(max_rank, distmat.shape[1]),
+        lambda part: _rank_queries(distmat[part], q_pids[part], g_pids, q_camids[part], g_camids),
+    )
+
+
+def evaluate_features(
+    query: Tensor,
+    gallery: Tensor,
+    q_pids: np.ndarray,
+    g_pids: np.ndarray,
+    q_camids: np.ndarray,
+    g_camids: np.ndarray,
+    metric: Literal["euclidean", "cosine"] = "euclidean",
+    normalize: bool = False,
+    max_rank: int = 50,
+) -> ReidResult:
+    """As `evaluate`, from features, of which only some queries' distances are held at a time.
+
+    Args:
+        query: (Q, D) features.
+        gallery: (G, D) features.
+        q_pids: as in `evaluate`; likewise the others.
+        g_pids: identities of the gallery.
+        q_camids: cameras of the queries.
+        g_camids: cameras of the gallery.
+        metric: as in `distances`.
+        normalize: as in `distances`.
+        max_rank: length of the CMC curve.
+
+    Raises:
+        ValueError: features that are not finite, or no query with a true match.
+    """
+    if not bool(query.isfinite().all() and gallery.isfinite().all()):
+        raise ValueError("features: NaN or infinite values")
+    if metric == "cosine" or normalize:
+        query, gallery = F.normalize(query.float(), dim=1), F.normalize(gallery.float(), dim=1)
+    return _ranked(
+        len(query),
+        min(max_rank, len(gallery)),
+        lambda part: _rank_queries(
+            distances(query[part], gallery, metric), q_pids[part], g_pids, q_camids[part], g_camids
+        ),
+    )
+
+
+Ranked = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rank of the first true match, average precision and inverse negative penalty of each query that has a match."""
+
+
+def _ranked(queries: int, length: int, rank: Callable[[slice], Ranked]) -> ReidResult:
+    """The figures of all queries, ranked some at a time, in as many threads as there are cores, at most four."""
+    parts = [slice(start, start + QUERIES_PER_CHUNK) for start in range(0, queries, QUERIES_PER_CHUNK)]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # sorting leaves Python's lock alone
+        chunks = list(pool.map(rank, parts))
     if not sum(len(first) for first, _, _ in chunks):
         raise ValueError("no query has a true match in the gallery (same pid under another camera)")
-    first, precision, penalty = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-    length = min(max_rank, distmat.shape[1])
+    first, precision, penalty = (np.concatenate(columns) for columns in zip(*chunks, strict=True))
     cmc = np.bincount(first - 1, minlength=length).cumsum()[:length] / len(first)
     return ReidResult(float(precision.mean()), float(penalty.mean()), cmc, len(first))
 
 
 def _rank_queries(
     distmat: np.ndarray, q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rank of the first true match, average precision and inverse negative penalty of each query that has a match."""
+) -> Ranked:
     order = np.argsort(distmat, axis=1)
     same_pid = g_pids[order] == q_pids[:, None]
     same_view = same_pid & (g_camids[order] == q_camids[:, None])
@@ -192,8 +252,53 @@ def evaluate_model(
     metric: Literal["euclidean", "cosine"] = "euclidean",
     normalize: bool = False,
     progress: bool = False,
+    rerank: bool = False,
+    sheets: Callable[[np.ndarray], None] | None = None,
 ) -> ReidResult:
-    """Features of query and gallery, their distances, and the figures; see `extract_features` and `evaluate`."""
+    """Features of query and gallery, their distances, and the figures.
+
+    Args:
+        model: as in `extract_features`.
+        query_loader: torchreid's.
+        gallery_loader: torchreid's.
+        metric: as in `distances`.
+        normalize: as in `distances`.
+        progress: show progress bars (on a terminal only).
+        rerank: order by k-reciprocal neighbours (Zhong et al., CVPR 2017; torchreid's function, k1 20, k2 6, lambda
+            0.3), which holds distances between all images.
+        sheets: is given the (Q, G) distances, to draw ranked results from.
+    """
     query, q_pids, q_camids = extract_features(model, query_loader, progress, "query")
     gallery, g_pids, g_camids = extract_features(model, gallery_loader, progress, "gallery")
-    return evaluate(distances(query, gallery, metric, normalize), q_pids, g_pids, q_camids, g_camids)
+    known = (q_pids, g_pids, q_camids, g_camids)
+    if not rerank and sheets is None:
+        return evaluate_features(query, gallery, *known, metric, normalize)
+    distmat = distances(query, gallery, metric, normalize)
+    if rerank:
+        within = [distances(features, features, metric, normalize) for features in (query, gallery)]
+        rerank_module = import_module(f"{load_torchreid().__name__}.utils.rerank")
+        distmat = rerank_module.re_ranking(distmat, *within)
+    if sheets is not None:
+        sheets(distmat)
+    return evaluate(distmat, *known)
+
+
+def write_ranked_sheets(
+    distmat: np.ndarray, query: Sequence[Any], gallery: Sequence[Any], folder: Path, size: tuple[int, int], top: int
+) -> None:
+    """A picture for each of up to 100 queries, evenly spaced: it and the first of its ranking, right ones framed green.
+
+    Args:
+        distmat: (Q, G).
+        query: torchreid's entries (path, pid, camid, ...).
+        gallery: likewise.
+        folder: where `visrank_<query>.jpg` are written; torchreid draws them.
+        size: (height, width) of an image.
+        top: images of the ranking.
+    """
+    rows = np.linspace(0, len(query) - 1, min(len(query), SHEETS)).round().astype(int)
+    with quiet():
+        load_torchreid().utils.visualize_ranked_results(
+            distmat[rows], ([query[row] for row in rows], gallery), "image",
+            width=size[1], height=size[0], save_dir=str(folder), topk=min(top, len(gallery)),
+        )  # fmt: skip

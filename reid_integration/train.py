@@ -10,7 +10,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,16 @@ from torch import nn
 from tqdm import tqdm
 
 from reid_integration.compat import quiet
-from reid_integration.config import GateConfig, ReidConfig, listed, load_reid_config
+from reid_integration.config import ReidConfig, listed, load_reid_config
 from reid_integration.engines import build_engine, device_of, save_weights
-from reid_integration.evaluation import ReidResult, evaluate_model
+from reid_integration.evaluation import ReidResult, evaluate_model, write_ranked_sheets
 from reid_integration.history import CHECKPOINT, History, load_checkpoint, save_checkpoint
 from reid_integration.loader import synthetic_rows
-from xingaug.augment.gate import KeptCounts, QualityGate
+from xingaug.augment.gate import KeptCounts
 from xingaug.cli import Parser
 from xingaug.config import to_yaml
 from xingaug.errors import BadInput, WorkFailed, guarded
 from xingaug.files import atomic_write
-from xingaug.programs import load_program
 
 RESULT, STATS, WEIGHTS, RESOLVED = "result.json", "stats.jsonl", "model.safetensors", "config.yaml"
 
@@ -158,44 +157,14 @@ def _require_own_directory(config: ReidConfig, directory: Path) -> None:
 
 def _attach(config: ReidConfig, manager: Any, generator: nn.Module | None) -> dict[str, str]:
     """Puts the rendering loader into the data manager; returns the content hashes of generator and bank."""
-    from reid_integration.loader import Persons, attach_poses
-    from xingaug.augment.transform import XingPose
-    from xingaug.poses.bank import PoseBank
+    from reid_integration.attach import attach
 
-    chosen = config.augmentation
-    assert chosen is not None
-    if generator is None:
-        from xingaug.generators.store import load_generator
-
-        generator = load_generator(chosen.generator, device_of(config))
-    generator = generator.to(device_of(config))
-    size = (int(generator.size[0]), int(generator.size[1]))  # type: ignore[index]
-    persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data], chosen.annotations)
-    bank = PoseBank.load(Path(chosen.bank)) if chosen.bank else persons.build_bank(size)
-    try:
-        augment = XingPose(
-            generator, bank, chosen.p, chosen.sampler, config.draw_seed, chosen.mode, fit=chosen.fit,
-            gate=_gate(chosen.gate, device_of(config)), reuse=chosen.reuse,
-        )  # fmt: skip
-    except ValueError as error:
-        raise BadInput(f"augment.{error}") from None
+    assert config.augmentation is not None
     data = config.data
-    attach_poses(
-        manager, augment, persons, listed(data.transforms), data.norm_mean, data.norm_std,
-        chosen.start_epoch, chosen.stop_epoch,
+    return attach(
+        manager, config.augmentation, data.transforms, data.norm_mean, data.norm_std, config.draw_seed,
+        device_of(config), generator,
     )  # fmt: skip
-    return {"generator": str(generator.content_hash), "bank": bank.content_hash}
-
-
-def _gate(chosen: GateConfig | bool | None, device: torch.device) -> QualityGate | None:
-    if not isinstance(chosen, GateConfig):
-        return None
-    features = None
-    if chosen.features is not None:
-        features = load_program(chosen.features, "a re-ID network", device)
-    return QualityGate(
-        features, min_identity=chosen.min_identity, min_contrast=chosen.min_contrast, max_saturated=chosen.max_saturated
-    )
 
 
 def _train(
@@ -333,13 +302,24 @@ def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, history: His
             try:
                 result.results[name] = evaluate_model(
                     engine.model, loaders["query"], loaders["gallery"],
-                    config.test.dist_metric, config.test.normalize_feature, progress,
+                    config.test.dist_metric, config.test.normalize_feature, progress, config.test.rerank,
+                    _sheets(config, result.directory / f"visrank_{Path(name).name}", loaders),
                 )  # fmt: skip
             except ValueError as error:
                 raise BadInput(f"data.targets: {name}: {error}") from None
             entry = {"iteration": result.iterations, "target": name, **result.results[name].figures()}
             history.write(entry, f"test/{name}")
     result.evaluation_seconds = time.perf_counter() - started
+
+
+def _sheets(config: ReidConfig, folder: Path, loaders: dict[str, Any]) -> Callable[[np.ndarray], None] | None:
+    """Draws the ranked results of a target, if the configuration asks for it."""
+    if not config.test.visrank:
+        return None
+    query, gallery = (loaders[part].dataset.data for part in ("query", "gallery"))
+    return lambda distmat: write_ranked_sheets(
+        distmat, query, gallery, folder, config.image_size, config.test.visrank_topk
+    )
 
 
 @contextlib.contextmanager

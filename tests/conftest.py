@@ -27,6 +27,13 @@ def denormals_as_before() -> Iterator[None]:
     torch.set_flush_denormal(False)  # a command sets it for its process, which here is that of all tests
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a world, its bank, a generator that has learned nothing, pairs, and things that are wrong."""

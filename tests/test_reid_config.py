@@ -94,7 +94,7 @@ def test_augment_forms():
         ({"train": {"optim": "lion"}}, "train.optim: 'lion', expected one of adam"),
         ({"train": {"max_iterations": 0}}, "max_iterations: needed null, or from 1"),
         ({"model": {"resume": "x.pth"}}, "model.resume: 'x.pth' cannot be honoured"),
-        ({"test": {"visrank": True}}, "test.visrank: True cannot be honoured"),
+        ({"test": {"visrank_topk": 0}}, "needed batch_size and visrank_topk from 1"),
     ],
 )
 def test_bad_settings_are_one_clear_line(mapping, message):

@@ -1,5 +1,7 @@
 """CMC, mAP and mINP against slow loops and against torchreid's own Python metrics."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from reid_integration import evaluation
 from reid_integration.compat import load_torchreid
-from reid_integration.evaluation import ReidResult, distances, evaluate, evaluate_model, extract_features
+from reid_integration.evaluation import (
+    ReidResult,
+    distances,
+    evaluate,
+    evaluate_features,
+    evaluate_model,
+    extract_features,
+)
 
 
 def random_case(seed, queries=12, gallery=40, identities=5, cameras=3, ties=False):
@@ -156,3 +166,35 @@ def test_model_is_evaluated_and_left_in_its_mode():
         model, batches([red, blue], [1, 2], [0, 0]), batches([blue, red, red], [2, 1, 1], [1, 1, 0])
     )
     assert result.mAP == 1
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_features_a_few_queries_at_a_time_give_the_same(metric, normalize, monkeypatch):
+    rng = np.random.default_rng(3)
+    query, gallery = (torch.from_numpy(rng.normal(size=(count, 8)).astype(np.float32)) for count in (50, 130))
+    known = [rng.integers(0, 12, 50), rng.integers(0, 12, 130), rng.integers(0, 3, 50), rng.integers(0, 3, 130)]
+    expected = evaluate(distances(query, gallery, metric, normalize), *known)
+    monkeypatch.setattr(evaluation, "QUERIES_PER_CHUNK", 7)
+    found = evaluate_features(query, gallery, *known, metric, normalize)
+    assert found.mAP == pytest.approx(expected.mAP, abs=1e-9)
+    assert found.mINP == pytest.approx(expected.mINP, abs=1e-9)
+    np.testing.assert_allclose(found.cmc, expected.cmc)
+    query[3, 2] = torch.nan
+    with pytest.raises(ValueError, match="features: NaN or infinite"):
+        evaluate_features(query, gallery, *known)
+
+
+def test_reranking_is_torchreids_on_the_same_distances():
+    rng = np.random.default_rng(0)
+    pids, camids = np.arange(24) % 8, np.arange(24) // 8
+    colours = (rng.normal(size=(8, 3))[pids] + 0.4 * rng.normal(size=(24, 3))).tolist()
+    split = (colours[:8], pids[:8].tolist(), camids[:8].tolist()), (colours[8:], pids[8:].tolist(), camids[8:].tolist())
+    model = MeanColour()
+    seen = []
+    result = evaluate_model(model, batches(*split[0]), batches(*split[1]), rerank=True, sheets=seen.append)
+    q, g = (torch.tensor(part[0]) for part in split)
+    rerank = importlib.import_module(f"{load_torchreid().__name__}.utils.rerank")
+    expected = rerank.re_ranking(*(distances(*pair) for pair in ((q, g), (q, q), (g, g))))
+    np.testing.assert_allclose(seen[0], expected, atol=1e-5)
+    assert result.mAP == pytest.approx(evaluate(expected, pids[:8], pids[8:], camids[:8], camids[8:]).mAP)

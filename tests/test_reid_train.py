@@ -20,6 +20,7 @@ from reid_integration.train import TrainResult, run
 from reid_integration.train import main as train_main
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators import store
+from xingaug.images import read_image
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,13 @@ def test_help_shows_an_example(main, capsys):
         main(["--help"])
     assert caught.value.code == 0
     assert "example: python -m reid_integration." in capsys.readouterr().out
+
+
+def test_ranked_results_are_drawn(tree, tmp_path):
+    result = finish(tree, tmp_path / "run", test={"visrank": True, "visrank_topk": 2, "rerank": True})
+    sheets = sorted((result.directory / "visrank_world").glob("*.jpg"))
+    assert len(sheets) == result.reid.queries == 6
+    assert read_image(sheets[0]).shape[1] > 3 * 16
 
 
 class StoppedError(Exception):

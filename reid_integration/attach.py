@@ -1,0 +1,154 @@
+"""`augment: xinggan_pose`, put into a torchreid data manager: generator, bank, gate and the loader that renders."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from reid_integration.config import AugmentConfig, GateConfig, listed
+from reid_integration.loader import Persons, PoseLoader, attach_poses
+from xingaug.augment.gate import QualityGate
+from xingaug.augment.transform import XingPose
+from xingaug.config import from_mapping, to_mapping
+from xingaug.errors import BadInput
+from xingaug.generators.store import load_generator
+from xingaug.poses.bank import PoseBank
+from xingaug.poses.storage import FORMAT, VERSION
+from xingaug.programs import load_program
+
+
+def attach(
+    manager: Any,
+    chosen: AugmentConfig,
+    transforms: list[str] | str,
+    norm_mean: list[float],
+    norm_std: list[float],
+    seed: int,
+    device: torch.device,
+    generator: nn.Module | None = None,
+) -> dict[str, str]:
+    """Replaces the training loader of a data manager by one that re-renders poses.
+
+    Args:
+        manager: torchreid's `ImageDataManager`.
+        chosen: how.
+        transforms: those that the data manager was built with; likewise `norm_mean` and `norm_std`.
+        norm_mean: per channel.
+        norm_std: per channel.
+        seed: of the draws.
+        device: where images are rendered.
+        generator: renders in place of `chosen.generator`.
+
+    Returns:
+        Content hashes of generator and bank.
+
+    Raises:
+        BadInput: something that the configuration names cannot be used.
+    """
+    if generator is None:
+        generator = load_generator(chosen.generator, device)
+    generator = generator.to(device)
+    size = (int(generator.size[0]), int(generator.size[1]))  # type: ignore[index]
+    persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data], chosen.annotations)
+    bank = PoseBank.load(Path(chosen.bank)) if chosen.bank else cached_bank(persons, size)
+    try:
+        augment = XingPose(
+            generator, bank, chosen.p, chosen.sampler, seed, chosen.mode, fit=chosen.fit,
+            gate=_gate(chosen.gate, device), reuse=chosen.reuse,
+        )  # fmt: skip
+    except ValueError as error:
+        raise BadInput(f"augment.{error}") from None
+    attach_poses(
+        manager, augment, persons, listed(transforms), norm_mean, norm_std, chosen.start_epoch, chosen.stop_epoch
+    )
+    return {"generator": str(generator.content_hash), "bank": bank.content_hash}
+
+
+def cached_bank(persons: Persons, frame: tuple[int, int]) -> PoseBank:
+    """The bank of the training images, built on first use and kept by its content.
+
+    It lies in `$XDG_CACHE_HOME/xingaug/banks`, by default below `~/.cache`, under a hash of names, keypoints,
+    identities, cameras, sizes of the files, frame, and the bank's format. One that is damaged is built again.
+
+    Args:
+        persons: the training images.
+        frame: (height, width) that poses are brought to.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {VERSION} {frame}".encode())
+    digest.update("\0".join(persons.names).encode())
+    for array in (
+        persons.keypoints.xy.numpy(), persons.keypoints.visibility.numpy(), persons.pids, persons.camids,
+        persons.synthetic, np.array([os.stat(path).st_size for path in persons.paths]),
+    ):  # fmt: skip
+        digest.update(np.ascontiguousarray(array).data)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = home / "xingaug" / "banks" / digest.hexdigest()
+    try:
+        return PoseBank.load(path)
+    except BadInput:  # none there, or damaged
+        bank = persons.build_bank(frame)
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(BadInput, OSError):  # another process was quicker, or the disk is full
+        bank.save(path)
+    return bank
+
+
+def _gate(chosen: GateConfig | bool | None, device: torch.device) -> QualityGate | None:
+    if not isinstance(chosen, GateConfig):
+        return None
+    features = None
+    if chosen.features is not None:
+        features = load_program(chosen.features, "a re-ID network", device)
+    return QualityGate(
+        features, min_identity=chosen.min_identity, min_contrast=chosen.min_contrast, max_saturated=chosen.max_saturated
+    )
+
+
+def add_config(cfg: Any) -> None:
+    """Adds the keys of `augment` to a script's own yacs configuration.
+
+    Afterwards its YAML files and command line may say `augment.name: xinggan_pose` and the keys of `AugmentConfig`.
+    yacs knows no string in the place of a node, so the short form `augment: xinggan_pose` is not among them.
+
+    Args:
+        cfg: a yacs `CfgNode` in torchreid's tree, before files are merged into it.
+    """
+    keys = to_mapping(AugmentConfig()) | {"name": ""}
+    cfg.augment = type(cfg)({key: value for key, value in keys.items() if key not in _YACS_LATER})
+    cfg.augment.gate = False  # yacs changes no None into a node
+
+
+_YACS_LATER = ("gate", "labels", "smoothing", "teacher", "weight", "warmup_epochs", "triplet")
+"""Keys that need an engine of ours, or a node in the place of a value."""
+
+
+def attach_config(manager: Any, cfg: Any) -> PoseLoader | None:
+    """Does for a script's own data manager and configuration what `augment` asks for.
+
+    Args:
+        manager: torchreid's `ImageDataManager`, built from `cfg`.
+        cfg: with the keys of `add_config`.
+
+    Returns:
+        The new `manager.train_loader`; None where `augment.name` is empty.
+
+    Raises:
+        BadInput: a wrong value, or something that it names cannot be used.
+    """
+    asked: Mapping[str, Any] = cfg.augment
+    if not asked["name"]:
+        return None
+    chosen = from_mapping(AugmentConfig, dict(asked), "configuration", "augment.")
+    device = torch.device("cuda" if cfg.use_gpu and torch.cuda.is_available() else "cpu")
+    data = cfg.data
+    seed = cfg.train.seed if chosen.seed is None else chosen.seed
+    attach(manager, chosen, list(data.transforms), list(data.norm_mean), list(data.norm_std), seed, device)
+    loader: PoseLoader = manager.train_loader
+    return loader

@@ -1,0 +1,100 @@
+"""The hook in a user's own script, and the bank that it keeps."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from reid_world import StandIn, settings, write_tree
+from yacs.config import CfgNode
+
+from reid_integration import add_config, attach_config
+from reid_integration.attach import cached_bank
+from reid_integration.config import reid_config
+from reid_integration.datamanager import build_datamanager
+from reid_integration.loader import Persons, PoseLoader
+from xingaug.data.pedestrians import write_world
+from xingaug.errors import BadInput
+from xingaug.poses.bank import PoseBank
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tree(tmp_path_factory.mktemp("data") / "world")
+
+
+def read(tree: Path) -> Persons:
+    return Persons.read([str(path) for path in sorted((tree / "bounding_box_train").iterdir())])
+
+
+def test_a_bank_is_built_once_and_kept_by_its_content(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    persons = read(tree)
+    first = cached_bank(persons, (128, 64))
+    (kept,) = (tmp_path / "xingaug" / "banks").iterdir()
+    monkeypatch.setattr(Persons, "build_bank", lambda *_: pytest.fail("it is kept"))
+    assert cached_bank(read(tree), (128, 64)).content_hash == first.content_hash
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (kept / "xy.npy").write_bytes(b"x")  # damaged: built again
+    assert cached_bank(persons, (128, 64)).content_hash == first.content_hash
+    assert PoseBank.load(kept).content_hash == first.content_hash
+    persons.keypoints.xy[0] += 1
+    assert cached_bank(persons, (128, 64)).content_hash != first.content_hash
+    assert len(list((tmp_path / "xingaug" / "banks").iterdir())) == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_cache_that_cannot_be_written_does_no_harm(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o500)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert len(cached_bank(read(tree), (128, 64))) == 24
+
+
+def script_config(tree: Path) -> CfgNode:
+    cfg = CfgNode()
+    cfg.use_gpu = False
+    cfg.data = CfgNode({"transforms": ["random_flip"], "norm_mean": [0.5] * 3, "norm_std": [0.2] * 3})
+    cfg.train = CfgNode({"seed": 1})
+    add_config(cfg)
+    return cfg
+
+
+def test_keys_are_added_and_checked(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reid_integration.attach.load_generator", lambda *_: StandIn())
+    manager = build_datamanager(reid_config(settings(tree, "unused"), "here"))
+    stock = manager.train_loader
+    cfg = script_config(tree)
+    assert attach_config(manager, cfg) is None
+    assert manager.train_loader is stock
+    cfg.merge_from_list(["augment.name", "xinggan_pose", "augment.p", 1.0, "augment.seed", 3])
+    loader = attach_config(manager, cfg)
+    assert isinstance(loader, PoseLoader)
+    assert manager.train_loader is loader
+    assert (loader.augment.p, loader.augment.seed) == (1.0, 3)
+    assert bool(next(iter(loader))["is_synthetic"].all())
+    with pytest.raises(AssertionError, match=r"Non-existent key: augment\.smpler"):
+        cfg.merge_from_list(["augment.smpler", "near"])
+    cfg.merge_from_list(["augment.p", 2.0])
+    with pytest.raises(BadInput, match=r"p: 2.0, needed a share in \[0, 1\]"):
+        attach_config(manager, cfg)
+
+
+def test_the_script_of_the_examples(tmp_path: Path) -> None:
+    write_world(tmp_path / "pedestrians", 12, 6, 0, workers=1, progress=False)
+    spec = importlib.util.spec_from_file_location("torchreid_script", ROOT / "examples" / "torchreid_script.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    words = ["data.root", str(tmp_path), "data.sources", ["pedestrians"]]
+    with torch.random.fork_rng():
+        assert module.main(words) == 0
+        assert 5 < module.main([*words, "augment.name", "xinggan_pose"]) < 32
