@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xingaug.augment.output import PoseDraw, Skipped
 from xingaug.augment.transform import XingPose
+from xingaug.generators import load_generator
 from xingaug.keypoints import Keypoints, render_heatmaps
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.descriptor import torsos_of
@@ -158,6 +159,17 @@ def test_a_row_does_not_depend_on_its_batch(order: list[int], batch: int, sample
         assert torch.equal(part.draw.bank_rows, whole.draw.bank_rows[rows])
         assert torch.equal(part.is_synthetic, whole.is_synthetic[rows])
         assert torch.allclose(part.images, whole.images[rows], atol=1e-5)
+
+
+def test_pixels_of_the_bundled_generator_do_not_depend_on_the_batch() -> None:
+    size, count = (128, 64), 7
+    images, kp, keys = images_of(count, size), persons(count, size), keys_of(count)
+    aug = XingPose(load_generator("pedestrians-small"), BANK, p=1)
+    whole = aug(images, kp, keys=keys).images
+    for batch in (1, 3):
+        parts = [slice(start, start + batch) for start in range(0, count, batch)]
+        found = torch.cat([aug(images[part], kp[part], keys=keys[part]).images for part in parts])
+        assert torch.allclose(found, whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["replace", "append"])
