@@ -331,10 +331,10 @@ class XingPose(nn.Module):
         new = [keys.index(key) for key in dict.fromkeys(keys) if key not in found]
         if new:
             made = self._made(images[new], persons[new], poses[new], None if pids is None else pids[new])
-            for place, (image, kept, scores) in zip(new, made, strict=True):
-                found[keys[place]] = rendered = Rendered(asked[place], image, kept, scores)
+            for number, (image, kept, scores) in zip(new, made, strict=True):
+                found[keys[number]] = rendered = Rendered(asked[number], image, kept, scores)
                 if cache is not None and names is not None:
-                    cache.put(names[place], rendered)
+                    cache.put(names[number], rendered)
         return [found[key] for key in keys]
 
     def _made(
