@@ -141,11 +141,10 @@ def write_arm(kind: Kind, real: Path, out: Path, config: SyntheticConfig, world:
         BadInput: an oracle without a world, or as `generate`.
     """
     if kind == "oracle":
-        if world is None or not (world / "world.json").is_file():
-            raise BadInput(f"synthetic: oracle: {world} is no pedestrian world; of others no true images are known")
+        require_world(world)
         # The manifest of the generated images says which pose each source was drawn.
         offline = write_arm("offline", real, out.parent / "offline", config)
-        return _write_oracle(offline, real, out, World(world))
+        return _write_oracle(offline, real, out, World(world or real))
     bank = real.parent / "bank"
     if not bank.exists():
         bank_from_tree(real, real / "annotations.npz").save(bank)
@@ -154,6 +153,12 @@ def write_arm(kind: Kind, real: Path, out: Path, config: SyntheticConfig, world:
         generator = CopyOfSource(load_generator(config.generator).size)
     _generate(config, real, out, bank, generator)
     return out
+
+
+def require_world(folder: Path | None) -> None:
+    """Raises `BadInput` unless the true images of every pose are known."""
+    if folder is None or not (folder / "world.json").is_file():
+        raise BadInput(f"synthetic: oracle: {folder} is no pedestrian world; of others no true images are known")
 
 
 def _generate(config: SyntheticConfig, real: Path, out: Path, bank: Path, generator: nn.Module | None) -> Summary:

@@ -55,9 +55,12 @@ def attach(
     if generator is None:
         generator = load_generator(chosen.generator, device)
     generator = generator.to(device)
+    if getattr(manager.train_loader.dataset, "k_tfm", 1) != 1:
+        raise BadInput("k_tfm: the data manager gives several views of an image; needed 1")
     size = (int(generator.size[0]), int(generator.size[1]))  # type: ignore[index]
     persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data], chosen.annotations)
     bank = PoseBank.load(Path(chosen.bank)) if chosen.bank else cached_bank(persons, size)
+    _require_training_poses(bank, manager, persons, chosen.bank)
     try:
         augment = XingPose(
             generator, bank, chosen.p, chosen.sampler, seed, chosen.mode, fit=chosen.fit,
@@ -71,22 +74,36 @@ def attach(
     return {"generator": str(generator.content_hash), "bank": bank.content_hash}
 
 
+def _require_training_poses(bank: PoseBank, manager: Any, persons: Persons, path: str | None) -> None:
+    """Raises `BadInput` if the bank holds poses of query or gallery images, which training must not see."""
+    tests = {
+        os.path.basename(entry[0])
+        for splits in manager.test_dataset.values()
+        for part in splits.values()
+        for entry in part
+    }
+    found = sorted((tests - {os.path.basename(path) for path in persons.paths}) & set(bank.names.tolist()))
+    if found:
+        raise BadInput(
+            f"augment.bank: {path}: {len(found)} poses are of test images, such as {found[0]}; "
+            "build it from training images"
+        )
+
+
 def cached_bank(persons: Persons, frame: tuple[int, int]) -> PoseBank:
     """The bank of the training images, built on first use and kept by its content.
 
-    It lies in `$XDG_CACHE_HOME/xingaug/banks`, by default below `~/.cache`, under a hash of names, keypoints,
-    identities, cameras, sizes of the files, frame, and the bank's format. One that is damaged is built again.
+    It lies in `$XDG_CACHE_HOME/xingaug/banks`, by default below `~/.cache`, under a hash of names, poses in the frame,
+    identities, cameras, and the bank's format. One that is damaged is built again.
 
     Args:
         persons: the training images.
         frame: (height, width) that poses are brought to.
     """
     digest = hashlib.sha256(f"{FORMAT} {VERSION} {frame}".encode())
+    poses = persons.real_poses(frame)
     digest.update("\0".join(persons.names).encode())
-    for array in (
-        persons.keypoints.xy.numpy(), persons.keypoints.visibility.numpy(), persons.pids, persons.camids,
-        persons.synthetic, np.array([os.stat(path).st_size for path in persons.paths]),
-    ):  # fmt: skip
+    for array in (poses.xy.numpy(), poses.visibility.numpy(), persons.pids, persons.camids, persons.synthetic):
         digest.update(np.ascontiguousarray(array).data)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = home / "xingaug" / "banks" / digest.hexdigest()
@@ -142,11 +159,14 @@ def attach_config(manager: Any, cfg: Any) -> PoseLoader | None:
     Raises:
         BadInput: a wrong value, or something that it names cannot be used.
     """
+    from reid_integration.datamanager import require_real_and_apart  # imports torchreid, which takes seconds
+
     asked: Mapping[str, Any] = cfg.augment
     if not asked["name"]:
         return None
     chosen = from_mapping(AugmentConfig, dict(asked), "configuration", "augment.")
     device = torch.device("cuda" if cfg.use_gpu and torch.cuda.is_available() else "cpu")
+    require_real_and_apart(manager)
     data = cfg.data
     seed = cfg.train.seed if chosen.seed is None else chosen.seed
     attach(manager, chosen, list(data.transforms), list(data.norm_mean), list(data.norm_std), seed, device)

@@ -5,6 +5,7 @@ cell is a run directory of `reid_integration.train`; finished cells are not run 
 """
 
 import csv
+import hashlib
 import io
 import json
 import sys
@@ -17,13 +18,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from reid_integration.arms import SyntheticConfig, write_arm, write_share
-from reid_integration.config import ReidConfig, listed, reid_config
+from reid_integration.arms import SyntheticConfig, require_world, write_arm, write_share
+from reid_integration.config import DataConfig, ReidConfig, listed, reid_config
 from reid_integration.train import RESOLVED, RESULT, TrainResult, run
 from xingaug.cli import Parser
 from xingaug.config import load_config, read_yaml, to_mapping
 from xingaug.errors import BadInput, guarded
 from xingaug.files import atomic_write
+from xingaug.generators.store import load_generator
 
 KINDS = ("offline", "duplicates", "oracle")
 FIGURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
@@ -201,7 +203,14 @@ def cell_configs(config: CompareConfig) -> dict[Cell, ReidConfig]:
                     "train": {"seed": seed, "max_iterations": config.iterations},
                     "data": {"save_dir": save_dir, **({} if data is None else {"sources": [str(data.resolve())]})},
                 }
-                cells[arm, share, seed] = reid_config(merged(shared, set_here), f"arms.{arm}")
+                cells[arm, share, seed] = cell = reid_config(merged(shared, set_here), f"arms.{arm}")
+                first = next(iter(cells.values())).data
+                tested, expected = ((d.root, listed(d.targets)) for d in (cell.data, first))
+                if tested != expected:
+                    raise BadInput(
+                        f"arms.{arm}: tests on {tested[1]} in {tested[0]}, another arm on {expected[1]} in "
+                        f"{expected[0]}; needed the same data.root and data.targets for all"
+                    )
     return cells
 
 
@@ -211,28 +220,41 @@ def share_name(share: float) -> str:
 
 
 def _training_folder(config: CompareConfig, arm: str, share: float) -> Path | None:
-    """The folder below `out/data` that an arm trains on; None where it trains on the base's own sources."""
+    """The folder below `out/data` that an arm trains on; None where it trains on the base's own sources.
+
+    Its name holds a hash of where the images come from and how they are made, so that a change of it is another folder.
+    """
     kind = config.arms[arm].get("synthetic")
     if kind is None and share == 1:
         return None
-    return config.out / "data" / share_name(share) / (kind or "real")
+    data = _arm_data(config, arm)
+    made = f"{Path(data.root).resolve()} {listed(data.sources)} {share} {config.synthetic}"
+    folder = f"{share_name(share)}_{hashlib.sha256(made.encode()).hexdigest()[:8]}"
+    return config.out / "data" / folder / (kind or "real")
+
+
+def _arm_data(config: CompareConfig, arm: str) -> DataConfig:
+    base = read_yaml(config.base) if config.base else {}
+    changes = {key: value for key, value in config.arms[arm].items() if key != "synthetic"}
+    return reid_config(merged(merged(base, config.common), changes), f"arms.{arm}").data
 
 
 def _source(config: CompareConfig, arm: str) -> Path:
     """The dataset whose training images an arm takes a share of, or renders again.
 
     Raises:
-        BadInput: several sources, or no such folder.
+        BadInput: several sources, no such folder, or an oracle of what is no pedestrian world.
     """
     from reid_integration.datamanager import find_folder  # imports torchreid, which takes seconds
 
-    base = read_yaml(config.base) if config.base else {}
-    changes = {key: value for key, value in config.arms[arm].items() if key != "synthetic"}
-    data = reid_config(merged(merged(base, config.common), changes), f"arms.{arm}").data
+    data = _arm_data(config, arm)
     sources = listed(data.sources)
     if len(sources) != 1:
         raise BadInput(f"arms.{arm}: shares and synthetic images need one source, data.sources has {len(sources)}")
-    return find_folder(data.root, sources[0])
+    source = find_folder(data.root, sources[0])
+    if config.arms[arm].get("synthetic") == "oracle":
+        require_world(source)
+    return source
 
 
 def _write_training_folder(config: CompareConfig, arm: str, share: float) -> None:
@@ -260,9 +282,11 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
     cells = cell_configs(config)
     # What can be complained of before any work.
     finished = {key: _finished(cell, generator) for key, cell in cells.items()}
-    for arm, share, _ in cells:
-        if _training_folder(config, arm, share) is not None:
+    for (arm, share, _), done in zip(cells, finished.values(), strict=True):
+        if not done and _training_folder(config, arm, share) is not None:
             _source(config, arm)
+            if "synthetic" in config.arms[arm]:
+                load_generator(config.synthetic.generator)
     results = {}
     for number, (key, cell) in enumerate(cells.items(), start=1):
         arm, share, seed = key

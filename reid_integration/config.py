@@ -63,6 +63,10 @@ class DataConfig:
                 )
             if transform not in TRANSFORMS:
                 raise ValueError(f"transforms: unknown '{transform}'; known: {', '.join(TRANSFORMS)}")
+        for name in ("sources", "targets"):
+            folders = listed(getattr(self, name))
+            if len(set(folders)) < len(folders):
+                raise ValueError(f"{name}: {folders}, needed each once")
         if self.k_tfm != 1:
             raise ValueError(f"k_tfm: {self.k_tfm}; torchreid's engines take one view of each image, needed 1")
         if min(self.height, self.width) < 1 or self.workers < 0 or not self.sources or not self.targets:
@@ -210,6 +214,11 @@ class TripletConfig:
     weight_t: float = 1.0
     weight_x: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if not (self.margin >= 0 and self.weight_t >= 0 and self.weight_x >= 0 and self.weight_t + self.weight_x > 0):
+            raise ValueError("needed margin, weight_t and weight_x from 0, and one of the weights above 0")
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -328,6 +337,7 @@ class ReidConfig:
         """Expands `augment: xinggan_pose` and refuses what would be ignored."""
         if isinstance(self.augment, str):
             object.__setattr__(self, "augment", AugmentConfig())
+        self._require_policies_that_act()
         refused = {
             "model.resume": (self.model.resume, "a stopped run goes on by itself; use model.load_weights"),
             "data.load_train_targets": (self.data.load_train_targets, "no image engine here trains on targets"),
@@ -337,6 +347,20 @@ class ReidConfig:
         for key, (value, reason) in refused.items():
             if value:
                 raise ValueError(f"{key}: {value!r} cannot be honoured ({reason}); leave it out")
+
+    def _require_policies_that_act(self) -> None:
+        """Raises ValueError for a policy that the loss has no place for."""
+        chosen, loss = self.augmentation, self.loss
+        if chosen is None:
+            return
+        classifies = loss.name == "softmax" or loss.triplet.weight_x > 0
+        if not classifies and (chosen.labels != "same_id" or chosen.weight != 1 or chosen.warmup_epochs):
+            raise ValueError(
+                "augment: labels, weight and warmup_epochs act on the classifier's loss; "
+                "needed loss.triplet.weight_x above 0"
+            )
+        if chosen.triplet != "include" and (loss.name != "triplet" or loss.triplet.weight_t == 0):
+            raise ValueError(f"augment: triplet: '{chosen.triplet}' acts on the triplet loss; needed loss.name triplet")
 
     @property
     def augmentation(self) -> AugmentConfig | None:

@@ -1,6 +1,7 @@
 """Folders in Market-1501 layout as torchreid datasets, and torchreid's data manager on top of them."""
 
 import functools
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -202,16 +203,34 @@ def _mixed(loader: Any, share: float, sources: Any) -> DataLoader[dict[str, Any]
 
 def _check(manager: Any, config: ReidConfig) -> None:
     """Refuses a training set that is too small or that holds images it will be tested on."""
-    images = manager.train_loader.dataset.data
     if not len(manager.train_loader):
         raise BadInput(
             f"train.batch_size: {config.train.batch_size}, but {config.sampler.train_sampler} gives only "
             f"{len(manager.train_loader.sampler)} training images an epoch; needed at least one full batch"
         )
-    trained = {_file(path) for path, *_ in images}
+    require_real_and_apart(manager)
+
+
+def require_real_and_apart(manager: Any) -> None:
+    """Checks that a model will be tested on real images that it was not trained on.
+
+    Args:
+        manager: torchreid's `ImageDataManager`.
+
+    Raises:
+        BadInput: a test image is marked as synthetic, or lies among the training images, be it as a copy.
+    """
+    trained = {_content(path) for path, *_ in manager.train_loader.dataset.data}
     for name, splits in manager.test_dataset.items():
         for split, entries in splits.items():
-            shared = [path for path, *_ in entries if _file(path) in trained]
+            paths = [entry[0] for entry in entries]
+            synthetic = [path for path in paths if _is_synthetic(path)]
+            if synthetic:
+                raise BadInput(
+                    f"{name}: {len(synthetic)} {split} images are synthetic, such as {min(synthetic)}; "
+                    "needed real ones, for accuracy is measured on them"
+                )
+            shared = [path for path in paths if _content(path) in trained]
             if shared:
                 raise BadInput(
                     f"{name}: {len(shared)} {split} images are among the training images, such as {min(shared)}; "
@@ -219,7 +238,14 @@ def _check(manager: Any, config: ReidConfig) -> None:
                 )
 
 
-def _file(path: str) -> tuple[int, int]:
-    """What a file is known by under every path, link or hard link."""
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+def _content(path: str) -> bytes:
+    """What an image is known by under every name: a hash of its bytes."""
+    with open(path, "rb") as file:
+        return hashlib.blake2b(file.read(), digest_size=16).digest()
+
+
+def _is_synthetic(path: str) -> bool:
+    try:
+        return parse_name(os.path.basename(path)).synthetic is not None
+    except BadInput:  # a dataset of torchreid's own, with names of another grammar
+        return False

@@ -14,6 +14,9 @@ from reid_integration.policies import hardest_triplets, label_targets, supervise
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 
+_CHANNELS_LAST = ("osnet", "resnet", "mobilenet")
+"""Models whose weights may lie with channels last; others of torchreid's ask for another layout with `view`."""
+
 
 def device_of(config: ReidConfig) -> torch.device:
     """Where the model and the rendering run."""
@@ -24,7 +27,8 @@ def build_engine(config: ReidConfig, manager: Any) -> Any:
     """The stock engine with its model, optimiser and schedule."""
     torchreid, train, loss = load_torchreid(), config.train, config.loss
     model = build_model(config, manager.num_train_pids).to(device_of(config))
-    model.to(memory_format=torch.channels_last)  # OSNet is a third faster so
+    if config.model.name.startswith(_CHANNELS_LAST):
+        model.to(memory_format=torch.channels_last)  # OSNet is a third faster so
     with quiet():
         optimizer = torchreid.optim.build_optimizer(
             model,
@@ -77,12 +81,18 @@ class PolicyStep:
         self.policy = config.augmentation or AugmentConfig()
         self.classes = engine.datamanager.num_train_pids
         self.device = device_of(config)
+        if config.train.precision == "float16" and self.device.type != "cuda":
+            raise BadInput("train.precision: float16 needs a GPU; use bfloat16 or float32")
+        self._stock = engine.forward_backward
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.train.precision == "float16")
 
     def __call__(self, data: dict[str, Any]) -> dict[str, float]:
         """One step; returns what torchreid's engine returns."""
         images, pids = data["img"].to(self.device), data["pid"].to(self.device)
         synthetic = synthetic_rows(data).to(self.device)
+        if self._is_stock(synthetic):
+            told: dict[str, float] = self._stock(data)
+            return told
         dtype = getattr(torch, self.config.train.precision)
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             outputs = self.engine.model(images)
@@ -92,6 +102,10 @@ class PolicyStep:
         self.scaler.step(self.engine.optimizer)
         self.scaler.update()
         return told
+
+    def _is_stock(self, synthetic: Tensor) -> bool:
+        """Whether torchreid's own step does the same."""
+        return self.config.train.precision == "float32" and not bool(synthetic.any())
 
     def _losses(self, outputs: Any, images: Tensor, pids: Tensor, synthetic: Tensor) -> tuple[Tensor, dict[str, float]]:
         if self.config.loss.name == "softmax":

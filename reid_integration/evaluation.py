@@ -147,14 +147,11 @@ def evaluate_features(
     """
     if not bool(query.isfinite().all() and gallery.isfinite().all()):
         raise ValueError("features: NaN or infinite values")
-    if metric == "cosine" or normalize:
-        query, gallery = F.normalize(query.float(), dim=1), F.normalize(gallery.float(), dim=1)
+    to_gallery = _distances_to(gallery, metric, normalize)
     return _ranked(
         len(query),
         min(max_rank, len(gallery)),
-        lambda part: _rank_queries(
-            distances(query[part], gallery, metric), q_pids[part], g_pids, q_camids[part], g_camids
-        ),
+        lambda part: _rank_queries(to_gallery(query[part]), q_pids[part], g_pids, q_camids[part], g_camids),
     )
 
 
@@ -205,14 +202,25 @@ def distances(
     Returns:
         (Q, G) float32.
     """
-    query, gallery = query.float(), gallery.float()
-    if normalize or metric == "cosine":
-        query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
-    product = query @ gallery.T
-    if metric == "cosine":
-        return (1 - product).numpy()
-    squares = query.square().sum(1, keepdim=True) + gallery.square().sum(1)
-    return torch.sub(squares, product, alpha=2).numpy()
+    return _distances_to(gallery, metric, normalize)(query)
+
+
+def _distances_to(
+    gallery: Tensor, metric: Literal["euclidean", "cosine"], normalize: bool
+) -> Callable[[Tensor], np.ndarray]:
+    """What gives the distances of (q, D) queries to a gallery, whose part in them is computed once."""
+    scaled = normalize or metric == "cosine"
+    gallery = F.normalize(gallery.float(), dim=1) if scaled else gallery.float()
+    squares = torch.einsum("gd,gd->g", gallery, gallery)
+
+    def of(query: Tensor) -> np.ndarray:
+        query = F.normalize(query.float(), dim=1) if scaled else query.float()
+        product = query @ gallery.T
+        if metric == "cosine":
+            return (1 - product).numpy()
+        return torch.sub(query.square().sum(1, keepdim=True) + squares, product, alpha=2).numpy()
+
+    return of
 
 
 @torch.no_grad()
@@ -236,8 +244,7 @@ def extract_features(
     features, pids, camids = [], [], []
     try:
         for batch in tqdm(loader, desc=label, unit="batch", leave=False, disable=None if progress else True):
-            images = batch["img"].to(device).contiguous(memory_format=torch.channels_last)
-            features.append(model(images).float().cpu())
+            features.append(model(batch["img"].to(device)).float().cpu())
             pids.append(np.asarray(batch["pid"]))
             camids.append(np.asarray(batch["camid"]))
     finally:

@@ -98,11 +98,11 @@ class Persons:
         """Number of images without any keypoint."""
         return int((~self.keypoints.present.any(-1)).sum())
 
-    def build_bank(self, frame: tuple[int, int]) -> PoseBank:
-        """A bank of the real images' poses.
+    def real_poses(self, frame: tuple[int, int]) -> Keypoints:
+        """Poses of the real images.
 
         Args:
-            frame: (height, width) to bring all poses to, whatever the size of their images.
+            frame: (height, width) that they are brought to, whatever the size of their images.
         """
         real = np.flatnonzero(~self.synthetic)
         sizes = []
@@ -111,8 +111,13 @@ class Persons:
                 sizes.append(image.size)
         scale = torch.tensor([frame[1], frame[0]]) / torch.tensor(sizes, dtype=torch.float32)
         poses = self.keypoints[real]
+        return Keypoints((poses.xy + 0.5) * scale[:, None] - 0.5, poses.visibility)
+
+    def build_bank(self, frame: tuple[int, int]) -> PoseBank:
+        """A bank of the real images' poses in a frame of (height, width)."""
+        real = np.flatnonzero(~self.synthetic)
         return PoseBank.build(
-            Keypoints((poses.xy + 0.5) * scale[:, None] - 0.5, poses.visibility),
+            self.real_poses(frame),
             names=[self.names[i] for i in real.tolist()],
             pids=self.pids[real],
             camids=self.camids[real],

@@ -55,15 +55,15 @@ def label_targets(
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Cross entropy against soft targets, a mean over the rows by their weights.
+    """Cross entropy against soft targets, each row times its weight; the mean over all rows.
 
     Args:
         logits: (B, C).
         targets: (B, C), rows adding up to 1.
-        weights: (B,) not negative; all 0 gives 0.
+        weights: (B,) not negative.
     """
     each = -(targets * logits.float().log_softmax(dim=1)).sum(1)
-    return (each * weights).sum() / weights.sum().clamp(min=1e-12)
+    return (each * weights).mean()
 
 
 def hardest_triplets(features: Tensor, pids: Tensor, synthetic: Tensor, triplets: Triplets, margin: float) -> Tensor:

@@ -5,8 +5,10 @@ instead of returning, counts in epochs alone, and writes checkpoints that today'
 """
 
 import contextlib
+import hashlib
 import json
 import math
+import os
 import random
 import sys
 import time
@@ -50,7 +52,7 @@ class TrainResult:
         identities: training identities.
         synthetic_share: share of rendered rows among all rows trained on.
         skipped: drawn rows that stayed real, by reason.
-        sources: content hashes of generator and bank, where poses were rendered.
+        sources: hash of the training images, and content hashes of generator and bank where poses were rendered.
         history: for each iteration: iteration, epoch, lr, the engine's loss terms, synthetic (share), seconds.
     """
 
@@ -102,7 +104,7 @@ def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None 
 
     The same configuration gives the same figures on the same machine with the same number of threads. The global random
     generators are left as they were found. A run that was stopped goes on from its last checkpoint, of the end of an
-    epoch, to the same figures (but with `persistent_workers`, whose random state is their own).
+    epoch, to the same figures; not so with `random_patch`, whose pool of patches is torchreid's own and is lost.
 
     Args:
         config: the run.
@@ -124,14 +126,18 @@ def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None 
         result = TrainResult(
             directory, images=len(manager.train_loader.dataset.data), identities=manager.num_train_pids
         )
+        result.sources = {"images": _fingerprint(manager.train_loader.dataset.data)}
         if config.augmentation is not None:
             with unmoved_rng():
-                result.sources = _attach(config, manager, generator)
+                result.sources |= _attach(config, manager, generator)
         engine = build_engine(config, manager)
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_write(directory / RESOLVED) as path:
             path.write_text(to_yaml(config), encoding="utf-8")
         before = load_checkpoint(directory, engine)
+        changed = [] if before is None else [k for k, v in result.sources.items() if before["sources"].get(k) != v]
+        if changed:
+            raise BadInput(f"{directory}: begun with other {changed[0]}; remove the folder to start again")
         history = History(directory, STATS, 0 if before is None else before["iterations"])
         try:
             if not config.test.evaluate:
@@ -165,6 +171,14 @@ def _attach(config: ReidConfig, manager: Any, generator: nn.Module | None) -> di
         manager, config.augmentation, data.transforms, data.norm_mean, data.norm_std, config.draw_seed,
         device_of(config), generator,
     )  # fmt: skip
+
+
+def _fingerprint(entries: Sequence[Any]) -> str:
+    """A hash of names, labels and sizes of the training images."""
+    digest = hashlib.sha256()
+    for path, pid, camid, *_ in entries:
+        digest.update(f"{os.path.basename(path)} {pid} {camid} {os.stat(path).st_size}\n".encode())
+    return digest.hexdigest()
 
 
 def _train(
@@ -221,7 +235,7 @@ def _train(
                     engine,
                     {
                         "iterations": result.iterations, "epoch": epoch, "rows": rows, "synthetic": synthetic,
-                        "seconds": seconds, "skipped": dict(getattr(loader, "skipped", {})),
+                        "sources": result.sources, "seconds": seconds, "skipped": dict(getattr(loader, "skipped", {})),
                     },
                 )  # fmt: skip
                 saved = time.perf_counter()
@@ -268,7 +282,6 @@ def _begin_epoch(engine: Any, epoch: int, train: Any) -> None:
 
 def _step(engine: Any, batch: dict[str, Any], epoch: int, iteration: int) -> dict[str, float]:
     """One optimiser step of the stock engine; returns its entry for the history."""
-    batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
     lr = engine.get_current_lr()
     terms = engine.forward_backward(batch)
     synthetic = float(synthetic_rows(batch).float().mean())
@@ -303,7 +316,7 @@ def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, history: His
                 result.results[name] = evaluate_model(
                     engine.model, loaders["query"], loaders["gallery"],
                     config.test.dist_metric, config.test.normalize_feature, progress, config.test.rerank,
-                    _sheets(config, result.directory / f"visrank_{Path(name).name}", loaders),
+                    _sheets(config, result.directory / f"visrank_{name.strip('/').replace('/', '_')}", loaders),
                 )  # fmt: skip
             except ValueError as error:
                 raise BadInput(f"data.targets: {name}: {error}") from None

@@ -1,6 +1,8 @@
 """Training folders of a comparison's arms, and what is drawn from them."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -121,9 +123,38 @@ def test_a_share_of_what_is_not_there_is_refused(world: Path, tmp_path: Path) ->
         build_datamanager(config)
 
 
-def test_hard_links_to_test_images_are_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leak", [os.link, shutil.copyfile])
+def test_test_images_are_found_under_any_name(tmp_path: Path, leak: Callable[[Path, Path], object]) -> None:
     tree = write_tree(tmp_path / "tree")
     leaked = next((tree / "bounding_box_test").glob("0003*.jpg"))
-    os.link(leaked, tree / "bounding_box_train" / "0002_c5s1_000777_00.jpg")
+    leak(leaked, tree / "bounding_box_train" / "0002_c5s1_000777_00.jpg")
     with pytest.raises(BadInput, match="1 gallery images are among the training images"):
         build_datamanager(reid_config(settings(tree, tmp_path / "x"), "here"))
+
+
+def test_evaluation_data_are_real(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree")
+    real = next((tree / "query").glob("0003*.jpg"))
+    real.rename(real.with_name(f"{real.stem}_x001.jpg"))
+    with pytest.raises(BadInput, match=r"1 query images are synthetic, such as .*_x001\.jpg; needed real ones"):
+        build_datamanager(reid_config(settings(tree, tmp_path / "x"), "here"))
+
+
+def test_a_change_of_the_synthetic_images_is_no_finished_cell(world: Path, tmp_path: Path) -> None:
+    arms = {"duplicates": {"synthetic": "duplicates"}}
+    compare(comparison(world, tmp_path, arms=arms, seeds=[1], synthetic=ONCE))
+    with pytest.raises(BadInput, match=r"finished with another configuration \(data.sources"):
+        compare(comparison(world, tmp_path, arms=arms, seeds=[1], synthetic=SyntheticConfig(per_image=2)))
+
+
+def test_what_cannot_be_made_is_told_before_any_training(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree")
+    for name, (arm, synthetic, message) in {
+        "oracle": ({"synthetic": "oracle"}, ONCE, "is no pedestrian world"),
+        "missing": ({"synthetic": "offline"}, SyntheticConfig(generator="none"), "generator 'none': no such file"),
+        "elsewhere": ({"data": {"targets": ["other"]}}, ONCE, r"arms.b: tests on \['other'\] in"),
+    }.items():
+        config = comparison(tree, tmp_path / name, arms={"a": {}, "b": arm}, seeds=[1], synthetic=synthetic)
+        with pytest.raises(BadInput, match=message):
+            compare(config)
+        assert not config.out.exists()

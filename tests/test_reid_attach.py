@@ -1,7 +1,6 @@
 """The hook in a user's own script, and the bank that it keeps."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from reid_integration.attach import cached_bank
 from reid_integration.config import reid_config
 from reid_integration.datamanager import build_datamanager
 from reid_integration.loader import Persons, PoseLoader
+from reid_integration.train import run
 from xingaug.data.pedestrians import write_world
 from xingaug.errors import BadInput
 from xingaug.poses.bank import PoseBank
@@ -49,13 +49,33 @@ def test_a_bank_is_built_once_and_kept_by_its_content(
     assert len(list((tmp_path / "xingaug" / "banks").iterdir())) == 2
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_cache_that_cannot_be_written_does_no_harm(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tmp_path.chmod(0o500)
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(PoseBank, "save", full)
     assert len(cached_bank(read(tree), (128, 64))) == 24
+
+
+def test_a_bank_of_test_poses_is_refused(tree: Path, tmp_path: Path) -> None:
+    query = sorted((tree / "query").iterdir())
+    Persons.read([str(path) for path in query]).build_bank((128, 64)).save(tmp_path / "bank")
+    config = reid_config(settings(tree, tmp_path / "x", augment={"bank": str(tmp_path / "bank")}), "here")
+    with pytest.raises(BadInput, match=r"augment.bank: .*bank: 6 poses are of test images, such as 0003"):
+        run(config, generator=StandIn())
+
+
+def test_several_views_of_an_image_are_refused(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reid_integration.attach.load_generator", lambda *_: StandIn())
+    manager = build_datamanager(reid_config(settings(tree, "unused"), "here"))
+    manager.train_loader.dataset.k_tfm = 2
+    cfg = script_config(tree)
+    cfg.merge_from_list(["augment.name", "xinggan_pose"])
+    with pytest.raises(BadInput, match="k_tfm: the data manager gives several views of an image; needed 1"):
+        attach_config(manager, cfg)
 
 
 def script_config(tree: Path) -> CfgNode:

@@ -231,6 +231,17 @@ def test_a_stopped_run_goes_on_to_the_same_figures(tree, tmp_path, monkeypatch, 
     assert list((tmp_path / "stopped" / "tensorboard").glob("events*"))
 
 
+def test_a_run_does_not_go_on_with_another_generator(tree, tmp_path, monkeypatch):
+    config = reid_config(settings(tree, tmp_path / "run", train__checkpoint_minutes=0, augment={"p": 1.0}))
+    monkeypatch.setattr(train_module, "_evaluate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(config, generator=StandIn())
+    other = StandIn()
+    other.content_hash = "other"
+    with pytest.raises(BadInput, match="begun with other generator; remove the folder to start again"):
+        run(config, generator=other)
+
+
 def test_a_damaged_checkpoint_is_named(tree, tmp_path, monkeypatch):
     config = reid_config(settings(tree, tmp_path / "run", train__checkpoint_minutes=0))
     monkeypatch.setattr(train_module, "_evaluate", lambda *_: 1 / 0)
