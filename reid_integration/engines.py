@@ -176,8 +176,8 @@ def _teacher(config: ReidConfig, classes: int) -> Teacher | None:
         model = load_torchreid().models.build_model(config.model.name, classes, loss="softmax", pretrained=False)
     path = Path(chosen.teacher)
     load_weights(model, path, "augment.teacher", with_classifier=True)
-    if not isinstance(getattr(model, "classifier", None), nn.Module):
-        raise BadInput(f"augment.teacher: {config.model.name} has no classifier to ask; use another label policy")
+    if not isinstance(getattr(model, "classifier", None), nn.Linear):
+        raise BadInput(f"augment.teacher: {config.model.name} has no one classifier to ask; use another label policy")
     return Teacher(model.to(device_of(config)))
 
 
