@@ -24,7 +24,12 @@ SHORTER = {
     "xingaug train": ["steps=1", "data.identities=2", "data.poses=2", "batch_size=2", "validation.identities=0"],
     "xingaug world runs/pedestrians_starved": ["--identities", "16", "--images-per-identity", "6"],
     "python -m reid_integration.train": ["train.max_iterations=1", "train.batch_size=8"],
-    "python -m reid_integration.compare": ["iterations=1", "seeds=[1]", "synthetic.per_image=1"],
+    "python -m reid_integration.compare": [
+        "iterations=1",
+        "seeds=[1]",
+        "synthetic.per_image=1",
+        "common.train.batch_size=8",
+    ],
 }
 
 
