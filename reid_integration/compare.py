@@ -138,10 +138,11 @@ class ComparisonResult:
         """For each share and arm, by how much it exceeds another one, seed by seed."""
         found = []
         for share in self.config.shares:
-            for other in self.config.against or [next(iter(self.config.arms))]:
+            against = self.config.against or [next(iter(self.config.arms))]
+            for number, other in enumerate(against):
                 base = self.figures(other, share)
                 for arm in self.config.arms:
-                    if arm != other:
+                    if arm not in against[: number + 1]:  # nor the other way round
                         gains = {key: statistics_of(v - base[key]) for key, v in self.figures(arm, share).items()}
                         found.append({"arm": arm, "against": other, "share": share, **gains})
         return found

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from reid_world import write_tree
 from test_reid_train import comparison, settings
 
 from reid_integration.arms import SyntheticConfig, chosen_names, write_arm, write_share
-from reid_integration.compare import compare
+from reid_integration.compare import ComparisonResult, compare
 from reid_integration.config import reid_config
 from reid_integration.datamanager import build_datamanager
 from xingaug.data.annotations import read_annotations
@@ -103,6 +104,9 @@ def test_arms_and_shares_of_a_comparison(world: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert {cell.identities for cell in result.cells.values()} == {4}
     assert len(result.differences()) == 4
+    twice = replace(config, against=["duplicates", "real"])
+    pairs = [(row["arm"], row["against"]) for row in ComparisonResult(twice, result.cells).differences()[:3]]
+    assert pairs == [("real", "duplicates"), ("oracle", "duplicates"), ("oracle", "real")]
     assert "images of each identity" in (config.out / "report.html").read_text()
 
 
