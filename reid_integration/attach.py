@@ -110,7 +110,7 @@ def cached_bank(persons: Persons, frame: tuple[int, int]) -> PoseBank:
     try:
         return PoseBank.load(path)
     except BadInput:  # none there, or damaged
-        bank = persons.build_bank(frame)
+        bank = persons.build_bank(frame, poses)
     shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(BadInput, OSError):  # another process was quicker, or the disk is full
         bank.save(path)

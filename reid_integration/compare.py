@@ -185,17 +185,15 @@ def cell_configs(config: CompareConfig) -> dict[Cell, ReidConfig]:
     Raises:
         BadInput: an arm has an unknown key or a wrong value, or sets what the comparison sets.
     """
-    base = read_yaml(config.base) if config.base else {}
     cells = {}
-    for arm, all_changes in config.arms.items():
-        changes = {key: value for key, value in all_changes.items() if key != "synthetic"}
+    for arm, changes in config.arms.items():
         for section, key in (("train", "seed"), ("train", "max_iterations"), ("data", "save_dir")):
             chosen = changes.get(section) or {}
             if isinstance(chosen, Mapping) and key in chosen:
                 raise BadInput(
                     f"arms.{arm}: sets {section}.{key}, which the comparison sets for all cells; leave it out"
                 )
-        shared = merged(merged(base, config.common), changes)
+        shared = _arm_settings(config, arm)
         for share in config.shares:
             data = _training_folder(config, arm, share)
             for seed in config.seeds:
@@ -234,10 +232,15 @@ def _training_folder(config: CompareConfig, arm: str, share: float) -> Path | No
     return config.out / "data" / folder / (kind or "real")
 
 
-def _arm_data(config: CompareConfig, arm: str) -> DataConfig:
+def _arm_settings(config: CompareConfig, arm: str) -> dict[str, Any]:
+    """What all cells of an arm share, as plain data."""
     base = read_yaml(config.base) if config.base else {}
     changes = {key: value for key, value in config.arms[arm].items() if key != "synthetic"}
-    return reid_config(merged(merged(base, config.common), changes), f"arms.{arm}").data
+    return merged(merged(base, config.common), changes)
+
+
+def _arm_data(config: CompareConfig, arm: str) -> DataConfig:
+    return reid_config(_arm_settings(config, arm), f"arms.{arm}").data
 
 
 def _source(config: CompareConfig, arm: str) -> Path:

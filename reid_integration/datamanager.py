@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from reid_integration.compat import load_torchreid, quiet
 from reid_integration.config import ReidConfig, listed
-from reid_integration.loader import image_item
+from reid_integration.loader import image_item, is_synthetic, rebuilt
 from xingaug.data.market1501 import FOLDERS, SplitName, parse_name, read_split
 from xingaug.errors import BadInput
 from xingaug.images import read_image
@@ -182,23 +181,14 @@ def build_datamanager(config: ReidConfig) -> Any:
 
 def _mixed(loader: Any, share: float, sources: Any) -> DataLoader[dict[str, Any]]:
     """The loader with synthetic images in `share` of its rows; which ones is drawn as torchreid draws, globally."""
-    synthetic = torch.tensor(
-        [parse_name(os.path.basename(path)).synthetic is not None for path, *_ in loader.dataset.data]
-    )
+    synthetic = torch.tensor([is_synthetic(path) for path, *_ in loader.dataset.data])
     for wanted, there, what in ((share, synthetic, "synthetic"), (1 - share, ~synthetic, "real")):
         if wanted > 0 and not there.any():
             raise BadInput(f"sampler.synthetic_share: {share}, but {sources} has no {what} training image")
     weights = torch.where(
         synthetic, share / synthetic.sum().clamp(min=1), (1 - share) / (~synthetic).sum().clamp(min=1)
     )
-    return DataLoader(
-        loader.dataset,
-        sampler=WeightedRandomSampler(weights.tolist(), len(synthetic)),
-        batch_size=loader.batch_size,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        drop_last=loader.drop_last,
-    )
+    return rebuilt(loader, loader.dataset, WeightedRandomSampler(weights.tolist(), len(synthetic)))
 
 
 def _check(manager: Any, config: ReidConfig) -> None:
@@ -224,7 +214,7 @@ def require_real_and_apart(manager: Any) -> None:
     for name, splits in manager.test_dataset.items():
         for split, entries in splits.items():
             paths = [entry[0] for entry in entries]
-            synthetic = [path for path in paths if _is_synthetic(path)]
+            synthetic = [path for path in paths if is_synthetic(path)]
             if synthetic:
                 raise BadInput(
                     f"{name}: {len(synthetic)} {split} images are synthetic, such as {min(synthetic)}; "
@@ -242,10 +232,3 @@ def _content(path: str) -> bytes:
     """What an image is known by under every name: a hash of its bytes."""
     with open(path, "rb") as file:
         return hashlib.blake2b(file.read(), digest_size=16).digest()
-
-
-def _is_synthetic(path: str) -> bool:
-    try:
-        return parse_name(os.path.basename(path)).synthetic is not None
-    except BadInput:  # a dataset of torchreid's own, with names of another grammar
-        return False

@@ -113,11 +113,11 @@ class Persons:
         poses = self.keypoints[real]
         return Keypoints((poses.xy + 0.5) * scale[:, None] - 0.5, poses.visibility)
 
-    def build_bank(self, frame: tuple[int, int]) -> PoseBank:
-        """A bank of the real images' poses in a frame of (height, width)."""
+    def build_bank(self, frame: tuple[int, int], poses: Keypoints | None = None) -> PoseBank:
+        """A bank of the real images' poses in a frame of (height, width); `poses` where they were taken already."""
         real = np.flatnonzero(~self.synthetic)
         return PoseBank.build(
-            self.real_poses(frame),
+            self.real_poses(frame) if poses is None else poses,
             names=[self.names[i] for i in real.tolist()],
             pids=self.pids[real],
             camids=self.camids[real],
@@ -258,9 +258,36 @@ class PoseLoader(RenderingLoader):
         return {**longer, "img": images, "is_synthetic": out.is_synthetic.cpu()}
 
 
+def is_synthetic(path: str) -> bool:
+    """Whether an image is marked as synthetic in its name; names of another grammar than ours mark nothing."""
+    try:
+        return parse_name(os.path.basename(path)).synthetic is not None
+    except BadInput:
+        return False
+
+
+def rebuilt(loader: DataLoader[Any], dataset: Dataset[Any], sampler: Any) -> DataLoader[Any]:
+    """A loader of another dataset or sampler, in everything else like `loader`."""
+    return DataLoader(
+        dataset,
+        sampler=sampler,
+        batch_size=loader.batch_size,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        drop_last=loader.drop_last,
+        persistent_workers=loader.persistent_workers,
+        collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+        generator=loader.generator,
+        timeout=loader.timeout,
+        prefetch_factor=loader.prefetch_factor,
+        multiprocessing_context=loader.multiprocessing_context,
+    )
+
+
 def synthetic_rows(batch: Mapping[str, Any]) -> Tensor:
     """(B,) bool: the rows that were rendered, here or into a file whose name says so."""
-    named = torch.tensor([parse_name(os.path.basename(path)).synthetic is not None for path in batch["impath"]])
+    named = torch.tensor([is_synthetic(path) for path in batch["impath"]])
     return named | batch["is_synthetic"] if "is_synthetic" in batch else named
 
 
@@ -290,21 +317,7 @@ def attach_poses(
         The new `datamanager.train_loader`.
     """
     stock = datamanager.train_loader
-    loader = DataLoader(
-        PosedImages(stock.dataset, persons, augment.size),
-        sampler=stock.sampler,
-        batch_size=stock.batch_size,
-        num_workers=stock.num_workers,
-        pin_memory=stock.pin_memory,
-        drop_last=stock.drop_last,
-        persistent_workers=stock.persistent_workers,
-        collate_fn=stock.collate_fn,
-        worker_init_fn=stock.worker_init_fn,
-        generator=stock.generator,
-        timeout=stock.timeout,
-        prefetch_factor=stock.prefetch_factor,
-        multiprocessing_context=stock.multiprocessing_context,
-    )
+    loader = rebuilt(stock, PosedImages(stock.dataset, persons, augment.size), stock.sampler)
     size = (datamanager.height, datamanager.width)
     datamanager.train_loader = PoseLoader(
         loader, augment, transforms, size, norm_mean, norm_std, start_epoch, stop_epoch

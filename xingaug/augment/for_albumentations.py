@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xingaug.augment.epoch import SharedEpoch
+from xingaug.augment.adapter import SampleAdapter
 from xingaug.augment.transform import XingPose
 from xingaug.images import bytes_to_unit, unit_to_bytes
 from xingaug.keypoints import JOINTS, Keypoints
@@ -15,7 +15,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks t
 import albumentations
 
 
-class RenderPose(albumentations.DualTransform):
+class RenderPose(SampleAdapter, albumentations.DualTransform):
     """Re-renders the person of an image; its keypoints become those of the pose.
 
     For `albumentations.Compose([RenderPose(augment), ...], keypoint_params=KEYPOINTS)`, called with `image` (H, W, 3)
@@ -36,14 +36,7 @@ class RenderPose(albumentations.DualTransform):
             ValueError: another mode.
         """
         super().__init__(p=1.0)
-        if augment.mode != "replace":
-            raise ValueError(f"augment: mode '{augment.mode}', needed 'replace', for a sample stays one sample")
-        self.augment = augment
-        self._epoch = SharedEpoch()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draws as of `epoch` from now on."""
-        self._epoch.set(epoch)
+        self._hold(augment)
 
     @property
     def targets_as_params(self) -> list[str]:

@@ -8,12 +8,12 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from xingaug.augment.epoch import SharedEpoch
+from xingaug.augment.adapter import SampleAdapter
 from xingaug.augment.transform import XingPose
 from xingaug.keypoints import Keypoints
 
 
-class RenderPose(v2.Transform):
+class RenderPose(SampleAdapter, v2.Transform):
     """Re-renders the person of a sample, or those of a collated batch.
 
     A sample is a mapping with `image`, a tv_tensors.Image (3, H, W) or (B, 3, H, W), uint8 or float in [0, 1];
@@ -35,14 +35,7 @@ class RenderPose(v2.Transform):
             ValueError: another mode.
         """
         super().__init__()
-        if augment.mode != "replace":
-            raise ValueError(f"augment: mode '{augment.mode}', needed 'replace', for a sample stays one sample")
-        self.augment = augment
-        self._epoch = SharedEpoch()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draws as of `epoch` from now on."""
-        self._epoch.set(epoch)
+        self._hold(augment)
 
     def forward(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """The sample, or batch of samples, re-rendered.
