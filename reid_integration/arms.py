@@ -14,7 +14,9 @@ from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
 from xingaug.generators.store import load_generator
 from xingaug.images import write_image
-from xingaug.offline.generate import MANIFEST_NAME, GenerateConfig, Summary, generate
+from xingaug.offline.config import GenerateConfig
+from xingaug.offline.describe import MANIFEST_NAME
+from xingaug.offline.generate import Summary, generate
 from xingaug.offline.manifest import read_manifest
 from xingaug.offline.target import place, require_linkable
 from xingaug.poses.bank import PoseBank

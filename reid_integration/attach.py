@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from reid_integration.config import AugmentConfig, GateConfig, listed
+from reid_integration.config import AugmentConfig, listed
 from reid_integration.loader import Persons, PoseLoader, attach_poses
-from xingaug.augment.gate import QualityGate
+from xingaug.augment.gate import GateConfig, build_gate
 from xingaug.augment.transform import XingPose
 from xingaug.config import from_mapping, to_mapping
 from xingaug.errors import BadInput
 from xingaug.generators.store import load_generator
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.storage import FORMAT, VERSION
-from xingaug.programs import load_program
 
 
 def attach(
@@ -64,7 +63,7 @@ def attach(
     try:
         augment = XingPose(
             generator, bank, chosen.p, chosen.sampler, seed, chosen.mode, fit=chosen.fit,
-            gate=_gate(chosen.gate, device), reuse=chosen.reuse,
+            gate=build_gate(chosen.gate, device) if isinstance(chosen.gate, GateConfig) else None, reuse=chosen.reuse,
         )  # fmt: skip
     except ValueError as error:
         raise BadInput(f"augment.{error}") from None
@@ -115,17 +114,6 @@ def cached_bank(persons: Persons, frame: tuple[int, int]) -> PoseBank:
     with contextlib.suppress(BadInput, OSError):  # another process was quicker, or the disk is full
         bank.save(path)
     return bank
-
-
-def _gate(chosen: GateConfig | bool | None, device: torch.device) -> QualityGate | None:
-    if not isinstance(chosen, GateConfig):
-        return None
-    features = None
-    if chosen.features is not None:
-        features = load_program(chosen.features, "a re-ID network", device)
-    return QualityGate(
-        features, min_identity=chosen.min_identity, min_contrast=chosen.min_contrast, max_saturated=chosen.max_saturated
-    )
 
 
 def add_config(cfg: Any) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from xingaug.augment.gate import GateConfig
 from xingaug.config import from_mapping, override, read_yaml
 from xingaug.errors import BadInput
 
@@ -250,21 +251,6 @@ class TestConfig:
         """Checks ranges."""
         if self.batch_size < 1 or not self.ranks or min(self.ranks) < 1 or self.visrank_topk < 1:
             raise ValueError("needed batch_size and visrank_topk from 1, and ranks, each from 1")
-
-
-@dataclass(frozen=True)
-class GateConfig:
-    """`augment.gate`: which rendered images are trained on; `xingaug.augment.gate.QualityGate` says more."""
-
-    features: str | None = None  # a re-ID network as torch.export.save writes it: images in [0, 1] -> (n, D)
-    min_identity: float = 0.5  # least cosine of its features of rendered and real image
-    min_contrast: float = 0.05
-    max_saturated: float = 0.3
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        if not (-1 <= self.min_identity <= 1 and 0 <= self.min_contrast <= 1 and 0 <= self.max_saturated <= 1):
-            raise ValueError("needed min_identity in [-1, 1], min_contrast and max_saturated in [0, 1]")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,14 @@ from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import read_npz, write_npz
 from xingaug.data.market1501 import parse_name, read_split
 from xingaug.errors import BadInput, WorkFailed
+from xingaug.files import atomic_write
 from xingaug.images import read_image
 from xingaug.keypoints import Keypoints
-from xingaug.offline import generate as generate_module
-from xingaug.offline import render, target
-from xingaug.offline.generate import GenerateConfig, Summary, generate
+from xingaug.offline import describe as describe_module
+from xingaug.offline import formats, real, target
+from xingaug.offline.config import GenerateConfig
+from xingaug.offline.generate import Summary, generate
+from xingaug.offline.journal import Journal
 from xingaug.offline.manifest import ManifestLine, read_manifest, synthetic_name, write_manifest
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.placing import Fit
@@ -135,6 +139,7 @@ def test_output_is_a_complete_dataset(config: GenerateConfig) -> None:
     assert sorted(os.listdir(config.out / "bounding_box_test")) == sorted(GALLERY)
     assert sorted(os.listdir(config.out)) == [
         ".lock", "annotations.npz", "bounding_box_test", "bounding_box_train", "config.json", "manifest.jsonl", "query",
+        "report.html",
     ]  # fmt: skip
 
 
@@ -202,44 +207,66 @@ def test_finished_work_is_skipped(config: GenerateConfig, reference: dict[str, s
     assert tree(config.out) == reference
 
 
+class Killed(BaseException):
+    """As abrupt as an exception can be."""
+
+
 @pytest.mark.parametrize("after", [0, 1, 5, 14, 26])
 def test_continues_after_any_image(
     config: GenerateConfig, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     written = []
 
-    def write(path: Path, data: bytes) -> None:
+    @contextmanager
+    def write(path: Path) -> Iterator[Path]:
         if len(written) == after:
-            (path.parent / f".{path.name}.abc.tmp").write_bytes(data[:50])  # what a kill leaves of a half-written file
+            (path.parent / f".{path.name}.abc.tmp").write_bytes(b"half")  # what a kill leaves of a half-written file
             raise Killed
         written.append(path)
-        original(path, data)
+        with atomic_write(path) as temporary:
+            yield temporary
 
-    original = render._write
-    monkeypatch.setattr(render, "_write", write)
+    monkeypatch.setattr(formats, "atomic_write", write)
     with pytest.raises(Killed):
         run(config)
     monkeypatch.undo()
     assert not (config.out / "manifest.jsonl").exists()
-    assert run(config).rendered == 27 - after
+    assert run(config).rendered == 27 - after // 4 * 4  # a batch of 4 is made again as a whole
     assert tree(config.out) == reference
 
 
-@pytest.mark.parametrize("step", ["place", "write_npz", "write_manifest"])
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [
+        (real, "place"), (Journal, "write"), (describe_module, "write_npz"), (describe_module, "write_dataset_page"),
+        (describe_module, "write_manifest"), (Journal, "remove"),
+    ],
+)  # fmt: skip
 def test_continues_after_any_other_step(
-    config: GenerateConfig, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch, step: str
+    config: GenerateConfig, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch, module: object, step: str
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate_module, step, interrupt)
+    monkeypatch.setattr(module, step, interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     monkeypatch.undo()
     run(config)
+    assert tree(config.out) == reference
+
+
+def test_a_journal_that_a_power_cut_tore_is_not_believed(config: GenerateConfig, reference: dict[str, str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(describe_module, "write_npz", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(config)
+    first, second, third, *_ = sorted((config.out / ".journal").rglob("*.jsonl"))
+    first.write_bytes(b"")
+    second.write_text(second.read_text()[:-20])
+    lines = third.read_text().splitlines()
+    (config.out / "bounding_box_train" / json.loads(lines[0])["name"]).write_bytes(b"")
+    assert run(config).rendered == 12
     assert tree(config.out) == reference
 
 
@@ -276,9 +303,9 @@ def test_killed_and_started_again_and_started_twice(config: GenerateConfig, refe
     finally:
         process.kill()
         process.communicate()
-    present = len(list(folder.glob("*_x*.jpg")))
-    assert 5 <= present < 27
-    assert run(config).rendered == 27 - present
+    noted = sum(len(path.read_text().splitlines()) for path in (config.out / ".journal").rglob("*.jsonl"))
+    assert 4 <= noted < 27
+    assert run(config).rendered == 27 - noted
     assert tree(config.out) == reference
 
 
@@ -290,7 +317,7 @@ def test_damaged_images_are_made_again(config: GenerateConfig, reference: dict[s
     files[9].write_bytes(files[10].read_bytes())  # a whole JPEG, but not this one
     files[12].unlink()
     (config.out / "query" / QUERY[0]).write_bytes(b"")
-    assert run(config).rendered == 4
+    assert run(config).rendered == 16  # the four batches that they belong to
     assert tree(config.out) == reference
 
 
@@ -407,10 +434,10 @@ def test_unreadable_images_fail_at_the_end_with_the_rest_done(config: GenerateCo
 def test_full_disk_is_one_line_and_work_goes_on_later(
     config: GenerateConfig, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(path: Path, data: bytes) -> None:
+    def write(path: Path) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(render, "_write", write)
+    monkeypatch.setattr(formats, "atomic_write", write)
     with pytest.raises(WorkFailed, match=r"_x\d+.jpg: No space left on device; the finished images are kept"):
         run(config)
     monkeypatch.undo()
@@ -445,7 +472,7 @@ def bad_inputs() -> dict[str, tuple[Callable[[GenerateConfig], GenerateConfig], 
         "per_image": (lambda c: replace(c, per_image=0), "per_image: 0, needed 1 to 1000"),
         "batch_size": (lambda c: replace(c, batch_size=0), "batch_size: 0, needed at least 1"),
         "sampler": (lambda c: replace(c, sampler="best"), "sampler: unknown 'best'; known: uniform"),
-        "real": (lambda c: replace(c, real="move"), "real: 'move', needed copy, link or omit"),
+        "real": (lambda c: replace(c, real="move"), "real: 'move', needed one of copy, link, omit"),
         "inside": (inside, "lie in one another"),
     }
 
@@ -480,7 +507,9 @@ def test_synthetic_names() -> None:
 
 
 def test_manifest_round_trip_and_damage(tmp_path: Path) -> None:
-    line = ManifestLine("a/b.jpg", "00", "b.jpg", -1, 2, 0, 5, [[1.5, 2.0, 1.0]] * 18, "near", "frame", 3, "g", "k")
+    line = ManifestLine(
+        "a/b.jpg", "00", "b.jpg", -1, 2, 0, 5, [[1.5, 2.0, 1.0]] * 18, "near", "frame", 3, {"contrast": 0.1}, "g", "k"
+    )  # fmt: skip
     path = tmp_path / "manifest.jsonl"
     write_manifest(path, [line, line])
     assert read_manifest(path) == [line, line]

@@ -29,7 +29,8 @@ from xingaug.files import atomic_directory, atomic_write
 from xingaug.generators.render import render_images
 from xingaug.generators.store import load_generator
 from xingaug.keypoints import MIN_VISIBLE, Keypoints
-from xingaug.offline.generate import GenerateConfig, generate
+from xingaug.offline.config import GenerateConfig
+from xingaug.offline.generate import generate
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
 from xingaug.report.demo import HeldOut, write_demo_page

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xingaug.keypoints import Keypoints
+from xingaug.programs import load_program
 
 NEAR = 0.05
 """A joint is in place within this share of the image's height: 6.4 pixels at 128x64."""
@@ -31,6 +32,21 @@ class Verdict:
 
     kept: Tensor
     scores: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """A gate as a configuration names it; `QualityGate` says more."""
+
+    features: str | None = None  # a re-ID network as torch.export.save writes it: images in [0, 1] -> (n, D)
+    min_identity: float = 0.5  # least cosine of its features of rendered and real image
+    min_contrast: float = 0.05
+    max_saturated: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if not (-1 <= self.min_identity <= 1 and 0 <= self.min_contrast <= 1 and 0 <= self.max_saturated <= 1):
+            raise ValueError("needed min_identity in [-1, 1], min_contrast and max_saturated in [0, 1]")
 
 
 class KeptCounts:
@@ -199,3 +215,15 @@ def _share_in_place(found: Keypoints, targets: Keypoints, height: int) -> Tensor
     near = (found.xy - targets.xy).norm(dim=-1) <= NEAR * height
     asked = targets.present
     return (near & found.present & asked).sum(-1) / asked.sum(-1).clamp(min=1)
+
+
+def build_gate(config: GateConfig, device: torch.device | str = "cpu") -> QualityGate:
+    """The gate of a configuration.
+
+    Raises:
+        BadInput: the file of features is no program that can be loaded.
+    """
+    features = None if config.features is None else load_program(config.features, "a re-ID network", device)
+    return QualityGate(
+        features, min_identity=config.min_identity, min_contrast=config.min_contrast, max_saturated=config.max_saturated
+    )

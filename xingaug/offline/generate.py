@@ -1,100 +1,34 @@
-"""An augmented dataset on disk: real images, and each of them again in poses from a bank.
+"""An augmented dataset: real images, and each of them again in poses from a bank.
 
-The work is a fixed list of synthetic images, cut into fixed batches; which pose each one gets follows from the seed and
-its source's name. A batch is rendered whole if any image of it is missing, so that an image has the same neighbours,
-and with them the same bytes, in an interrupted run and in an uninterrupted one. An image exists or it does not (atomic
-writes), and everything else that is told about it can be computed again without rendering: so the manifest is written
-at the end, in one step, from the list and the files, and has no torn or doubled line to mend.
+The work is a fixed list of synthetic images, cut into parts: which pose each one gets follows from the seed and its
+source's name, which images share a batch from their place in the list. So whoever makes a part, and however often,
+writes the same bytes. Images that the quality gate does not let through are tried again in other poses, round by round.
+The manifest is written last, in one step.
 """
 
-import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from xingaug.augment.transform import XingPose
-from xingaug.data.annotations import Annotations, read_annotations, write_npz
-from xingaug.data.market1501 import FOLDERS, Split, read_split
 from xingaug.errors import BadInput, WorkFailed
-from xingaug.generators.store import load_generator
-from xingaug.offline.manifest import (
-    MAX_COPIES,
-    ManifestLine,
-    read_manifest,
-    sha256_of,
-    write_manifest,
-)
-from xingaug.offline.plan import Item, Plan, make_plan
-from xingaug.offline.render import render_missing
-from xingaug.offline.target import claimed, place, require_linkable
-from xingaug.poses.bank import PoseBank
-from xingaug.poses.placing import FITS, Fit
-from xingaug.poses.samplers import parse_sampler
-
-MANIFEST_NAME = "manifest.jsonl"
-ANNOTATIONS_NAME = "annotations.npz"
-
-
-@dataclass(frozen=True)
-class GenerateConfig:
-    """What to generate.
-
-    Attributes:
-        data: root of a dataset in Market-1501 layout.
-        annotations: keypoints of its training images, .npz or .csv.
-        generator: name or path, as `load_generator` takes it.
-        bank: directory of a pose bank.
-        per_image: synthetic images for each real one, 1 to 1000.
-        out: directory to write; absent, empty, or an earlier run of the same configuration.
-        sampler: a name in `xingaug.poses.samplers.SAMPLERS`, or a mixture such as "uniform=3,near=1".
-        fit: "frame" puts a pose where it was seen, "source" where and as large as the source stands.
-        seed: of every draw.
-        batch_size: images rendered at a time. Sums are rounded differently at another size, so it belongs to what
-            makes two runs alike.
-        device: where the generator runs.
-        real: the real training images are copied, hard-linked or left out. Query and gallery are always there,
-            hard-linked with "link", else copied.
-
-    Raises:
-        BadInput: a value outside its range.
-    """
-
-    data: Path
-    annotations: Path
-    generator: str
-    bank: Path
-    per_image: int
-    out: Path
-    sampler: str = "uniform"
-    fit: Fit = "frame"
-    seed: int = 0
-    batch_size: int = 32
-    device: str = "cpu"
-    real: Literal["copy", "link", "omit"] = "copy"
-
-    def __post_init__(self) -> None:
-        """Checks what can be checked without opening a file."""
-        if not 1 <= self.per_image <= MAX_COPIES:
-            raise BadInput(f"per_image: {self.per_image}, needed 1 to {MAX_COPIES}")
-        if self.seed < 0:
-            raise BadInput(f"seed: {self.seed}, needed at least 0")
-        if self.batch_size < 1:
-            raise BadInput(f"batch_size: {self.batch_size}, needed at least 1")
-        parse_sampler(self.sampler)
-        if self.fit not in FITS:
-            raise BadInput(f"fit: '{self.fit}', needed one of {', '.join(FITS)}")
-        if self.real not in ("copy", "link", "omit"):
-            raise BadInput(f"real: '{self.real}', needed copy, link or omit")
-        out, data = Path(self.out).resolve(), Path(self.data).resolve()
-        if out.is_relative_to(data) or data.is_relative_to(out):
-            raise BadInput(f"out: {self.out} and the dataset {self.data} lie in one another; name a directory outside")
+from xingaug.offline.config import GenerateConfig
+from xingaug.offline.describe import MANIFEST_NAME, Outcome, describe
+from xingaug.offline.engines import Team, joined, run_ray
+from xingaug.offline.job import Job, prepare
+from xingaug.offline.journal import Journal
+from xingaug.offline.manifest import read_manifest
+from xingaug.offline.plan import Items, replacements
+from xingaug.offline.real import place_real
+from xingaug.offline.render import Part, Progress, Renderer
+from xingaug.offline.resources import require_room
+from xingaug.offline.target import claimed, read_facts
+from xingaug.poses.spacing import evenly_spaced
 
 
 @dataclass(frozen=True)
@@ -104,17 +38,19 @@ class Summary:
     Attributes:
         real: real training images in the new dataset.
         synthetic: synthetic images in the new dataset.
-        rendered: those of them that this run rendered; the others were there already.
+        rendered: those of them that this run wrote; the others were there already.
+        rejected: images that the quality gate did not let through, of all that were tried.
         without_annotation: real images that have no keypoints.
         unusable_keypoints: real images with fewer than 8 joints inside the image.
         copies_without_pose: synthetic images for which the sampler found no valid pose.
         seconds: of the whole run.
-        images_per_second: rendered images by the time of decoding, rendering and writing; 0 if none was rendered.
+        images_per_second: images that this run rendered, kept or not, by the time of decoding, rendering and writing.
     """
 
     real: int
     synthetic: int
     rendered: int
+    rejected: int
     without_annotation: int
     unusable_keypoints: int
     copies_without_pose: int
@@ -122,13 +58,39 @@ class Summary:
     images_per_second: float
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would do.
+
+    Attributes:
+        real: real training images in the new dataset.
+        synthetic: synthetic images that would be rendered, before the quality gate.
+        identities: that would have synthetic images.
+        parts: pieces of work: batches of a folder, or shards.
+        batch_size: images at a time.
+        bytes: of the new dataset on disk.
+        images_per_second: of this machine, from files to encoded images.
+        seconds: of rendering on this machine.
+    """
+
+    real: int
+    synthetic: int
+    identities: int
+    parts: int
+    batch_size: int
+    bytes: int
+    images_per_second: float
+    seconds: float
+
+
 def generate(config: GenerateConfig, progress: bool = True, generator: nn.Module | None = None) -> Summary:
-    """Writes an augmented dataset in Market-1501 layout; an interrupted run is continued by the same call.
+    """Writes an augmented dataset; an interrupted run is continued by the same call.
 
     Beside the images: `annotations.npz` (keypoints of every annotated training image, real and synthetic),
-    `manifest.jsonl` (a line per synthetic image, see `ManifestLine`) and `config.json` (what the content depends on).
-    The same configuration gives the same bytes. Synthetic images have the generator's size. Copy n of an image has the
-    pose that `XingPose` draws for it in epoch n.
+    `manifest.jsonl` (a line per synthetic image, see `ManifestLine`), `config.json` (what the content depends on),
+    `report.html` (what it holds), and with a gate `rejected.jsonl`. The same configuration gives the same bytes on the
+    same kind of processor. Synthetic images have the generator's size. Copy n of an image has the pose that `XingPose`
+    draws for it in epoch n.
 
     Args:
         config: what to generate.
@@ -136,149 +98,135 @@ def generate(config: GenerateConfig, progress: bool = True, generator: nn.Module
         generator: a generator that is loaded already and on `config.device`; `config.generator` is then not read.
 
     Returns:
-        Counts and times.
+        Counts and times; under torchrun, those of all processes.
 
     Raises:
         BadInput: anything about the input or the directory that cannot be used; nothing has been written.
         WorkFailed: the disk refused, or source images could not be decoded; in the latter case all else is done.
     """
     started = time.perf_counter()
-    train, query, gallery = (read_split(config.data, split) for split in ("train", "query", "gallery"))
-    if train.synthetic.any():
-        example = train.names[train.synthetic][0]
-        raise BadInput(f"{config.data}: holds synthetic images already, such as {example}; give the real dataset")
-    annotations = read_annotations(config.annotations)
-    bank = PoseBank.load(config.bank)
-    _require_training_poses(bank, train, (query, gallery), config.bank)
-    gen = generator if generator is not None else load_generator(config.generator, config.device)
-    aug = XingPose(gen, bank, p=1.0, sampler=config.sampler, seed=config.seed, fit=config.fit)
-    plan = make_plan(train, annotations, aug, config.per_image)
-    if not plan.items:
-        reasons = (
-            f"{plan.without_annotation} without annotation, {plan.unusable_keypoints} with too few joints, "
-            f"{len(plan.unreadable)} unreadable, {plan.copies_without_pose} copies without pose"
-        )
-        raise BadInput(f"{config.data}: none of {len(train)} training images can be re-rendered ({reasons})")
-    out = Path(config.out)
-    if config.real == "link":
-        require_linkable(Path(config.data), out)
-    facts = _facts(config, aug, (train, query, gallery))
-    try:
-        with claimed(out, facts):
-            _place_real(config, train, progress)
-            rendered, seconds, unreadable = render_missing(
-                out / FOLDERS["train"], aug, plan, config.batch_size, _known_hashes(out / MANIFEST_NAME), progress
-            )
-            items = [item for item in plan.items if str(plan.sources.names[item.source]) not in unreadable]
-            _describe(config, aug, plan, items, train, annotations)
-    except OSError as error:
-        where = f"{error.filename or out}: {error.strerror or error}"
-        raise WorkFailed(f"{where}; the finished images are kept, start again to go on") from None
-    if unreadable:
+    with joined(config) as team:
+        job = prepare(config, team.device, generator)
+        try:
+            with ExitStack() as stack:
+                _claim(job, team, stack)
+                return _generated(job, team, started, progress and team.is_first, generator)
+        except OSError as error:
+            where = f"{error.filename or config.out}: {error.strerror or error}"
+            raise WorkFailed(f"{where}; the finished images are kept, start again to go on") from None
+
+
+def estimate(config: GenerateConfig, generator: nn.Module | None = None) -> Estimate:
+    """Says what `generate` would do and how long it would take on this machine; writes nothing.
+
+    Args:
+        config: as for `generate`.
+        generator: as for `generate`.
+
+    Raises:
+        BadInput: as `generate`, but for the output directory, of which nothing is asked.
+    """
+    job = prepare(config, config.device, generator)
+    probed = 2 * job.renderer.batch_size * max(1, torch.get_num_threads())
+    rate = job.renderer.rate(job.items[evenly_spaced(len(job.items), min(len(job.items), probed))])
+    return Estimate(
+        real=len(job.real),
+        synthetic=len(job.items),
+        identities=len(np.unique(job.sources.split.pids[job.items.sources])),
+        parts=-(-len(job.items) // job.renderer.store.part_size),
+        batch_size=job.renderer.batch_size,
+        bytes=job.bytes,
+        images_per_second=rate,
+        seconds=len(job.items) / rate,
+    )
+
+
+def _claim(job: Job, team: Team, stack: ExitStack) -> None:
+    """Has the first process take the directory, and all of them end if it cannot."""
+    refused = ""
+    if team.is_first:
+        try:
+            if not read_facts(job.config.out):
+                require_room(job.config.out, job.bytes)
+            stack.enter_context(claimed(job.config.out, job.facts))
+        except BadInput as error:
+            refused = str(error)
+    refused = team.told_by_first(refused)
+    if refused:
+        raise BadInput(refused)
+
+
+def _generated(job: Job, team: Team, started: float, progress: bool, generator: nn.Module | None) -> Summary:
+    manifest = job.config.out / MANIFEST_NAME
+    job.renderer.journal = Journal(job.config.out, read_manifest(manifest) if manifest.exists() else ())
+    if team.is_first:
+        place_real(job, progress)
+    outcome = Outcome()
+    items, begun = job.items, job.asked.copy()
+    asked = written = 0
+    rendering = 0.0
+    for _ in range(job.config.tries):
+        parts = _cut(items, job.renderer.store.part_size, len(outcome.parts))
+        todo = [part for part in team.share(parts) if not _is_done(part, job.renderer)]
+        begin = time.perf_counter()
+        for done in _shown(_run(job, todo, generator), parts, todo, progress):
+            asked, written = asked + done.asked, written + done.kept
+        rendering += time.perf_counter() - begin
+        team.total(0)  # all parts are there
+        outcome.add(parts, job.renderer)
+        items = replacements(job.renderer.aug, job.sources, outcome.rejected_last(), begun)
+        if not len(items):
+            break
+    asked, written = team.total(asked), team.total(written)
+    if team.is_first:
+        describe(job, outcome)
+    lost = {str(job.sources.split.names[row]) for row in outcome.lost()} | set(job.sources.unreadable)
+    if lost:
         raise WorkFailed(
-            f"{config.data}: {len(unreadable)} images cannot be decoded ({', '.join(sorted(unreadable)[:3])}); "
-            f"everything else is done in {config.out}"
+            f"{job.config.data}: {len(lost)} images cannot be decoded ({', '.join(sorted(lost)[:3])}); "
+            f"everything else is done in {job.config.out}"
         )
     return Summary(
-        real=0 if config.real == "omit" else len(train),
-        synthetic=len(items),
-        rendered=rendered,
-        without_annotation=plan.without_annotation,
-        unusable_keypoints=plan.unusable_keypoints,
-        copies_without_pose=plan.copies_without_pose,
+        real=len(job.real),
+        synthetic=outcome.count("kept"),
+        rendered=written,
+        rejected=outcome.count("rejected"),
+        without_annotation=job.sources.without_annotation,
+        unusable_keypoints=job.sources.unusable_keypoints,
+        copies_without_pose=job.without_pose,
         seconds=time.perf_counter() - started,
-        images_per_second=rendered / seconds if rendered else 0.0,
+        images_per_second=asked / rendering if asked else 0.0,
     )
 
 
-def _require_training_poses(bank: PoseBank, train: Split, tests: Sequence[Split], path: Path) -> None:
-    """Raises `BadInput` if the bank holds poses of query or gallery images, which training must not see."""
-    names = {str(name) for name in bank.names}
-    test_names = {str(name) for split in tests for name in split.names} - {str(name) for name in train.names}
-    found = sorted(names & test_names)
-    if found:
-        raise BadInput(
-            f"{path}: {len(found)} poses are of test images, such as {found[0]}; build it from training images"
-        )
+def _cut(items: Items, size: int, first: int) -> list[Part]:
+    starts = range(0, len(items), size)
+    return [Part(first + number, items[start : start + size]) for number, start in enumerate(starts)]
 
 
-def _facts(config: GenerateConfig, aug: XingPose, splits: Sequence[Split]) -> dict[str, str | int]:
-    """Everything that the bytes of the new dataset depend on, and nothing else (no path, no time)."""
-    listing = hashlib.sha256()
-    for split in splits:
-        for index, name in enumerate(split.names):
-            listing.update(f"{split.split}/{name} {split.path(index).stat().st_size}\n".encode())
-    return {
-        "format": 1,
-        "data_listing": listing.hexdigest(),
-        "annotations": sha256_of(Path(config.annotations)),
-        "generator": str(aug.generator.content_hash),
-        "bank": aug.bank.content_hash,
-        "per_image": config.per_image,
-        "sampler": config.sampler,
-        "fit": config.fit,
-        "seed": config.seed,
-        "batch_size": config.batch_size,
-        "device": torch.device(config.device).type,
-        "real": config.real,
-    }
+def _is_done(part: Part, renderer: Renderer) -> bool:
+    """Whether it is known what became of all images of a part, and those that were kept are there in full."""
+    names = part.items.names(renderer.sources)
+    entries = renderer.journal.entries(part.number, names)
+    hashes = {entry.name: entry.sha256 for entry in entries if entry.sha256 is not None}
+    return len(entries) == len(names) and renderer.store.holds(part.number, hashes)
 
 
-def _place_real(config: GenerateConfig, train: Split, progress: bool) -> None:
-    """Query and gallery as they are, junk included, and the real training images unless they are left out."""
-    out, data = Path(config.out), Path(config.data)
-    pairs = [
-        (path, out / folder / path.name)
-        for folder in (FOLDERS["query"], FOLDERS["gallery"])
-        for path in sorted((data / folder).iterdir())
-        if path.suffix.lower() == ".jpg" and not path.name.startswith(".")
-    ]
-    if config.real != "omit":
-        pairs += [(train.path(index), out / FOLDERS["train"] / str(name)) for index, name in enumerate(train.names)]
-    for source, target in tqdm(pairs, "real images", unit="image", disable=None if progress else True):
-        place(source, target, link=config.real == "link")
+def _run(job: Job, todo: Sequence[Part], generator: nn.Module | None) -> Iterator[Progress]:
+    if todo and job.config.engine == "ray":
+        return run_ray(job.config, job.renderer, todo, generator)
+    return job.renderer.run(todo)
 
 
-def _describe(
-    config: GenerateConfig, aug: XingPose, plan: Plan, items: Sequence[Item], train: Split, annotations: Annotations
-) -> None:
-    """Writes the annotations of the new training set and, as the last thing of all, the manifest."""
-    out, folder = Path(config.out), FOLDERS["train"]
-    bank_rows, sources = torch.tensor([[item.bank_row, item.source] for item in items], dtype=torch.int64).T
-    targets = aug.poses(bank_rows, plan.keypoints[sources], aug.size)
-    rows = annotations.lookup([] if config.real == "omit" else train.names)
-    kept = rows[rows >= 0]
-    write_npz(
-        out / ANNOTATIONS_NAME,
-        [*annotations.names[kept].tolist(), *(item.name for item in items)],
-        np.concatenate([annotations.xy[kept], targets.xy.numpy()]),
-        np.concatenate([annotations.visibility[kept], targets.visibility.numpy()]),
-        source="xingaug generate",
-    )
-    joints = torch.cat([targets.xy, targets.visibility[..., None]], dim=-1).double().round(decimals=3).tolist()
-    write_manifest(
-        out / MANIFEST_NAME,
-        (
-            ManifestLine(
-                file=f"{folder}/{item.name}",
-                sha256=sha256_of(out / folder / item.name),
-                source=str(plan.sources.names[item.source]),
-                pid=int(plan.sources.pids[item.source]),
-                camid=int(plan.sources.camids[item.source]),
-                copy=item.copy,
-                bank_row=item.bank_row,
-                target_keypoints=joints[index],
-                sampler=config.sampler,
-                fit=config.fit,
-                seed=config.seed,
-                generator=str(aug.generator.content_hash),
-                bank=aug.bank.content_hash,
-            )
-            for index, item in enumerate(items)
-        ),
-    )
-
-
-def _known_hashes(manifest: Path) -> dict[str, str]:
-    """Hash of each synthetic image by name, where an earlier run came to its end."""
-    return {Path(line.file).name: line.sha256 for line in read_manifest(manifest)} if manifest.exists() else {}
+def _shown(done: Iterator[Progress], parts: Sequence[Part], todo: Sequence[Part], progress: bool) -> Iterator[Progress]:
+    """What is done, with a bar; the share that is kept is shown once something was rejected."""
+    total, left = (sum(len(part.items) for part in several) for several in (parts, todo))
+    asked = kept = 0
+    disable = None if progress else True
+    with tqdm(desc="rendering", total=total, initial=total - left, unit="image", disable=disable) as bar:
+        for part in done:
+            asked, kept = asked + part.asked, kept + part.kept
+            if kept < asked:
+                bar.set_postfix_str(f"kept {kept / asked:.1%}", refresh=False)
+            bar.update(part.asked)
+            yield part

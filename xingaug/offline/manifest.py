@@ -21,8 +21,9 @@ class ManifestLine:
     """What is known of one synthetic image.
 
     Attributes:
-        file: path below the dataset's directory, with forward slashes.
-        sha256: of the file's bytes, hexadecimal.
+        file: path below the dataset's directory, with forward slashes; of an image in a shard, the shard's path and the
+            member's name.
+        sha256: of the image file's bytes, hexadecimal.
         source: name of the real image.
         pid: the source's identity.
         camid: the source's camera, 1-based as in the name.
@@ -32,6 +33,7 @@ class ManifestLine:
         sampler: how the pose was chosen.
         fit: how it was placed.
         seed: of the draws.
+        gate: what the quality gate saw, by name, to four digits; empty without a gate.
         generator: content hash of the generator.
         bank: content hash of the pose bank.
     """
@@ -47,6 +49,7 @@ class ManifestLine:
     sampler: str
     fit: str
     seed: int
+    gate: dict[str, float]
     generator: str
     bank: str
 

@@ -1,6 +1,5 @@
 """What a run has to make: a fixed list of synthetic images, known before the first one is rendered."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,52 +12,65 @@ from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import Annotations, bring_to
 from xingaug.data.market1501 import Split
 from xingaug.keypoints import Keypoints
-from xingaug.offline.manifest import synthetic_name
-
-
-@dataclass(frozen=True)
-class Item:
-    """One synthetic image: copy number `copy` of the plan's source `source`, in the pose of `bank_row`."""
-
-    name: str
-    source: int
-    copy: int
-    bank_row: int
+from xingaug.offline.config import GenerateConfig
+from xingaug.offline.manifest import MAX_COPIES, synthetic_name
+from xingaug.poses.draws import keyed_uniform
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """The list and what it was made from.
+class Sources:
+    """The images that can be rendered again.
 
     Attributes:
-        sources: (N,) images to render from.
+        split: (N,) the images.
         keypoints: (N,) theirs, in a frame of the generator's size.
-        items: what to make; the copies of a source beside one another.
         unreadable: names of images that are no images.
-        without_annotation: images that have no keypoints.
-        unusable_keypoints: images with too few joints inside the image.
-        copies_without_pose: copies for which the sampler found no valid pose.
+        without_annotation: how many have no keypoints.
+        unusable_keypoints: how many have too few joints inside the image.
     """
 
-    sources: Split
+    split: Split
     keypoints: Keypoints
-    items: list[Item]
     unreadable: list[str]
     without_annotation: int
     unusable_keypoints: int
-    copies_without_pose: int
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.split)
 
 
-def make_plan(train: Split, annotations: Annotations, aug: XingPose, per_image: int) -> Plan:
-    """Chooses the sources and draws the poses of all their copies.
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Synthetic images to make, (M,) int64 each: copy number `copies` of the source `sources`, in a bank's pose."""
 
-    Copy n is drawn as in epoch n. Joints outside an image count as missing.
+    sources: np.ndarray
+    copies: np.ndarray
+    bank_rows: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.sources)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> "Items":
+        """Some of them."""
+        return Items(self.sources[chosen], self.copies[chosen], self.bank_rows[chosen])
+
+    def names(self, sources: Sources) -> list[str]:
+        """Their file names."""
+        real = sources.split.names
+        return [
+            synthetic_name(str(real[s]), c) for s, c in zip(self.sources.tolist(), self.copies.tolist(), strict=True)
+        ]
+
+
+def find_sources(train: Split, annotations: Annotations, size: tuple[int, int]) -> Sources:
+    """Finds the images that can be rendered again; joints outside an image count as missing.
 
     Args:
         train: the training images, all of them real.
         annotations: their keypoints, each in the frame of its own image.
-        aug: with p = 1.
-        per_image: copies of each source.
+        size: (height, width) of the generator.
     """
     rows = annotations.lookup(train.names)
     candidates = np.flatnonzero(rows >= 0)
@@ -67,26 +79,97 @@ def make_plan(train: Split, annotations: Annotations, aug: XingPose, per_image: 
     unreadable = [str(name) for name in train.names[candidates[~readable]]]
     candidates = candidates[readable]
     frames = np.array([size for size in sizes if size is not None], dtype=np.int64).reshape(-1, 2)
-    keypoints = bring_to(aug.size, annotations.keypoints(rows[candidates]), frames)
+    keypoints = bring_to(size, annotations.keypoints(rows[candidates]), frames)
     able = usable(keypoints).numpy()
-    sources, keypoints = train.select(candidates[able]), keypoints[torch.from_numpy(able)]
-    bank_rows = [_drawn(aug, sources, keypoints, copy) for copy in range(per_image)]
-    names: Sequence[str] = sources.names.tolist()
-    items = [
-        Item(synthetic_name(name, copy), source, copy, int(bank_rows[copy][source]))
-        for source, name in enumerate(names)
-        for copy in range(per_image)
-        if bank_rows[copy][source] >= 0
-    ]
-    return Plan(
-        sources=sources,
-        keypoints=keypoints,
-        items=items,
+    return Sources(
+        split=train.select(candidates[able]),
+        keypoints=keypoints[torch.from_numpy(able)],
         unreadable=unreadable,
         without_annotation=int((rows < 0).sum()),
         unusable_keypoints=int((~able).sum()),
-        copies_without_pose=len(sources) * per_image - len(items),
     )
+
+
+def copies_asked_for(config: GenerateConfig, sources: Sources, train: Split) -> np.ndarray:
+    """(N,) int64: how many copies of each source to make, before `budget` takes some away.
+
+    Args:
+        config: `per_image`, `per_identity` and `budget` count.
+        sources: what can be rendered.
+        train: all real training images; those without keypoints count as images of their identity too.
+    """
+    count = len(sources)
+    if config.per_identity is None:
+        spread = 1 if config.budget is None or not count else -(-config.budget // count)
+        return np.full(count, min(config.per_image or spread, MAX_COPIES))
+    asked = np.zeros(count, np.int64)
+    for pid in np.unique(sources.split.pids):
+        rows = np.flatnonzero(sources.split.pids == pid)
+        present = 0 if config.real == "omit" else int((train.pids == pid).sum())
+        lacking = max(0, config.per_identity - present)
+        # The first images have one more where the number does not divide.
+        asked[rows] = lacking // len(rows) + (np.arange(len(rows)) < lacking % len(rows))
+    return np.minimum(asked, MAX_COPIES)
+
+
+def first_items(aug: XingPose, sources: Sources, asked: np.ndarray, budget: int | None) -> tuple[Items, int]:
+    """The synthetic images that were asked for, the copies of a source beside one another.
+
+    Args:
+        aug: with p = 1; copy n is drawn as in epoch n.
+        sources: what can be rendered.
+        asked: (N,) copies of each.
+        budget: images in all, at most.
+
+    Returns:
+        The items, and for how many copies the sampler found no valid pose.
+    """
+    items = _drawn(aug, sources, np.zeros_like(asked), asked)
+    without_pose = int(asked.sum()) - len(items)
+    if budget is not None and len(items) > budget:
+        turns = keyed_uniform(aug.seed, 0, sources.split.names.tolist(), "budget")
+        order = np.lexsort((turns[items.sources], items.copies))
+        items = items[np.sort(order[:budget])]
+    return items, without_pose
+
+
+def replacements(aug: XingPose, sources: Sources, rejected: Items, begun: np.ndarray) -> Items:
+    """Other copies of the sources whose images the gate did not let through.
+
+    Args:
+        aug: as in `first_items`.
+        sources: what can be rendered.
+        rejected: the images.
+        begun: (N,) copies of each source that were tried; changed to what it will be afterwards.
+    """
+    lacking = np.bincount(rejected.sources, minlength=len(sources))
+    ends = np.minimum(begun + lacking, MAX_COPIES)
+    items = _drawn(aug, sources, begun, ends)
+    begun[:] = ends
+    return items
+
+
+def _drawn(aug: XingPose, sources: Sources, starts: np.ndarray, ends: np.ndarray) -> Items:
+    """Copies `starts` to `ends` (exclusive) of each source, in the order of the sources; those that found a pose."""
+    found = []
+    for copy in range(int(starts.min(initial=0)), int(ends.max(initial=0))):
+        rows = np.flatnonzero((starts <= copy) & (copy < ends))
+        if not len(rows):
+            continue
+        split = sources.split.select(rows)
+        draw = aug.draw(
+            sources.keypoints[torch.from_numpy(rows)],
+            split.names.tolist(),
+            split.pids,
+            split.camids,
+            copy,
+            size=aug.size,
+        )
+        found.append(np.stack([rows, np.full(len(rows), copy), draw.bank_rows.numpy()]))
+    columns = np.concatenate(found, axis=1) if found else np.empty((3, 0), np.int64)
+    columns = columns[:, columns[2] >= 0]
+    columns = columns[:, np.lexsort((columns[1], columns[0]))]
+    return Items(*columns)
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
@@ -96,9 +179,3 @@ def image_size(path: Path) -> tuple[int, int] | None:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError):
         return None
-
-
-def _drawn(aug: XingPose, sources: Split, keypoints: Keypoints, copy: int) -> np.ndarray:
-    """(N,) int64 bank rows of one copy of every source; -1 where no pose was found."""
-    names = sources.names.tolist()
-    return aug.draw(keypoints, names, sources.pids, sources.camids, copy, size=aug.size).bank_rows.numpy()

@@ -1,147 +1,203 @@
-"""The rendering of a plan: decoding, generator and encoding, overlapped."""
+"""The rendering of parts: batches run beside one another, each from its files to its files on one thread."""
 
-import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
+from torch import nn
 
+from xingaug.augment.gate import build_gate
 from xingaug.augment.transform import PoseDraw, XingPose
-from xingaug.data.market1501 import Split
 from xingaug.errors import BadInput
-from xingaug.files import atomic_write
+from xingaug.generators.store import load_generator
 from xingaug.images import bytes_to_unit, read_image, unit_to_bytes
-from xingaug.offline.plan import Item, Plan
+from xingaug.keypoints import Keypoints
+from xingaug.offline.config import GenerateConfig
+from xingaug.offline.formats import Sample, Store, hash_of
+from xingaug.offline.journal import Entry, Journal
+from xingaug.offline.plan import Items, Sources
+from xingaug.poses.bank import PoseBank
 
 JPEG_QUALITY = 95
-THREADS = 2
-"""For decoding and for encoding, beside the thread that renders."""
+GPU_THREADS = 4
+"""Batches under way for a GPU: one is computed while others are decoded and encoded."""
 
 
-def render_missing(
-    folder: Path, aug: XingPose, plan: Plan, batch_size: int, known: Mapping[str, str], progress: bool
-) -> tuple[int, float, set[str]]:
-    """Makes every image that is missing; decoding and encoding run beside the rendering.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A piece of work that is there as a whole or not at all.
+
+    Attributes:
+        number: counted from 0 through the whole run.
+        items: its images.
+    """
+
+    number: int
+    items: Items
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A part is done: how many images were asked for, and how many of them stand on disk."""
+
+    asked: int
+    kept: int
+
+
+def build_transform(config: GenerateConfig, device: str, generator: nn.Module | None = None) -> XingPose:
+    """The transform that renders every copy.
 
     Args:
-        folder: where the images go.
-        aug: renders them.
-        plan: all images of the dataset, there already or not.
-        batch_size: images rendered at a time.
-        known: hashes of images by name, where an earlier run came to its end; another content counts as missing.
-        progress: shows a bar where stderr is a terminal.
+        config: generator, bank, precision, gate and how poses are drawn.
+        device: where it renders.
+        generator: one that is loaded already and on the device, in place of `config.generator`.
 
-    Returns:
-        How many images were rendered, in how many seconds, and the names of sources that cannot be decoded.
+    Raises:
+        BadInput: generator, bank or the gate's network cannot be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = {item.name for item in plan.items if not _is_whole(folder / item.name, known.get(item.name))}
-    batches = [plan.items[i : i + batch_size] for i in range(0, len(plan.items), batch_size)]
-    batches = [batch for batch in batches if any(item.name in missing for item in batch)]
-    unreadable = set(plan.unreadable)
-    started, written = time.perf_counter(), 0
-    with (
-        ThreadPoolExecutor(THREADS) as pool,
-        tqdm(
-            desc="rendering",
-            total=len(plan.items),
-            initial=len(plan.items) - len(missing),
-            unit="image",
-            disable=None if progress else True,
-        ) as bar,
-    ):
-        waiting: deque[list[tuple[str, Future[bytes]]]] = deque()
-
-        def write_oldest() -> int:
-            # Written by this thread alone: the encoders only compute.
-            finished = waiting.popleft()
-            for name, encoded in finished:
-                _write(folder / name, encoded.result())
-            bar.update(len(finished))
-            return len(finished)
-
-        for batch, images in _decoded(batches, plan.sources, aug.size, pool, unreadable):
-            rendered = _rendered(aug, plan, batch, images)
-            waiting.append(
-                [
-                    (item.name, pool.submit(_encode, image))
-                    for item, image in zip(batch, rendered, strict=True)
-                    if item.name in missing
-                ]
-            )
-            if len(waiting) > 1:
-                written += write_oldest()
-        while waiting:
-            written += write_oldest()
-    return written, time.perf_counter() - started, unreadable
+    if generator is None:
+        generator = load_generator(config.generator, device, getattr(torch, config.precision))
+    gate = None if config.gate is None else build_gate(config.gate, device)
+    bank = PoseBank.load(config.bank)
+    return XingPose(generator, bank, p=1.0, sampler=config.sampler, seed=config.seed, fit=config.fit, gate=gate)
 
 
-def _decoded(
-    batches: Sequence[list[Item]],
-    sources: Split,
-    size: tuple[int, int],
-    pool: ThreadPoolExecutor,
-    unreadable: set[str],
-) -> Iterator[tuple[list[Item], np.ndarray]]:
-    """The batches with their source images, uint8 (n, H, W, 3) of `size`; the next one is decoded meanwhile.
+Made = list[tuple[Entry, Sample | None]]
+"""Of a batch, what became of each image that could be made, and the image if it is kept."""
 
-    Items whose source cannot be decoded are left out, and its name is added to `unreadable`.
+
+class Renderer:
+    """Makes parts."""
+
+    def __init__(self, aug: XingPose, sources: Sources, store: Store, journal: Journal, batch_size: int) -> None:
+        """Takes everything that all parts share.
+
+        Args:
+            aug: with p = 1, on its device; its gate judges.
+            sources: what the items mean.
+            store: takes the images.
+            journal: takes what is known of them.
+            batch_size: images rendered at a time.
+        """
+        self.aug, self.sources, self.store, self.journal = aug, sources, store, journal
+        self.batch_size = batch_size
+        self.device = next(aug.generator.parameters(), torch.empty(0)).device
+
+    def run(self, parts: Iterable[Part]) -> Iterator[Progress]:
+        """Makes the parts one after the other, as many batches at a time as there are threads."""
+        with _threads(self.device) as (pool, count):
+            waiting: deque[tuple[Part, list[Future[Made]]]] = deque()
+            under_way = 0
+            for part in parts:
+                starts = range(0, len(part.items), self.batch_size)
+                batches = [part.items[start : start + self.batch_size] for start in starts]
+                waiting.append((part, [pool.submit(self.batch, items) for items in batches]))
+                under_way += len(batches)
+                # Enough to keep every thread busy while the oldest part is written.
+                while under_way > 2 * count and len(waiting) > 1:
+                    under_way -= len(waiting[0][1])
+                    yield self._finished(*waiting.popleft())
+            while waiting:
+                yield self._finished(*waiting.popleft())
+
+    def rate(self, items: Items) -> float:
+        """Images/s from files to encoded images, nothing written; every batch is made twice, the second is timed."""
+        starts = range(0, len(items), self.batch_size)
+        batches = [items[start : start + self.batch_size] for start in starts]
+        with _threads(self.device) as (pool, _):
+            list(pool.map(self.batch, batches))
+            started = time.perf_counter()
+            list(pool.map(self.batch, batches))
+        return len(items) / (time.perf_counter() - started)
+
+    def batch(self, items: Items) -> Made:
+        """Decodes, renders, judges and encodes a batch; images whose source cannot be decoded are left out."""
+        rows = torch.from_numpy(items.sources)
+        size, names = self.aug.size, items.names(self.sources)
+        decoded = {row: _read_source(self.sources, row, size) for row in dict.fromkeys(items.sources.tolist())}
+        # An image that cannot be decoded keeps its place, so that its neighbours do not depend on it.
+        empty = np.zeros((*size, 3), np.uint8)
+        images = [empty if (image := decoded[row]) is None else image for row in items.sources.tolist()]
+        keypoints = self.sources.keypoints[rows]
+        draw = PoseDraw(torch.ones(len(rows), dtype=torch.bool), torch.from_numpy(items.bank_rows))
+        out = self.aug.render(
+            bytes_to_unit(torch.from_numpy(np.stack(images)).to(self.device)), keypoints.to(self.device), draw
+        )
+        kept, scores = out.is_synthetic.tolist(), {name: values.tolist() for name, values in out.scores.items()}
+        pictures, poses = unit_to_bytes(out.images).cpu().numpy(), rounded(out.keypoints.to("cpu"))
+        made: Made = []
+        for i, (name, source) in enumerate(zip(names, items.sources.tolist(), strict=True)):
+            if decoded[source] is None:
+                continue
+            seen = {key: round(values[i], 4) for key, values in scores.items()}
+            if not kept[i]:
+                made.append((Entry(name, None, seen), None))
+                continue
+            data = encode(pictures[i])
+            about = self._about(items, i, poses[i])
+            made.append((Entry(name, hash_of(data), seen), Sample(name, data, about)))
+        return made
+
+    def _about(self, items: Items, i: int, pose: list[list[float]]) -> dict[str, object]:
+        split, source = self.sources.split, int(items.sources[i])
+        return {
+            "pid": int(split.pids[source]), "camid": int(split.camids[source]), "synthetic": True,
+            "source": str(split.names[source]), "copy": int(items.copies[i]), "keypoints": pose,
+        }  # fmt: skip
+
+    def _finished(self, part: Part, batches: list[Future[Made]]) -> Progress:
+        made = [image for batch in batches for image in batch.result()]
+        samples = [sample for _, sample in made if sample is not None]
+        self.store.write(part.number, samples)
+        self.journal.write(part.number, [entry for entry, _ in made])
+        return Progress(len(part.items), len(samples))
+
+
+@contextmanager
+def _threads(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Threads for batches, and how many; on a CPU one for each core that torch would use.
+
+    Each then computes alone: sums are rounded differently when several share one, and the bytes of an image would
+    depend on the number of cores. It is no slower, for no thread waits for another.
     """
-
-    def submit(batch: list[Item]) -> dict[int, Future[np.ndarray | None]]:
-        return {i: pool.submit(_read, sources.path(i), size) for i in dict.fromkeys(item.source for item in batch)}
-
-    ahead = submit(batches[0]) if batches else {}
-    for number, batch in enumerate(batches):
-        futures, ahead = ahead, submit(batches[number + 1]) if number + 1 < len(batches) else {}
-        decoded = {source: future.result() for source, future in futures.items()}
-        unreadable.update(str(sources.names[source]) for source, image in decoded.items() if image is None)
-        kept = [(item, image) for item in batch if (image := decoded[item.source]) is not None]
-        if kept:
-            yield [item for item, _ in kept], np.stack([image for _, image in kept])
-
-
-def _rendered(aug: XingPose, plan: Plan, batch: Sequence[Item], images: np.ndarray) -> np.ndarray:
-    """uint8 (n, H, W, 3) of uint8 (n, H, W, 3)."""
-    device = next(aug.generator.parameters(), torch.empty(0)).device
-    rows = torch.tensor([item.bank_row for item in batch])
-    draw = PoseDraw(torch.ones(len(rows), dtype=torch.bool), rows)
-    keypoints = plan.keypoints[torch.tensor([item.source for item in batch])].to(device)
-    out = aug.render(bytes_to_unit(torch.from_numpy(images).to(device)), keypoints, draw)
-    return unit_to_bytes(out.images).cpu().numpy()
-
-
-def _is_whole(path: Path, sha256: str | None) -> bool:
-    """Whether an image is there in full: begun and ended as a JPEG, and with the manifest's hash if there is one."""
+    before = torch.get_num_threads()
+    count = GPU_THREADS if device.type == "cuda" else before
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(count)
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return False
-    # A power cut can leave a renamed file without its content.
-    whole = data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")
-    return whole and sha256 in (None, hashlib.sha256(data).hexdigest())
+        yield pool, count
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
-def _read(path: Path, size: tuple[int, int]) -> np.ndarray | None:
-    try:
-        return read_image(path, size)
-    except BadInput:
-        return None
+def rounded(poses: Keypoints) -> list[list[list[float]]]:
+    """N times 18 times (x, y, visibility), to a thousandth."""
+    joints = torch.cat([poses.xy, poses.visibility[..., None]], dim=-1)
+    return joints.double().round(decimals=3).tolist()
 
 
-def _encode(image: np.ndarray) -> bytes:
+def encode(image: np.ndarray) -> bytes:
+    """uint8 (H, W, 3) as a JPEG file; Pillow's libjpeg-turbo is as fast as others at this size, and is there anyway."""
     stream = BytesIO()
     Image.fromarray(image).save(stream, format="JPEG", quality=JPEG_QUALITY)
     return stream.getvalue()
 
 
-def _write(path: Path, data: bytes) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data)
+def decode(data: bytes) -> np.ndarray:
+    """uint8 (H, W, 3) of what `encode` gave."""
+    return np.array(Image.open(BytesIO(data)))
+
+
+def _read_source(sources: Sources, row: int, size: tuple[int, int]) -> np.ndarray | None:
+    try:
+        return read_image(sources.split.path(row), size)
+    except BadInput:
+        return None

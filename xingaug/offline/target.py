@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
@@ -14,7 +15,7 @@ from xingaug.files import atomic_write
 CONFIG_NAME = "config.json"
 LOCK_NAME = ".lock"
 
-Facts = Mapping[str, str | int]
+Facts = Mapping[str, Any]
 
 
 @contextmanager
@@ -53,6 +54,15 @@ def claimed(out: Path, facts: Facts) -> Iterator[None]:
         yield
 
 
+def read_facts(out: Path) -> dict[str, Any]:
+    """What the content of `out` depends on, as its `config.json` says; empty where there is none that can be read."""
+    try:
+        facts = json.loads((out / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
 def require_linkable(data: Path, out: Path) -> None:
     """Raises `BadInput` unless hard links from `out`, which need not exist, to `data` are possible."""
     parent = next(path for path in (out.resolve(), *out.resolve().parents) if path.exists())
@@ -84,15 +94,10 @@ def _require_ours(out: Path) -> None:
 
 
 def _require_same(path: Path, facts: Facts) -> None:
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        there = None
-    if not isinstance(there, dict):
+    there = read_facts(path.parent)
+    if not there:
         raise BadInput(f"{path}: not a configuration of generate; name a new directory")
-    for key in [*facts, *there]:
-        if there.get(key) != facts.get(key):
-            raise BadInput(
-                f"{path}: was made with {key} = {there.get(key)}, asked now is {facts.get(key)}; "
-                "use the same value to continue, or name a new directory"
-            )
+    different = [key for key in dict.fromkeys([*facts, *there]) if there.get(key) != facts.get(key)]
+    if different:
+        shown = "; ".join(f"{key} = {there.get(key)}, asked now is {facts.get(key)}" for key in different)
+        raise BadInput(f"{path}: was made with {shown}; use the same to continue, or name a new directory")

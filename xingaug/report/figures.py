@@ -134,6 +134,9 @@ def map_png(points: np.ndarray, colours: np.ndarray, places: np.ndarray, thumbna
 
 def _svg(figure: Any) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "xingaug"}):  # or every drawing would name its parts anew
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

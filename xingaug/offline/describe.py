@@ -1,0 +1,192 @@
+"""What is told about a dataset once its images are there: keypoints, manifest, and a page for people."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from xingaug.augment.gate import KeptCounts
+from xingaug.data.annotations import write_npz
+from xingaug.images import read_image
+from xingaug.offline.coverage import groups_of
+from xingaug.offline.job import Job
+from xingaug.offline.journal import REJECTED_NAME, Entry, write_entries
+from xingaug.offline.manifest import ManifestLine, write_manifest
+from xingaug.offline.plan import Items
+from xingaug.offline.render import Part, Renderer, decode, rounded
+from xingaug.poses.bank import PoseBank
+from xingaug.poses.spacing import evenly_spaced
+from xingaug.report.dataset import DatasetFigures, PersonRow, write_dataset_page
+
+MANIFEST_NAME = "manifest.jsonl"
+ANNOTATIONS_NAME = "annotations.npz"
+PAGE_NAME = "report.html"
+
+SHOWN = 12
+"""Synthetic images on the page."""
+
+_STATES = {"lost": -1, "rejected": 0, "kept": 1}
+
+
+class Outcome:
+    """What became of every image that was asked for.
+
+    Attributes:
+        parts: of all rounds.
+    """
+
+    def __init__(self) -> None:
+        """Of no round."""
+        self.parts: list[Part] = []
+        self._states: list[np.ndarray] = []  # of each part, (n,) int8
+        self._last = 0
+
+    def add(self, parts: Sequence[Part], renderer: Renderer) -> None:
+        """Takes a round from the journal."""
+        self._last = len(self.parts)
+        for part in parts:
+            names = part.items.names(renderer.sources)
+            known = {
+                entry.name: int(entry.sha256 is not None) for entry in renderer.journal.entries(part.number, names)
+            }
+            self.parts.append(part)
+            self._states.append(np.array([known.get(name, _STATES["lost"]) for name in names], np.int8))
+
+    def count(self, state: str) -> int:
+        """How many images are in a state."""
+        return sum(int((states == _STATES[state]).sum()) for states in self._states)
+
+    def items(self, state: str, first: int = 0) -> Items:
+        """The images in a state, of the parts from `first` on."""
+        found = [
+            part.items[states == _STATES[state]]
+            for part, states in zip(self.parts[first:], self._states[first:], strict=True)
+        ]
+        columns = ("sources", "copies", "bank_rows")
+        return Items(*(np.concatenate([getattr(items, column) for items in found]) for column in columns))
+
+    def rejected_last(self) -> Items:
+        """Those of the last round that the gate did not let through."""
+        return self.items("rejected", self._last)
+
+    def lost(self) -> list[int]:
+        """Sources that could not be decoded."""
+        return np.unique(self.items("lost").sources).tolist()
+
+
+def describe(job: Job, outcome: Outcome) -> None:
+    """Writes keypoints, page and, as the last thing of all, the manifest; the journal ends."""
+    config, renderer = job.config, job.renderer
+    kept = outcome.items("kept")
+    poses = renderer.aug.poses(
+        torch.from_numpy(kept.bank_rows), job.sources.keypoints[torch.from_numpy(kept.sources)], renderer.aug.size
+    )
+    rows = job.annotations.lookup(job.real.names)
+    rows = rows[rows >= 0]
+    write_npz(
+        config.out / ANNOTATIONS_NAME,
+        [*job.annotations.names[rows].tolist(), *kept.names(job.sources)],
+        np.concatenate([job.annotations.xy[rows], poses.xy.numpy()]),
+        np.concatenate([job.annotations.visibility[rows], poses.visibility.numpy()]),
+        source="xingaug generate",
+    )
+    _write_page(job, outcome, kept)
+    if config.gate is not None:
+        write_entries(config.out / REJECTED_NAME, _rejected(job, outcome))
+    write_manifest(config.out / MANIFEST_NAME, _lines(job, outcome))
+    renderer.journal.remove()
+
+
+def _entries(job: Job, part: Part) -> list[Entry]:
+    return job.renderer.journal.entries(part.number, part.items.names(job.sources))
+
+
+def _rejected(job: Job, outcome: Outcome) -> Iterator[Entry]:
+    for part in outcome.parts:
+        yield from (entry for entry in _entries(job, part) if entry.sha256 is None)
+
+
+def _lines(job: Job, outcome: Outcome) -> Iterator[ManifestLine]:
+    aug, store, split = job.renderer.aug, job.renderer.store, job.sources.split
+    for part in outcome.parts:
+        known = {entry.name: entry for entry in _entries(job, part)}
+        sources = part.items.sources
+        poses = rounded(
+            aug.poses(
+                torch.from_numpy(part.items.bank_rows), job.sources.keypoints[torch.from_numpy(sources)], aug.size
+            )
+        )
+        for i, name in enumerate(part.items.names(job.sources)):
+            entry = known.get(name)
+            if entry is None or entry.sha256 is None:
+                continue
+            yield ManifestLine(
+                file=store.file(part.number, name),
+                sha256=entry.sha256,
+                source=str(split.names[sources[i]]),
+                pid=int(split.pids[sources[i]]),
+                camid=int(split.camids[sources[i]]),
+                copy=int(part.items.copies[i]),
+                bank_row=int(part.items.bank_rows[i]),
+                target_keypoints=poses[i],
+                sampler=job.config.sampler,
+                fit=job.config.fit,
+                seed=job.config.seed,
+                gate=entry.gate,
+                generator=str(aug.generator.content_hash),
+                bank=aug.bank.content_hash,
+            )
+
+
+def _write_page(job: Job, outcome: Outcome, kept: Items) -> None:
+    bank, split = job.renderer.aug.bank, job.sources.split
+    before = np.stack([split.pids, groups_of(bank, split.names.tolist(), job.sources.keypoints, job.renderer.aug.size)])
+    after = np.concatenate([before, np.stack([split.pids[kept.sources], bank.clusters[kept.bank_rows]])], axis=1)
+    counts = KeptCounts()
+    counts.add(split.pids[kept.sources].tolist(), [True] * len(kept))
+    rejected = outcome.items("rejected")
+    counts.add(split.pids[rejected.sources].tolist(), [False] * len(rejected))
+    figures = DatasetFigures(
+        real=len(job.real),
+        synthetic=len(kept),
+        images_of_identity=_images_of_identity(job, kept),
+        groups=len(bank.by_cluster.sizes),
+        before=before,
+        after=after,
+        counts=counts if job.config.gate is not None else None,
+    )
+    write_dataset_page(job.config.out / PAGE_NAME, figures, _shown(job, outcome, bank))
+
+
+def _images_of_identity(job: Job, kept: Items) -> np.ndarray:
+    """(identities, 2) real and all training images of each."""
+    pids = np.unique(job.train.pids)
+    real = np.searchsorted(pids, job.real.pids)
+    made = np.searchsorted(pids, job.sources.split.pids[kept.sources])
+    of_real = np.bincount(real, minlength=len(pids))
+    return np.stack([of_real, of_real + np.bincount(made, minlength=len(pids))], axis=1)
+
+
+def _shown(job: Job, outcome: Outcome, bank: PoseBank) -> list[PersonRow]:
+    """Some synthetic images with their sources and poses, at equal distances through the dataset."""
+    aug, rows = job.renderer.aug, []
+    whole = [part for part in outcome.parts if any(entry.sha256 for entry in _entries(job, part))]
+    for position in evenly_spaced(len(whole), min(SHOWN, len(whole))).tolist() if whole else []:
+        part = whole[position]
+        entries = [entry for entry in _entries(job, part) if entry.sha256]
+        # Another place in every part, or all would be first copies.
+        entry = entries[(position * 7) % len(entries)]
+        i = part.items.names(job.sources).index(entry.name)
+        source = int(part.items.sources[i])
+        pose = aug.poses(
+            torch.from_numpy(part.items.bank_rows[[i]]), job.sources.keypoints[torch.tensor([source])], aug.size
+        )
+        rows.append(
+            PersonRow(
+                source=read_image(job.sources.split.path(source), aug.size),
+                pose=pose[0],
+                image=decode(job.renderer.store.read(part.number, entry.name)),
+                name=entry.name,
+            )
+        )
+    return rows

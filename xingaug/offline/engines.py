@@ -1,0 +1,149 @@
+"""Who makes the parts: this process, those that torchrun started, or actors of Ray Data. The bytes are the same."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from xingaug.errors import BadInput
+from xingaug.offline.config import GenerateConfig
+from xingaug.offline.journal import Journal
+from xingaug.offline.render import Part, Progress, Renderer, build_transform
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among those that torchrun started, or alone.
+
+    Attributes:
+        rank: of this process.
+        count: of all.
+        device: of this process.
+    """
+
+    rank: int
+    count: int
+    device: str
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what is not an image."""
+        return self.rank == 0
+
+    def share(self, parts: Sequence[Part]) -> Sequence[Part]:
+        """The parts that this process makes."""
+        return parts[self.rank :: self.count]
+
+    def told_by_first(self, message: str) -> str:
+        """What the first process says; all wait for it."""
+        if self.count == 1:
+            return message
+        heard = [message]
+        dist.broadcast_object_list(heard)
+        return heard[0]
+
+    def total(self, number: int) -> int:
+        """The sum of the processes' numbers; all wait for one another."""
+        if self.count == 1:
+            return number
+        shared = torch.tensor(number)
+        dist.all_reduce(shared)
+        return int(shared)
+
+
+@contextmanager
+def joined(config: GenerateConfig) -> Iterator[Team]:
+    """Joins the processes that torchrun started, where the engine is torchrun."""
+    if config.engine != "torchrun":
+        yield Team(0, 1, config.device)
+        return
+    if "RANK" not in os.environ:
+        raise BadInput(
+            "engine: 'torchrun', but torchrun has not started this; "
+            "needed torchrun --nproc-per-node N -m xingaug generate ... --engine torchrun"
+        )
+    device = config.device
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    # The processes meet at the end only, and the last one may be hours behind.
+    dist.init_process_group("gloo", timeout=timedelta(days=30))
+    try:
+        yield Team(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def run_ray(
+    config: GenerateConfig, renderer: Renderer, parts: Sequence[Part], generator: nn.Module | None
+) -> Iterator[Progress]:
+    """Has the parts made by actors, each of which loads the generator once; a lost actor's parts are given to others.
+
+    Every actor must see the data, the bank and `out` under the same paths.
+
+    Args:
+        config: what is generated, by how many workers.
+        renderer: as it would render here.
+        parts: what to make.
+        generator: one that is loaded already, in place of `config.generator`.
+
+    Raises:
+        BadInput: ray is not installed, or the cluster is too small.
+    """
+    ray = _ray(config)
+    on_gpu = torch.device(config.device).type == "cuda"
+    there = ray.cluster_resources().get("GPU" if on_gpu else "CPU", 0)
+    workers = config.workers or max(1, int(there))
+    if there < workers:
+        unit = "GPUs" if on_gpu else "CPUs"
+        raise BadInput(f"workers: {workers}, the cluster has {there:g} {unit}; needed one for each worker")
+    # The list goes to every host once; rows of the dataset are numbers.
+    shared = ray.put((config, generator, renderer.sources, renderer.store, renderer.batch_size, list(parts)))
+    work = ray.data.from_items([{"index": index} for index in range(len(parts))], override_num_blocks=len(parts))
+    done = work.map_batches(
+        _Actor, fn_constructor_args=(shared,), batch_size=None, concurrency=min(workers, len(parts)),
+        num_gpus=1 if on_gpu else 0, num_cpus=0 if on_gpu else 1,
+    )  # fmt: skip
+    for row in done.iter_rows():
+        yield Progress(int(row["asked"]), int(row["kept"]))
+
+
+class _Actor:
+    """A renderer in a process of its own."""
+
+    def __init__(self, shared: Any) -> None:
+        import ray
+
+        torch.set_flush_denormal(True)
+        config, generator, sources, store, batch_size, self.parts = ray.get(shared)
+        aug = build_transform(config, config.device, generator)
+        self.renderer = Renderer(aug, sources, store, Journal(config.out), batch_size)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
+        chosen = [self.parts[int(index)] for index in batch["index"]]
+        done = list(self.renderer.run(chosen))
+        return {"asked": [part.asked for part in done], "kept": [part.kept for part in done]}
+
+
+def _ray(config: GenerateConfig) -> Any:
+    """Ray, connected to the cluster that RAY_ADDRESS names, or to one on this machine."""
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise BadInput("engine: 'ray' is not installed; needed pip install 'xingaug[ray]'") from None
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        local = "RAY_ADDRESS" not in os.environ
+        # A cluster of one's own may have more workers than cores, as one asks for it.
+        cores = max(os.cpu_count() or 1, config.workers or 1) if local else None
+        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    return ray

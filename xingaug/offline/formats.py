@@ -1,0 +1,154 @@
+"""Where synthetic images go: into a folder, or into tar shards as webdataset and others read them."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from xingaug.data.market1501 import FOLDERS
+from xingaug.files import atomic_write
+
+SHARDS = "shards"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of the new dataset.
+
+    Attributes:
+        name: of its file.
+        image: the file's content.
+        about: what goes beside it where a format has a place for it.
+    """
+
+    name: str
+    image: bytes
+    about: Mapping[str, Any]
+
+
+class Store(Protocol):
+    """Takes the images of a part, and finds them again.
+
+    Attributes:
+        part_size: images of a part.
+    """
+
+    part_size: int
+
+    def file(self, part: int, name: str) -> str:
+        """An image's path below the dataset's directory, as the manifest has it."""
+
+    def write(self, part: int, samples: Sequence[Sample]) -> None:
+        """Puts the images of a part on disk, in place of what may be there."""
+
+    def read(self, part: int, name: str) -> bytes:
+        """An image's file."""
+
+    def holds(self, part: int, hashes: Mapping[str, str]) -> bool:
+        """Whether the images of a part are there, and with these SHA-256, by name."""
+
+
+class FolderStore:
+    """Images beside the real ones, in Market-1501's layout; a part is a batch."""
+
+    def __init__(self, out: Path, batch_size: int) -> None:
+        """In `out`."""
+        self.out, self.part_size = out, batch_size
+
+    def file(self, part: int, name: str) -> str:
+        """As in `Store`."""
+        return f"{FOLDERS['train']}/{name}"
+
+    def write(self, part: int, samples: Sequence[Sample]) -> None:
+        """As in `Store`."""
+        for sample in samples:
+            with atomic_write(self.out / self.file(part, sample.name)) as temporary:
+                temporary.write_bytes(sample.image)
+
+    def read(self, part: int, name: str) -> bytes:
+        """As in `Store`."""
+        return (self.out / self.file(part, name)).read_bytes()
+
+    def holds(self, part: int, hashes: Mapping[str, str]) -> bool:
+        """As in `Store`."""
+        try:
+            found = {name: hash_of(self.read(part, name)) for name in hashes}
+        except FileNotFoundError:
+            return False
+        return found == hashes
+
+
+class ShardStore:
+    """Tar files of `<key>.jpg` and `<key>.json` one after the other; a part is a shard."""
+
+    def __init__(self, out: Path, shard_size: int, kind: str = "synthetic") -> None:
+        """Shards `out/shards/<kind>-NNNNNN.tar`."""
+        self.out, self.part_size, self.kind = out, shard_size, kind
+
+    def shard(self, part: int) -> str:
+        """A shard's path below the dataset's directory."""
+        return f"{SHARDS}/{self.kind}-{part:06d}.tar"
+
+    def file(self, part: int, name: str) -> str:
+        """As in `Store`."""
+        return f"{self.shard(part)}/{member_name(name)}"
+
+    def write(self, part: int, samples: Sequence[Sample]) -> None:
+        """As in `Store`; a part of which nothing is left has no shard."""
+        path = self.out / self.shard(part)
+        if not samples:
+            path.unlink(missing_ok=True)
+            return
+        with atomic_write(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample in samples:
+                member = member_name(sample.name)
+                _add(tar, member, sample.image)
+                about = json.dumps(sample.about, separators=(",", ":")).encode()
+                _add(tar, member.removesuffix(".jpg") + ".json", about)
+
+    def read(self, part: int, name: str) -> bytes:
+        """As in `Store`."""
+        return read_shard(self.out / self.shard(part))[member_name(name)]
+
+    def holds(self, part: int, hashes: Mapping[str, str]) -> bool:
+        """As in `Store`."""
+        if not hashes:
+            return not (self.out / self.shard(part)).exists()
+        try:
+            found = {name: hash_of(data) for name, data in read_shard(self.out / self.shard(part)).items()}
+        except (FileNotFoundError, tarfile.TarError):
+            return False
+        wanted = {member_name(name): sha256 for name, sha256 in hashes.items()}
+        return {name: sha256 for name, sha256 in found.items() if name.endswith(".jpg")} == wanted
+
+
+def member_name(name: str) -> str:
+    """A file's name in a shard; the reader's key ends at the first dot, so that the only one is that of `.jpg`."""
+    return name.rpartition(".")[0].replace(".", "_") + ".jpg"
+
+
+def read_shard(path: Path) -> dict[str, bytes]:
+    """The files of a shard by name.
+
+    Raises:
+        FileNotFoundError: no such shard.
+        tarfile.TarError: it is torn, or no shard.
+    """
+    with tarfile.open(path) as tar:
+        return {member.name: stream.read() for member in tar if (stream := tar.extractfile(member)) is not None}
+
+
+def hash_of(data: bytes) -> str:
+    """SHA-256, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    # Without time and owner: the same images give the same bytes.
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    tar.addfile(entry, io.BytesIO(data))

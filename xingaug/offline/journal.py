@@ -1,0 +1,82 @@
+"""What is known of the images of a run that is under way, so that a killed run goes on where it was.
+
+The work is cut into parts. When a part's images are on disk, a file of its own says what became of each; so processes
+and hosts need not talk to each other. A part without that file is made again, whole: an image then has the same
+neighbours in its batches as in an uninterrupted run, and with them the same bytes. At the end the manifest takes the
+journal's place.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xingaug.files import atomic_write
+from xingaug.offline.manifest import ManifestLine
+
+FOLDER = ".journal"
+REJECTED_NAME = "rejected.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one image.
+
+    Attributes:
+        name: of the image.
+        sha256: of its file; None where the gate did not let it through.
+        gate: what the gate saw, by name; empty without a gate.
+    """
+
+    name: str
+    sha256: str | None
+    gate: dict[str, float]
+
+
+class Journal:
+    """The entries of a run, part by part."""
+
+    def __init__(self, out: Path, manifest: Iterable[ManifestLine] = ()) -> None:
+        """Of the run into `out`; after its end, what its manifest and its list of rejected images say."""
+        self.folder = out / FOLDER
+        self._finished = {}
+        for line in manifest:
+            name = line.file.rpartition("/")[2]
+            self._finished[name] = Entry(name, line.sha256, line.gate)
+        rejected = out / REJECTED_NAME
+        if self._finished and rejected.exists():
+            self._finished |= {entry.name: entry for entry in _read(rejected)}
+
+    def entries(self, part: int, names: Sequence[str]) -> list[Entry]:
+        """What is known of the images `names`, which are those of a part, in their order."""
+        path = self._path(part)
+        known = {entry.name: entry for entry in _read(path)} if path.exists() else self._finished
+        return [known[name] for name in names if name in known]
+
+    def write(self, part: int, entries: Sequence[Entry]) -> None:
+        """Notes what became of the images of a part; images that could not be made are left out."""
+        write_entries(self._path(part), entries)
+
+    def remove(self) -> None:
+        """Ends the journal."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, part: int) -> Path:
+        # A thousand to a folder: file systems and people dislike a million files in one.
+        return self.folder / f"{part // 1000:06d}" / f"{part:09d}.jsonl"
+
+
+def write_entries(path: Path, entries: Iterable[Entry]) -> None:
+    """Writes entries atomically, one JSON object per line."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        for entry in entries:
+            stream.write(json.dumps({"name": entry.name, "sha256": entry.sha256, "gate": entry.gate}) + "\n")
+
+
+def _read(path: Path) -> list[Entry]:
+    """The entries of a file; none if it is torn, as a power cut can leave it, and its images are made again."""
+    try:
+        return [Entry(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (TypeError, ValueError):
+        return []

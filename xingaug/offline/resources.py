@@ -1,0 +1,98 @@
+"""What a run needs and what there is: memory for a batch, room on the disk."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from xingaug.errors import BadInput
+from xingaug.images import read_image
+from xingaug.offline.plan import Sources
+from xingaug.offline.render import GPU_THREADS, encode
+from xingaug.poses.spacing import evenly_spaced
+
+CPU_BATCH, GPU_BATCH = 16, 256
+"""Largest batches (our choice): on two cores 16 images are rendered faster than 8 or 32."""
+
+_CPU_BYTES = 64 << 20  # for an image of 128x64 and more than any generator here takes for one of 8
+_SAMPLES = 64
+
+
+def fitting_batch_size(generator: nn.Module, device: torch.device, threads: int) -> int:
+    """Images at a time for which memory is there: a power of two up to 16 on a CPU, up to 256 on a GPU.
+
+    Args:
+        generator: on the device, with `size`.
+        device: of the generator.
+        threads: batches under way at a time, on a CPU.
+    """
+    height, width = generator.size  # type: ignore[misc]
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        each, threads, most = _gpu_bytes(generator, device, (height, width)), GPU_THREADS, GPU_BATCH
+    else:
+        free, each, most = available_memory(), _CPU_BYTES * height * width / (128 * 64), CPU_BATCH
+    fitting = int(0.5 * free / each / threads)
+    return min(most, 1 << max(0, fitting.bit_length() - 1))
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take, by the machine and by its control group; 4 GiB where neither says."""
+    meminfo, limit, used = (
+        _text(Path(path)) for path in ("/proc/meminfo", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
+    )
+    found = [int(line.split()[1]) << 10 for line in meminfo.splitlines() if line.startswith("MemAvailable:")]
+    if limit.isdigit() and used.isdigit():
+        found.append(int(limit) - int(used))
+    return max(0, min(found, default=4 << 30))
+
+
+def image_bytes(sources: Sources, size: tuple[int, int]) -> float:
+    """Bytes of a synthetic image: the mean of real ones, written as those are; they are about as rich in detail."""
+    found = []
+    for row in evenly_spaced(len(sources), min(len(sources), _SAMPLES)).tolist():
+        try:
+            found.append(len(encode(read_image(sources.split.path(row), size))))
+        except BadInput:
+            continue
+    return float(np.mean(found)) if found else 0.0
+
+
+def require_room(out: Path, needed: int) -> None:
+    """Raises `BadInput` unless the disk of `out`, which need not exist, has room for so many bytes and 2 % more."""
+    parent = next(path for path in (out.resolve(), *out.resolve().parents) if path.exists())
+    free = shutil.disk_usage(parent).free
+    if needed * 1.02 > free:
+        raise BadInput(
+            f"{out}: needs about {as_size(needed)}, {as_size(free)} are free; make room, or name another disk"
+        )
+
+
+def as_size(count: float) -> str:
+    """Bytes as people say them: 3.2 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _gpu_bytes(generator: nn.Module, device: torch.device, size: tuple[int, int], count: int = 8) -> float:
+    """Peak of memory for an image, from one batch of 8."""
+    dtype = torch.float32 if getattr(generator, "is_fast", False) else next(generator.parameters()).dtype
+    maps = torch.zeros(count, 18, *size, device=device, dtype=dtype)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    with torch.no_grad():
+        generator(torch.zeros(count, 3, *size, device=device, dtype=dtype), maps, maps)
+    torch.cuda.synchronize(device)
+    return max(1.0, (torch.cuda.max_memory_allocated(device) - before) / count)
