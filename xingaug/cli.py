@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -451,7 +452,9 @@ def _generate(args: argparse.Namespace) -> int | None:
     if args.gate is not None:
         args.gate = from_mapping(GateConfig, override({}, args.gate), "--gate")
     config = GenerateConfig(**{field.name: getattr(args, field.name) for field in fields(GenerateConfig)})
-    _print_figures(asdict(estimate(config) if args.dry_run else generate(config)), args.json)
+    figures = asdict(estimate(config) if args.dry_run else generate(config))
+    if config.engine != "torchrun" or os.environ["RANK"] == "0":
+        _print_figures(figures, args.json)
     return None
 
 
@@ -476,14 +479,16 @@ _MODELS = ("resnet50", "osnet_x1_0", "osnet_x0_25")  # those of reid_integration
 def _add_bench(commands: Any) -> None:
     text = "Measure speed, the variants of one part alternating within one run."
     parser = _command(commands, "bench", _bench, text, "xingaug bench generator --json")
-    parser.add_argument("part", choices=("generator", "train", "augment", "bank"), help="what to measure")
+    parser.add_argument("part", choices=("generator", "train", "augment", "bank", "offline"), help="what to measure")
     parser.add_argument("--generator", nargs="+", metavar="NAME",
                         help="sizes (xinggan, xinggan_pp, xinggan_pp_small), bundled names or .safetensors files; left "
                         "out, the parts generator and train measure all sizes, others pedestrians-small")  # fmt: skip
     parser.add_argument("--bank", type=Path, help="part bank: a saved bank to take the poses from")
     parser.add_argument("--sizes", type=int, nargs="+", default=[13_000, 100_000], metavar="N",
                         help="part bank: numbers of poses")  # fmt: skip
-    parser.add_argument("--batch-size", type=int, help="images at a time (default: 8; part augment: 64)")
+    parser.add_argument(
+        "--batch-size", type=int, help="images at a time (default: 8; part augment: 64; part offline: by memory)"
+    )
     parser.add_argument("--models", nargs="*", choices=_MODELS, default=_MODELS,
                         help="part augment: re-ID networks whose training step is measured")  # fmt: skip
     parser.add_argument("--reuse", type=int, nargs="+", default=[1, 4, 8], metavar="N",
@@ -495,10 +500,14 @@ def _add_bench(commands: Any) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from xingaug.bench import bench_augment, bench_bank, bench_generator, bench_train
+    from xingaug.bench import bench_augment, bench_bank, bench_generator, bench_offline, bench_train
 
-    if args.batch_size is None:
+    if args.batch_size is None and args.part != "offline":
         args.batch_size = 64 if args.part == "augment" else 8
+    names = args.generator or ["pedestrians-small"]
+    if args.part in ("augment", "offline") and len(names) > 1:
+        raise BadInput(f"--generator: {len(names)} names, the part {args.part} measures one")
+    tables: list[str] = []
     if args.part == "generator":
         figures = bench_generator(args.generator, args.batch_size, args.rounds, args.device, args.compile)
         tables = ["variants", "training_step"]
@@ -506,10 +515,9 @@ def _bench(args: argparse.Namespace) -> None:
         figures, tables = bench_train(args.generator, args.batch_size, args.rounds, args.device), ["variants"]
     elif args.part == "bank":
         figures, tables = bench_bank(args.bank, args.sizes, args.rounds), ["banks", "samplers"]
+    elif args.part == "offline":
+        figures = bench_offline(names[0], args.batch_size, args.rounds, args.device)
     else:
-        names = args.generator or ["pedestrians-small"]
-        if len(names) > 1:
-            raise BadInput(f"--generator: {len(names)} names, the part {args.part} measures one")
         figures = bench_augment(names[0], args.batch_size, args.rounds, args.device, args.models, args.reuse)
         tables = ["steps"] if args.models else []
     if args.json:

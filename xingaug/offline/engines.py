@@ -107,7 +107,8 @@ def run_ray(
     shared = ray.put((config, generator, renderer.sources, renderer.store, renderer.batch_size, list(parts)))
     work = ray.data.from_items([{"index": index} for index in range(len(parts))], override_num_blocks=len(parts))
     done = work.map_batches(
-        _Actor, fn_constructor_args=(shared,), batch_size=None, concurrency=min(workers, len(parts)),
+        _Actor, fn_constructor_args=(shared,), batch_size=None,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(parts))),
         num_gpus=1 if on_gpu else 0, num_cpus=0 if on_gpu else 1,
     )  # fmt: skip
     for row in done.iter_rows():
@@ -144,6 +145,7 @@ def _ray(config: GenerateConfig) -> Any:
         # A cluster of one's own may have more workers than cores, as one asks for it.
         cores = max(os.cpu_count() or 1, config.workers or 1) if local else None
         ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    # There is a bar of ours, and a lost worker is answered by another one.
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray

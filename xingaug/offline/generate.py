@@ -174,7 +174,8 @@ def _generated(job: Job, team: Team, started: float, progress: bool, generator: 
         rendering += time.perf_counter() - begin
         team.total(0)  # all parts are there
         outcome.add(parts, job.renderer)
-        items = replacements(job.renderer.aug, job.sources, outcome.rejected_last(), begun)
+        of_identity = job.config.per_identity is not None
+        items = replacements(job.renderer.aug, job.sources, outcome.rejected_last(), begun, of_identity)
         if not len(items):
             break
     asked, written = team.total(asked), team.total(written)

@@ -133,17 +133,24 @@ def first_items(aug: XingPose, sources: Sources, asked: np.ndarray, budget: int 
     return items, without_pose
 
 
-def replacements(aug: XingPose, sources: Sources, rejected: Items, begun: np.ndarray) -> Items:
-    """Other copies of the sources whose images the gate did not let through.
+def replacements(aug: XingPose, sources: Sources, rejected: Items, begun: np.ndarray, of_identity: bool) -> Items:
+    """Other copies in place of those that the gate did not let through.
 
     Args:
         aug: as in `first_items`.
         sources: what can be rendered.
         rejected: the images.
         begun: (N,) copies of each source that were tried; changed to what it will be afterwards.
+        of_identity: whether any image of the same identity will do, the least tried first; or another copy of the same.
     """
-    lacking = np.bincount(rejected.sources, minlength=len(sources))
-    ends = np.minimum(begun + lacking, MAX_COPIES)
+    ends = begun.copy()
+    for pid in np.unique(sources.split.pids[rejected.sources]) if of_identity else ():
+        rows = np.flatnonzero(sources.split.pids == pid)
+        for _ in range(int((sources.split.pids[rejected.sources] == pid).sum())):
+            ends[rows[np.argmin(ends[rows])]] += 1
+    if not of_identity:
+        ends += np.bincount(rejected.sources, minlength=len(sources))
+    ends = np.minimum(ends, MAX_COPIES)
     items = _drawn(aug, sources, begun, ends)
     begun[:] = ends
     return items

@@ -92,7 +92,7 @@ class Renderer:
 
     def run(self, parts: Iterable[Part]) -> Iterator[Progress]:
         """Makes the parts one after the other, as many batches at a time as there are threads."""
-        with _threads(self.device) as (pool, count):
+        with threads_of(self.device) as (pool, count):
             waiting: deque[tuple[Part, list[Future[Made]]]] = deque()
             under_way = 0
             for part in parts:
@@ -111,7 +111,7 @@ class Renderer:
         """Images/s from files to encoded images, nothing written; every batch is made twice, the second is timed."""
         starts = range(0, len(items), self.batch_size)
         batches = [items[start : start + self.batch_size] for start in starts]
-        with _threads(self.device) as (pool, _):
+        with threads_of(self.device) as (pool, _):
             list(pool.map(self.batch, batches))
             started = time.perf_counter()
             list(pool.map(self.batch, batches))
@@ -161,7 +161,7 @@ class Renderer:
 
 
 @contextmanager
-def _threads(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+def threads_of(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
     """Threads for batches, and how many; on a CPU one for each core that torch would use.
 
     Each then computes alone: sums are rounded differently when several share one, and the bytes of an image would
