@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -452,7 +453,8 @@ def _generate(args: argparse.Namespace) -> int | None:
     if args.gate is not None:
         args.gate = from_mapping(GateConfig, override({}, args.gate), "--gate")
     config = GenerateConfig(**{field.name: getattr(args, field.name) for field in fields(GenerateConfig)})
-    figures = asdict(estimate(config) if args.dry_run else generate(config))
+    with redirect_stdout(sys.stderr):  # Ray says on stdout what becomes of its workers
+        figures = asdict(estimate(config) if args.dry_run else generate(config))
     if config.engine != "torchrun" or os.environ["RANK"] == "0":
         _print_figures(figures, args.json)
     return None

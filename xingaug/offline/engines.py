@@ -60,16 +60,24 @@ class Team:
 
 @contextmanager
 def joined(config: GenerateConfig) -> Iterator[Team]:
-    """Joins the processes that torchrun started, where the engine is torchrun."""
-    if config.engine != "torchrun":
+    """Joins the processes that torchrun started, or a cluster of ray, where the engine is one of them."""
+    if config.engine == "torchrun":
+        with _torchrun(config.device) as team:
+            yield team
+    elif config.engine == "ray":
+        with _ray(config.workers):
+            yield Team(0, 1, config.device)
+    else:
         yield Team(0, 1, config.device)
-        return
+
+
+@contextmanager
+def _torchrun(device: str) -> Iterator[Team]:
     if "RANK" not in os.environ:
         raise BadInput(
             "engine: 'torchrun', but torchrun has not started this; "
             "needed torchrun --nproc-per-node N -m xingaug generate ... --engine torchrun"
         )
-    device = config.device
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     # The processes meet at the end only, and the last one may be hours behind.
@@ -78,6 +86,26 @@ def joined(config: GenerateConfig) -> Iterator[Team]:
         yield Team(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _ray(workers: int | None) -> Iterator[None]:
+    """Connects to the cluster that RAY_ADDRESS names, or starts one on this machine, unless that has been done."""
+    try:
+        import ray
+    except ImportError:
+        raise BadInput("engine: 'ray' is not installed; needed pip install 'xingaug[ray]'") from None
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A cluster of one's own may have more workers than cores, as one asks for it.
+    cores = None if "RAY_ADDRESS" in os.environ else max(os.cpu_count() or 1, workers or 1)
+    ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def run_ray(
@@ -94,9 +122,14 @@ def run_ray(
         generator: one that is loaded already, in place of `config.generator`.
 
     Raises:
-        BadInput: ray is not installed, or the cluster is too small.
+        BadInput: the cluster is too small.
     """
-    ray = _ray(config)
+    import ray
+    import ray.data
+
+    # There is a bar of ours, and a lost worker is answered by another one.
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     on_gpu = torch.device(config.device).type == "cuda"
     there = ray.cluster_resources().get("GPU" if on_gpu else "CPU", 0)
     workers = config.workers or max(1, int(there))
@@ -130,22 +163,3 @@ class _Actor:
         chosen = [self.parts[int(index)] for index in batch["index"]]
         done = list(self.renderer.run(chosen))
         return {"asked": [part.asked for part in done], "kept": [part.kept for part in done]}
-
-
-def _ray(config: GenerateConfig) -> Any:
-    """Ray, connected to the cluster that RAY_ADDRESS names, or to one on this machine."""
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise BadInput("engine: 'ray' is not installed; needed pip install 'xingaug[ray]'") from None
-    if not ray.is_initialized():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        local = "RAY_ADDRESS" not in os.environ
-        # A cluster of one's own may have more workers than cores, as one asks for it.
-        cores = max(os.cpu_count() or 1, config.workers or 1) if local else None
-        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    # There is a bar of ours, and a lost worker is answered by another one.
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    return ray

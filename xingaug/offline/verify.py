@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from xingaug.data.annotations import read_npz
@@ -53,7 +53,8 @@ def verify(out: Path, progress: bool = True) -> Verdict:
     if not (out / MANIFEST_NAME).exists():
         raise BadInput(f"{out}: has no {MANIFEST_NAME} yet; start generate again to finish it, then verify")
     lines = read_manifest(out / MANIFEST_NAME)
-    problems = [problem for line in lines for problem in _wrong_labels(line)]
+    labels = [(line, list(_wrong_labels(line))) for line in lines]
+    problems = [problem for _, wrong in labels for problem in wrong]
     doubled = len(lines) - len({line.file for line in lines})
     if doubled:
         problems.append(f"{MANIFEST_NAME}: {doubled} images have two lines")
@@ -61,7 +62,7 @@ def verify(out: Path, progress: bool = True) -> Verdict:
     check = _check_shards if facts.get("format") == "webdataset" else _check_folder
     real, found = check(out, facts, safe, progress)
     problems += found
-    problems += _wrong_keypoints(out, safe)
+    problems += _wrong_keypoints(out, [line for line, wrong in labels if not wrong])
     return Verdict(real, len(lines), problems)
 
 
@@ -132,6 +133,8 @@ def _wrong_image(data: bytes, file: str, sha256: str | None) -> str | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
+    except UnidentifiedImageError:
+        return f"{file}: not an image"
     except (OSError, SyntaxError, ValueError) as error:
         return f"{file}: not a readable image ({str(error).splitlines()[0]})"
     return None
