@@ -107,7 +107,7 @@ def write_share(source: Path, out: Path, share: float, annotations: Path | None 
     """
     if out.exists():
         return out
-    require_linkable(source, out)
+    require_linkable([source / folder for folder in FOLDERS.values()], out)
     train = read_split(source, "train")
     kept = train.select(np.flatnonzero(chosen_names(train.names, train.pids, share)))
     table = read_annotations(annotations or source / "annotations.npz")

@@ -60,10 +60,11 @@ def attach(
     persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data], chosen.annotations)
     bank = PoseBank.load(Path(chosen.bank)) if chosen.bank else cached_bank(persons, size)
     _require_training_poses(bank, manager, persons, chosen.bank)
+    gate = build_gate(chosen.gate, size, device) if isinstance(chosen.gate, GateConfig) else None
     try:
         augment = XingPose(
             generator, bank, chosen.p, chosen.sampler, seed, chosen.mode, fit=chosen.fit,
-            gate=build_gate(chosen.gate, device) if isinstance(chosen.gate, GateConfig) else None, reuse=chosen.reuse,
+            gate=gate, reuse=chosen.reuse,
         )  # fmt: skip
     except ValueError as error:
         raise BadInput(f"augment.{error}") from None

@@ -196,7 +196,7 @@ BAD = [
     ("generate --verify none", "none: holds no config.json of generate; needed a directory that generate wrote"),
     (f"{GENERATE} --per-identity 0", "per_identity: 0, needed at least 1"),
     (f"{GENERATE} --per-identity 4 --per-image 2", "per_image: 2, per_identity: 4; needed one of them, not both"),
-    (f"{GENERATE} --per-identity 1", "0 copies asked for"),
+    (f"{GENERATE} --per-identity 1", "per_identity: 1, every identity has as many training images"),
     (f"{GENERATE} --budget 0", "budget: 0, needed at least 1"),
     (f"{GENERATE} --tries 0", "tries: 0, needed 1 to"),
     (f"{GENERATE} --gate min_contrast", "override 'min_contrast': needed key=value"),

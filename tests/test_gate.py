@@ -8,8 +8,9 @@ import torch
 from posing import images_of, keys_of, make, persons
 from torch import Tensor, nn
 
-from xingaug.augment.gate import QualityGate
+from xingaug.augment.gate import GateConfig, QualityGate, build_gate
 from xingaug.augment.output import Skipped
+from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
 from xingaug.programs import load_program
 
@@ -215,3 +216,18 @@ def test_networks_that_give_something_else() -> None:
         QualityGate(estimator=lambda images: images)(images_of(2), images_of(2), persons(2))  # type: ignore[arg-type,return-value]
     with pytest.raises(ValueError, match="gate: float, needed a QualityGate or None"):
         make(gate=0.5)
+
+
+@pytest.mark.slow  # torch.export takes seconds to import
+def test_a_network_that_cannot_judge_is_refused_before_it_is_asked(tmp_path: Path) -> None:
+    class Flat(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean((1, 2, 3))
+
+    batch = torch.export.Dim("batch", min=1, max=64)
+    torch.export.save(torch.export.export(Flat(), (images_of(2),), dynamic_shapes=({0: batch},)), tmp_path / "flat.pt2")
+    torch.export.save(torch.export.export(MeanColour().eval(), (images_of(2),)), tmp_path / "two.pt2")
+    with pytest.raises(BadInput, match=r"flat.pt2: gives \(1,\) for 1 images, needed \(1, D\)"):
+        build_gate(GateConfig(features=str(tmp_path / "flat.pt2")), (32, 16))
+    with pytest.raises(BadInput, match=r"two.pt2: does not take images \(1, 3, 32, 16\) .* export it for this size"):
+        build_gate(GateConfig(features=str(tmp_path / "two.pt2")), (32, 16))

@@ -1,5 +1,6 @@
 """Offline generation: the tree it writes, its bytes, and what it survives."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -62,7 +63,7 @@ def test_output_is_a_complete_dataset(config: GenerateConfig) -> None:
     assert sorted(os.listdir(config.out / "bounding_box_test")) == sorted(GALLERY)
     assert sorted(os.listdir(config.out)) == [
         ".lock", "annotations.npz", "bounding_box_test", "bounding_box_train", "config.json", "manifest.jsonl", "query",
-        "report.html",
+        "real.sha256", "report.html",
     ]  # fmt: skip
 
 
@@ -240,6 +241,8 @@ def test_damaged_images_are_made_again(config: GenerateConfig, reference: dict[s
     files[9].write_bytes(files[10].read_bytes())  # a whole JPEG, but not this one
     files[12].unlink()
     (config.out / "query" / QUERY[0]).write_bytes(b"")
+    real = config.out / "bounding_box_train" / TRAIN[3]
+    real.write_bytes(real.read_bytes()[::-1])  # of the same size
     assert run(config).rendered == 16  # the four batches that they belong to
     assert tree(config.out) == reference
 
@@ -302,7 +305,7 @@ def test_links_across_file_systems_are_refused(config: GenerateConfig, monkeypat
 
     def stat(path: Path, **arguments: bool) -> os.stat_result:
         result = original(path, **arguments)
-        if path == config.data:
+        if path == config.data / "query":
             return os.stat_result((*result[:2], result.st_dev + 1, *result[3:]))
         return result
 
@@ -347,11 +350,14 @@ def test_unreadable_images_fail_at_the_end_with_the_rest_done(config: GenerateCo
     path = config.data / "bounding_box_train" / TRAIN[4]
     path.write_bytes(path.read_bytes()[:kept])  # nothing, or a header without the end of the pixels
     for _ in range(2):
-        with pytest.raises(WorkFailed, match=rf"1 images cannot be decoded \({TRAIN[4]}\); everything else is done"):
+        with pytest.raises(
+            WorkFailed, match=rf"1 images cannot be read \({TRAIN[4]}\), all are listed in .*unreadable.txt"
+        ):
             run(config)
         lines = read_manifest(config.out / "manifest.jsonl")
         assert len(lines) == 24
         assert TRAIN[4] not in {line.source for line in lines}
+        assert (config.out / "unreadable.txt").read_text() == f"{TRAIN[4]}\n"
 
 
 def test_full_disk_is_one_line_and_work_goes_on_later(
@@ -439,6 +445,9 @@ def test_manifest_round_trip_and_damage(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"file": "torn')
     with pytest.raises(BadInput, match=r"manifest.jsonl, line 3: not JSON"):
         read_manifest(path)
+    path.write_text(json.dumps({**dataclasses.asdict(line), "pid": "2"}) + "\n")
+    with pytest.raises(BadInput, match="line 1: pid: '2', needed int"):
+        read_manifest(path)
     path.write_text(json.dumps({"file": "x"}) + "\n")
     with pytest.raises(BadInput, match=r"line 1: needed an object with the keys file, sha256"):
         read_manifest(path)
@@ -449,3 +458,65 @@ def test_manifest_round_trip_and_damage(tmp_path: Path) -> None:
 def test_progress_bar_is_silent_where_asked(config: GenerateConfig, capfd: pytest.CaptureFixture[str]) -> None:
     run(config)
     assert capfd.readouterr().err == ""
+
+
+def test_images_that_changed_are_told_apart_from_those_that_did_not(config: GenerateConfig) -> None:
+    run(config)
+    path = config.data / "bounding_box_train" / TRAIN[4]
+    path.write_bytes(path.read_bytes()[:-2] + b"\xff\xd9")
+    run(config)
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.write_bytes(data)  # of the same size
+    with pytest.raises(BadInput, match=r"config.json: was made with data = "):
+        run(config)
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "bomb"])
+def test_files_that_are_no_images_are_passed_over(
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = config.data / "bounding_box_train" / TRAIN[4]
+    if kind == "bomb":
+        Image.new("L", (400, 400)).save(path)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # twice as much is refused
+    else:
+        path.unlink()
+        path.symlink_to("nowhere")
+    with pytest.raises(WorkFailed, match=rf"1 images cannot be read \({TRAIN[4]}\)"):
+        run(config)
+    assert len(read_manifest(config.out / "manifest.jsonl")) == 24
+    assert (config.out / "query" / QUERY[0]).exists()
+
+
+def test_real_images_are_listed_for_sha256sum(config: GenerateConfig) -> None:
+    run(config)
+    done = subprocess.run(["sha256sum", "--check", "real.sha256"], cwd=config.out, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": OK\n") == len(TRAIN) + len(QUERY) + len(GALLERY)
+
+
+def test_a_damaged_manifest_is_made_again(config: GenerateConfig, reference: dict[str, str]) -> None:
+    run(config)
+    manifest = config.out / "manifest.jsonl"
+    manifest.write_text(manifest.read_text()[:-100])
+    assert run(config).rendered == 27
+    assert tree(config.out) == reference
+
+
+def test_no_more_room_for_files_is_a_full_disk(
+    config: GenerateConfig, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Path.touch
+
+    def touch(path: Path, *arguments: object) -> None:
+        if "_x001" in path.name:
+            raise OSError(28, "No space left on device", str(path))
+        original(path)
+
+    monkeypatch.setattr(Path, "touch", touch)
+    with pytest.raises(WorkFailed, match="No space left on device; the finished images are kept"):
+        run(config)
+    monkeypatch.undo()
+    run(config)
+    assert tree(config.out) == reference

@@ -1,9 +1,11 @@
 """The engines of offline generation give the same bytes, with any number of workers, and when one is killed."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from xingaug.errors import BadInput
 from xingaug.generators.store import load_generator
 from xingaug.keypoints import Keypoints, render_heatmaps
 from xingaug.offline import engines
+from xingaug.offline import generate as generate_module
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.render import threads_of
 
@@ -83,6 +86,37 @@ def test_an_engine_that_is_not_there(config: GenerateConfig, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BadInput, match=r"engine: 'ray' is not installed; needed pip install 'xingaug\[ray\]'"):
         run(replace(config, engine="ray"))
+    assert not config.out.exists()
+
+
+def test_what_a_worker_raised_is_told() -> None:
+    wrapped = RuntimeError("Ray's own words\nabout a task")
+    wrapped.__cause__ = OSError(28, "No space left on device", "x.jpg")
+    found = engines._what_failed(wrapped)
+    assert (type(found), found.errno, found.filename) == (OSError, 28, "x.jpg")  # type: ignore[attr-defined]
+    wrapped.__cause__ = BadInput("generator 'x': no such file")
+    assert str(engines._what_failed(wrapped)) == "generator 'x': no such file"
+    wrapped.__cause__ = None
+    assert str(engines._what_failed(wrapped)).startswith("ray: about a task; the finished images are kept")
+
+
+def test_processes_that_see_other_files_are_told(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Second(engines.Team):
+        """Hears of another annotation file from the first one."""
+
+        def told_by_first(self, message: str) -> str:
+            if message.isdigit():
+                return message
+            refused, facts = json.loads(message)
+            return json.dumps([refused, {**facts, "annotations": "other"}])
+
+    @contextmanager
+    def joined(_: GenerateConfig) -> Iterator[engines.Team]:
+        yield Second(1, 2, "cpu")
+
+    monkeypatch.setattr(generate_module, "joined", joined)
+    with pytest.raises(BadInput, match=r"engine: process 1 has annotations = .*, the first one other; needed the same"):
+        run(config)
     assert not config.out.exists()
 
 

@@ -455,7 +455,7 @@ def _generate(args: argparse.Namespace) -> int | None:
     config = GenerateConfig(**{field.name: getattr(args, field.name) for field in fields(GenerateConfig)})
     with redirect_stdout(sys.stderr):  # Ray says on stdout what becomes of its workers
         figures = asdict(estimate(config) if args.dry_run else generate(config))
-    if config.engine != "torchrun" or os.environ["RANK"] == "0":
+    if config.engine != "torchrun" or os.environ.get("RANK", "0") == "0":
         _print_figures(figures, args.json)
     return None
 

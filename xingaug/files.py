@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -11,11 +12,12 @@ from xingaug.errors import BadInput
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`; when the block ends well it takes the place of `path` in one step.
 
     Args:
         path: the file to write; its folder is created.
+        durable: wait until the disk has it, so that after a power cut it is there in full or as it was before.
 
     Yields:
         The path to write to. After an exception it is removed and `path` stays as it was.
@@ -31,7 +33,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     _create(temporary.touch, path)
     try:
         yield temporary
+        if durable:
+            _sync(temporary)
         os.replace(temporary, path)
+        if durable:
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -81,13 +87,29 @@ def _make_parent(path: Path) -> None:
     except (FileExistsError, NotADirectoryError):
         raise BadInput(f"{path}: lies below a file; name a place in a directory") from None
     except OSError as error:
+        if error.errno in _FULL:
+            raise
         raise BadInput(f"{path}: cannot be written ({error.strerror}); name another place") from None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""A full disk is no mistake of the user's: such errors stay what they are."""
 
 
 def _create(make: Callable[[], None], path: Path) -> None:
     try:
         make()
     except OSError as error:
+        if error.errno in _FULL:
+            raise
         raise BadInput(f"{path}: cannot be written ({error.strerror}); name another place") from None
 
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
-from xingaug.programs import load_program
+from xingaug.programs import load_program, run_program
 
 NEAR = 0.05
 """A joint is in place within this share of the image's height: 6.4 pixels at 128x64."""
@@ -217,13 +218,24 @@ def _share_in_place(found: Keypoints, targets: Keypoints, height: int) -> Tensor
     return (near & found.present & asked).sum(-1) / asked.sum(-1).clamp(min=1)
 
 
-def build_gate(config: GateConfig, device: torch.device | str = "cpu") -> QualityGate:
+def build_gate(config: GateConfig, size: tuple[int, int], device: torch.device | str = "cpu") -> QualityGate:
     """The gate of a configuration.
 
+    Args:
+        config: file and thresholds.
+        size: (height, width) of the generator's images.
+        device: where it judges.
+
     Raises:
-        BadInput: the file of features is no program that can be loaded.
+        BadInput: the file of features is no program that can be loaded, or does not do what the gate needs.
     """
-    features = None if config.features is None else load_program(config.features, "a re-ID network", device)
+    features = None
+    if config.features is not None:
+        features = load_program(config.features, "a re-ID network", device)
+        for count in (1, 2):
+            found = run_program(features, config.features, torch.zeros(count, 3, *size, device=device))
+            if found.ndim != 2 or len(found) != count:
+                raise BadInput(f"{config.features}: gives {tuple(found.shape)} for {count} images, needed ({count}, D)")
     return QualityGate(
         features, min_identity=config.min_identity, min_contrast=config.min_contrast, max_saturated=config.max_saturated
     )

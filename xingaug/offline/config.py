@@ -1,6 +1,6 @@
 """What to generate: `GenerateConfig`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -104,6 +104,15 @@ class GenerateConfig:
             raise BadInput("real: 'link', shards hold the images themselves; needed copy or omit")
         if self.workers is not None and self.engine != "ray":
             raise BadInput(f"workers: {self.workers}, of the engine ray only; torchrun has --nproc-per-node")
-        out, data = Path(self.out).resolve(), Path(self.data).resolve()
+        out, data = self.out.resolve(), self.data.resolve()
         if out.is_relative_to(data) or data.is_relative_to(out):
             raise BadInput(f"out: {self.out} and the dataset {self.data} lie in one another; name a directory outside")
+
+    def with_whole_paths(self) -> "GenerateConfig":
+        """The same for processes that may work in other directories."""
+        paths = {name: getattr(self, name).resolve() for name in ("data", "annotations", "bank", "out")}
+        if Path(self.generator).exists():
+            paths["generator"] = str(Path(self.generator).resolve())
+        if self.gate is not None and self.gate.features is not None:
+            paths["gate"] = replace(self.gate, features=str(Path(self.gate.features).resolve()))
+        return replace(self, **paths)

@@ -1,12 +1,14 @@
 """What is told about a dataset once its images are there: keypoints, manifest, and a page for people."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-import torch
 
 from xingaug.augment.gate import KeptCounts
 from xingaug.data.annotations import write_npz
+from xingaug.errors import BadInput
+from xingaug.files import atomic_write
 from xingaug.images import read_image
 from xingaug.offline.coverage import groups_of
 from xingaug.offline.job import Job
@@ -14,13 +16,14 @@ from xingaug.offline.journal import REJECTED_NAME, Entry, write_entries
 from xingaug.offline.manifest import ManifestLine, write_manifest
 from xingaug.offline.plan import Items
 from xingaug.offline.render import Part, Renderer, decode, rounded
-from xingaug.poses.bank import PoseBank
 from xingaug.poses.spacing import evenly_spaced
 from xingaug.report.dataset import DatasetFigures, PersonRow, write_dataset_page
 
 MANIFEST_NAME = "manifest.jsonl"
 ANNOTATIONS_NAME = "annotations.npz"
 PAGE_NAME = "report.html"
+REAL_NAME = "real.sha256"
+UNREADABLE_NAME = "unreadable.txt"
 
 SHOWN = 12
 """Synthetic images on the page."""
@@ -65,6 +68,11 @@ class Outcome:
         columns = ("sources", "copies", "bank_rows")
         return Items(*(np.concatenate([getattr(items, column) for items in found]) for column in columns))
 
+    def places(self, state: str) -> np.ndarray:
+        """(n, 2) positions of the images in a state: in `parts`, and within the part."""
+        rows = [np.flatnonzero(states == _STATES[state]) for states in self._states]
+        return np.concatenate([np.stack([np.full(len(r), number), r], axis=1) for number, r in enumerate(rows)])
+
     def rejected_last(self) -> Items:
         """Those of the last round that the gate did not let through."""
         return self.items("rejected", self._last)
@@ -74,13 +82,17 @@ class Outcome:
         return np.unique(self.items("lost").sources).tolist()
 
 
-def describe(job: Job, outcome: Outcome) -> None:
-    """Writes keypoints, page and, as the last thing of all, the manifest; the journal ends."""
+def describe(job: Job, outcome: Outcome, real: Mapping[str, str]) -> None:
+    """Writes keypoints, page, the hashes of real images and, as the last thing of all, the manifest; the journal ends.
+
+    Args:
+        job: the run.
+        outcome: what became of its synthetic images.
+        real: SHA-256 of its real ones, by path.
+    """
     config, renderer = job.config, job.renderer
     kept = outcome.items("kept")
-    poses = renderer.aug.poses(
-        torch.from_numpy(kept.bank_rows), job.sources.keypoints[torch.from_numpy(kept.sources)], renderer.aug.size
-    )
+    poses = renderer.poses(kept)
     rows = job.annotations.lookup(job.real.names)
     rows = rows[rows >= 0]
     write_npz(
@@ -93,8 +105,34 @@ def describe(job: Job, outcome: Outcome) -> None:
     _write_page(job, outcome, kept)
     if config.gate is not None:
         write_entries(config.out / REJECTED_NAME, _rejected(job, outcome))
+    with atomic_write(config.out / REAL_NAME) as temporary:  # of a folder, `sha256sum --check` reads it
+        lines = "".join(f"{sha256}  {file}\n" for file, sha256 in real.items())
+        temporary.write_text(lines, encoding="utf-8", newline="\n")
     write_manifest(config.out / MANIFEST_NAME, _lines(job, outcome))
     renderer.journal.remove()
+
+
+def write_unreadable(out: Path, names: Sequence[str]) -> None:
+    """Lists the images that could not be read; no list if there are none."""
+    if not names:
+        (out / UNREADABLE_NAME).unlink(missing_ok=True)
+        return
+    with atomic_write(out / UNREADABLE_NAME) as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", newline="\n")
+
+
+def read_real(out: Path) -> dict[str, str]:
+    """SHA-256 of the real images by path, as `describe` wrote it.
+
+    Raises:
+        BadInput: no such list.
+    """
+    try:
+        lines = (out / REAL_NAME).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{out / REAL_NAME}: cannot be read ({error}); start generate again to write it") from None
+    pairs = (line.partition("  ") for line in lines)
+    return {file: sha256 for sha256, _, file in pairs}
 
 
 def _entries(job: Job, part: Part) -> list[Entry]:
@@ -111,11 +149,7 @@ def _lines(job: Job, outcome: Outcome) -> Iterator[ManifestLine]:
     for part in outcome.parts:
         known = {entry.name: entry for entry in _entries(job, part)}
         sources = part.items.sources
-        poses = rounded(
-            aug.poses(
-                torch.from_numpy(part.items.bank_rows), job.sources.keypoints[torch.from_numpy(sources)], aug.size
-            )
-        )
+        poses = rounded(job.renderer.poses(part.items))
         for i, name in enumerate(part.items.names(job.sources)):
             entry = known.get(name)
             if entry is None or entry.sha256 is None:
@@ -155,7 +189,7 @@ def _write_page(job: Job, outcome: Outcome, kept: Items) -> None:
         after=after,
         counts=counts if job.config.gate is not None else None,
     )
-    write_dataset_page(job.config.out / PAGE_NAME, figures, _shown(job, outcome, bank))
+    write_dataset_page(job.config.out / PAGE_NAME, figures, _shown(job, outcome))
 
 
 def _images_of_identity(job: Job, kept: Items) -> np.ndarray:
@@ -167,26 +201,19 @@ def _images_of_identity(job: Job, kept: Items) -> np.ndarray:
     return np.stack([of_real, of_real + np.bincount(made, minlength=len(pids))], axis=1)
 
 
-def _shown(job: Job, outcome: Outcome, bank: PoseBank) -> list[PersonRow]:
+def _shown(job: Job, outcome: Outcome) -> list[PersonRow]:
     """Some synthetic images with their sources and poses, at equal distances through the dataset."""
-    aug, rows = job.renderer.aug, []
-    whole = [part for part in outcome.parts if any(entry.sha256 for entry in _entries(job, part))]
-    for position in evenly_spaced(len(whole), min(SHOWN, len(whole))).tolist() if whole else []:
-        part = whole[position]
-        entries = [entry for entry in _entries(job, part) if entry.sha256]
-        # Another place in every part, or all would be first copies.
-        entry = entries[(position * 7) % len(entries)]
-        i = part.items.names(job.sources).index(entry.name)
-        source = int(part.items.sources[i])
-        pose = aug.poses(
-            torch.from_numpy(part.items.bank_rows[[i]]), job.sources.keypoints[torch.tensor([source])], aug.size
-        )
+    places, rows = outcome.places("kept"), []
+    for place in evenly_spaced(len(places), min(SHOWN, len(places))).tolist() if len(places) else []:
+        part, i = outcome.parts[places[place][0]], places[place][1]
+        item = part.items[i : i + 1]
+        source = int(item.sources[0])
+        (name,) = item.names(job.sources)
         rows.append(
             PersonRow(
-                source=read_image(job.sources.split.path(source), aug.size),
-                pose=pose[0],
-                image=decode(job.renderer.store.read(part.number, entry.name)),
-                name=entry.name,
+                source=read_image(job.sources.split.path(source), job.renderer.aug.size),
+                pose=job.renderer.poses(item)[0],
+                image=decode(job.renderer.store.read(part.number, name)),
             )
         )
     return rows

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, WorkFailed
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.journal import Journal
 from xingaug.offline.render import Part, Progress, Renderer, build_transform
@@ -40,6 +40,11 @@ class Team:
     def share(self, parts: Sequence[Part]) -> Sequence[Part]:
         """The parts that this process makes."""
         return parts[self.rank :: self.count]
+
+    @property
+    def here(self) -> int:
+        """Processes on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.count > 1 else 1
 
     def told_by_first(self, message: str) -> str:
         """What the first process says; all wait for it."""
@@ -73,7 +78,7 @@ def joined(config: GenerateConfig) -> Iterator[Team]:
 
 @contextmanager
 def _torchrun(device: str) -> Iterator[Team]:
-    if "RANK" not in os.environ:
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise BadInput(
             "engine: 'torchrun', but torchrun has not started this; "
             "needed torchrun --nproc-per-node N -m xingaug generate ... --engine torchrun"
@@ -144,8 +149,23 @@ def run_ray(
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(parts))),
         num_gpus=1 if on_gpu else 0, num_cpus=0 if on_gpu else 1,
     )  # fmt: skip
-    for row in done.iter_rows():
-        yield Progress(int(row["asked"]), int(row["kept"]))
+    try:
+        for row in done.iter_rows():
+            yield Progress(int(row["asked"]), int(row["kept"]))
+    except ray.exceptions.RayError as error:
+        raise _what_failed(error) from None
+
+
+def _what_failed(error: BaseException) -> Exception:
+    """What a worker raised, out of what Ray has wrapped it into."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return OSError(cause.errno, cause.strerror, cause.filename)
+        if isinstance(cause, BadInput):
+            return BadInput(str(cause))
+        cause = cause.__cause__ or getattr(cause, "cause", None)
+    return WorkFailed(f"ray: {str(error).strip().splitlines()[-1]}; the finished images are kept, start again to go on")
 
 
 class _Actor:

@@ -30,6 +30,14 @@ class Sample:
     about: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What is known of an image that should be there: the SHA-256 of its file, and what stands beside it."""
+
+    sha256: str
+    about: Mapping[str, Any]
+
+
 class Store(Protocol):
     """Takes the images of a part, and finds them again.
 
@@ -48,8 +56,8 @@ class Store(Protocol):
     def read(self, part: int, name: str) -> bytes:
         """An image's file."""
 
-    def holds(self, part: int, hashes: Mapping[str, str]) -> bool:
-        """Whether the images of a part are there, and with these SHA-256, by name."""
+    def holds(self, part: int, expected: Mapping[str, Expected]) -> bool:
+        """Whether the images of a part are there as they should be, by name."""
 
 
 class FolderStore:
@@ -73,13 +81,12 @@ class FolderStore:
         """As in `Store`."""
         return (self.out / self.file(part, name)).read_bytes()
 
-    def holds(self, part: int, hashes: Mapping[str, str]) -> bool:
+    def holds(self, part: int, expected: Mapping[str, Expected]) -> bool:
         """As in `Store`."""
         try:
-            found = {name: hash_of(self.read(part, name)) for name in hashes}
+            return all(hash_of(self.read(part, name)) == known.sha256 for name, known in expected.items())
         except FileNotFoundError:
             return False
-        return found == hashes
 
 
 class ShardStore:
@@ -107,23 +114,25 @@ class ShardStore:
             for sample in samples:
                 member = member_name(sample.name)
                 _add(tar, member, sample.image)
-                about = json.dumps(sample.about, separators=(",", ":")).encode()
-                _add(tar, member.removesuffix(".jpg") + ".json", about)
+                _add(tar, labels_name(member), _labels(sample.about))
 
     def read(self, part: int, name: str) -> bytes:
         """As in `Store`."""
         return read_shard(self.out / self.shard(part))[member_name(name)]
 
-    def holds(self, part: int, hashes: Mapping[str, str]) -> bool:
+    def holds(self, part: int, expected: Mapping[str, Expected]) -> bool:
         """As in `Store`."""
-        if not hashes:
+        if not expected:
             return not (self.out / self.shard(part)).exists()
         try:
             found = {name: hash_of(data) for name, data in read_shard(self.out / self.shard(part)).items()}
         except (FileNotFoundError, tarfile.TarError):
             return False
-        wanted = {member_name(name): sha256 for name, sha256 in hashes.items()}
-        return {name: sha256 for name, sha256 in found.items() if name.endswith(".jpg")} == wanted
+        members = {member_name(name): known for name, known in expected.items()}
+        return found == {
+            **{name: known.sha256 for name, known in members.items()},
+            **{labels_name(name): hash_of(_labels(known.about)) for name, known in members.items()},
+        }
 
 
 def member_name(name: str) -> str:
@@ -131,20 +140,33 @@ def member_name(name: str) -> str:
     return name.rpartition(".")[0].replace(".", "_") + ".jpg"
 
 
+def labels_name(member: str) -> str:
+    """The name of the labels beside an image in a shard."""
+    return member.removesuffix(".jpg") + ".json"
+
+
 def read_shard(path: Path) -> dict[str, bytes]:
     """The files of a shard by name.
 
     Raises:
         FileNotFoundError: no such shard.
-        tarfile.TarError: it is torn, or no shard.
+        tarfile.TarError: it is torn, no shard, or holds a name twice.
     """
     with tarfile.open(path) as tar:
-        return {member.name: stream.read() for member in tar if (stream := tar.extractfile(member)) is not None}
+        members = [(member.name, stream.read()) for member in tar if (stream := tar.extractfile(member)) is not None]
+    files = dict(members)
+    if len(files) < len(members):
+        raise tarfile.TarError("holds a name twice")
+    return files
 
 
 def hash_of(data: bytes) -> str:
     """SHA-256, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def _labels(about: Mapping[str, Any]) -> bytes:
+    return json.dumps(about, separators=(",", ":")).encode()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -6,10 +6,12 @@ writes the same bytes. Images that the quality gate does not let through are tri
 The manifest is written last, in one step.
 """
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,15 +20,16 @@ from tqdm import tqdm
 
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.offline.config import GenerateConfig
-from xingaug.offline.describe import MANIFEST_NAME, Outcome, describe
+from xingaug.offline.describe import MANIFEST_NAME, UNREADABLE_NAME, Outcome, describe, write_unreadable
 from xingaug.offline.engines import Team, joined, run_ray
+from xingaug.offline.formats import Expected
 from xingaug.offline.job import Job, prepare
 from xingaug.offline.journal import Journal
-from xingaug.offline.manifest import read_manifest
+from xingaug.offline.manifest import ManifestLine, read_manifest
 from xingaug.offline.plan import Items, replacements
 from xingaug.offline.real import place_real
 from xingaug.offline.render import Part, Progress, Renderer
-from xingaug.offline.resources import require_room
+from xingaug.offline.resources import free_bytes, require_room
 from xingaug.offline.target import claimed, read_facts
 from xingaug.poses.spacing import evenly_spaced
 
@@ -69,6 +72,7 @@ class Estimate:
         parts: pieces of work: batches of a folder, or shards.
         batch_size: images at a time.
         bytes: of the new dataset on disk.
+        free_bytes: that there are on the disk.
         images_per_second: of this machine, from files to encoded images.
         seconds: of rendering on this machine.
     """
@@ -79,6 +83,7 @@ class Estimate:
     parts: int
     batch_size: int
     bytes: int
+    free_bytes: int
     images_per_second: float
     seconds: float
 
@@ -102,11 +107,13 @@ def generate(config: GenerateConfig, progress: bool = True, generator: nn.Module
 
     Raises:
         BadInput: anything about the input or the directory that cannot be used; nothing has been written.
-        WorkFailed: the disk refused, or source images could not be decoded; in the latter case all else is done.
+        WorkFailed: the disk refused, or source images could not be read; in the latter case all else is done.
     """
     started = time.perf_counter()
+    if config.engine == "ray":
+        config = config.with_whole_paths()
     with joined(config) as team:
-        job = prepare(config, team.device, generator)
+        job = prepare(config, team, generator)
         try:
             with ExitStack() as stack:
                 _claim(job, team, stack)
@@ -126,7 +133,7 @@ def estimate(config: GenerateConfig, generator: nn.Module | None = None) -> Esti
     Raises:
         BadInput: as `generate`, but for the output directory, of which nothing is asked.
     """
-    job = prepare(config, config.device, generator)
+    job = prepare(config, Team(0, 1, config.device), generator)
     probed = 2 * job.renderer.batch_size * max(1, torch.get_num_threads())
     rate = job.renderer.rate(job.items[evenly_spaced(len(job.items), min(len(job.items), probed))])
     return Estimate(
@@ -136,13 +143,14 @@ def estimate(config: GenerateConfig, generator: nn.Module | None = None) -> Esti
         parts=-(-len(job.items) // job.renderer.store.part_size),
         batch_size=job.renderer.batch_size,
         bytes=job.bytes,
+        free_bytes=free_bytes(config.out),
         images_per_second=rate,
         seconds=len(job.items) / rate,
     )
 
 
 def _claim(job: Job, team: Team, stack: ExitStack) -> None:
-    """Has the first process take the directory, and all of them end if it cannot."""
+    """Has the first process take the directory; all end if it cannot, and one that would write other bytes does."""
     refused = ""
     if team.is_first:
         try:
@@ -151,25 +159,29 @@ def _claim(job: Job, team: Team, stack: ExitStack) -> None:
             stack.enter_context(claimed(job.config.out, job.facts))
         except BadInput as error:
             refused = str(error)
-    refused = team.told_by_first(refused)
+    refused, facts = json.loads(team.told_by_first(json.dumps([refused, job.facts])))
     if refused:
         raise BadInput(refused)
+    for key, value in facts.items():
+        if job.facts[key] != value:
+            raise BadInput(
+                f"engine: process {team.rank} has {key} = {job.facts[key]}, the first one {value}; "
+                "needed the same files on every host"
+            )
 
 
 def _generated(job: Job, team: Team, started: float, progress: bool, generator: nn.Module | None) -> Summary:
-    manifest = job.config.out / MANIFEST_NAME
-    job.renderer.journal = Journal(job.config.out, read_manifest(manifest) if manifest.exists() else ())
-    if team.is_first:
-        place_real(job, progress)
+    job.renderer.journal = Journal(job.config.out, _manifest(job.config.out))
+    real = place_real(job, progress) if team.is_first else {}
     outcome = Outcome()
-    items, begun = job.items, job.asked.copy()
+    items, begun = job.items, job.begun.copy()
     asked = written = 0
     rendering = 0.0
     for _ in range(job.config.tries):
         parts = _cut(items, job.renderer.store.part_size, len(outcome.parts))
         todo = [part for part in team.share(parts) if not _is_done(part, job.renderer)]
         begin = time.perf_counter()
-        for done in _shown(_run(job, todo, generator), parts, todo, progress):
+        for done in _shown(_run(job, todo, generator), team.share(parts), todo, progress):
             asked, written = asked + done.asked, written + done.kept
         rendering += time.perf_counter() - begin
         team.total(0)  # all parts are there
@@ -180,12 +192,14 @@ def _generated(job: Job, team: Team, started: float, progress: bool, generator: 
             break
     asked, written = team.total(asked), team.total(written)
     if team.is_first:
-        describe(job, outcome)
-    lost = {str(job.sources.split.names[row]) for row in outcome.lost()} | set(job.sources.unreadable)
+        describe(job, outcome, real)
+    lost = sorted({str(job.sources.split.names[row]) for row in outcome.lost()} | job.unreadable())
+    if team.is_first:
+        write_unreadable(job.config.out, lost)
     if lost:
         raise WorkFailed(
-            f"{job.config.data}: {len(lost)} images cannot be decoded ({', '.join(sorted(lost)[:3])}); "
-            f"everything else is done in {job.config.out}"
+            f"{job.config.data}: {len(lost)} images cannot be read ({', '.join(lost[:3])}), "
+            f"all are listed in {job.config.out / UNREADABLE_NAME}; everything else is done"
         )
     return Summary(
         real=len(job.real),
@@ -200,6 +214,14 @@ def _generated(job: Job, team: Team, started: float, progress: bool, generator: 
     )
 
 
+def _manifest(out: Path) -> list[ManifestLine] | None:
+    """The lines of a finished run; None without a manifest, or with a damaged one, whose images are made again."""
+    try:
+        return read_manifest(out / MANIFEST_NAME)
+    except BadInput:
+        return None
+
+
 def _cut(items: Items, size: int, first: int) -> list[Part]:
     starts = range(0, len(items), size)
     return [Part(first + number, items[start : start + size]) for number, start in enumerate(starts)]
@@ -208,9 +230,12 @@ def _cut(items: Items, size: int, first: int) -> list[Part]:
 def _is_done(part: Part, renderer: Renderer) -> bool:
     """Whether it is known what became of all images of a part, and those that were kept are there in full."""
     names = part.items.names(renderer.sources)
-    entries = renderer.journal.entries(part.number, names)
-    hashes = {entry.name: entry.sha256 for entry in entries if entry.sha256 is not None}
-    return len(entries) == len(names) and renderer.store.holds(part.number, hashes)
+    known = {entry.name: entry.sha256 for entry in renderer.journal.entries(part.number, names)}
+    if len(known) < len(names):
+        return False
+    beside = zip(names, renderer.about(part.items), strict=True)
+    expected = {name: Expected(sha256, about) for name, about in beside if (sha256 := known[name]) is not None}
+    return renderer.store.holds(part.number, expected)
 
 
 def _run(job: Job, todo: Sequence[Part], generator: nn.Module | None) -> Iterator[Progress]:

@@ -1,7 +1,8 @@
 """Everything that is read and decided before the first write."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import Annotations, read_annotations
-from xingaug.data.market1501 import Split, read_split
+from xingaug.data.market1501 import FOLDERS, Split, read_split
 from xingaug.errors import BadInput
 from xingaug.offline.config import GenerateConfig
+from xingaug.offline.engines import Team
 from xingaug.offline.formats import FolderStore, ShardStore, Store
 from xingaug.offline.journal import Journal
 from xingaug.offline.manifest import sha256_of
@@ -22,6 +25,12 @@ from xingaug.offline.render import Renderer, build_transform
 from xingaug.offline.resources import fitting_batch_size, image_bytes
 from xingaug.offline.target import read_facts, require_linkable
 from xingaug.poses.bank import PoseBank
+
+THREADS = 8
+"""For reading files."""
+
+LINE_BYTES = 1100
+"""Of the manifest and the annotations, for an image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +41,13 @@ class Job:
         config: what to generate.
         train: the real training images.
         tests: query and gallery.
+        listing: SHA-256 of every image of the dataset that the new one takes over or renders again, by its path below
+            the root; "" of a file that cannot be read.
         annotations: keypoints of the training images.
         renderer: makes the images.
         sources: the training images that can be rendered again.
-        asked: (N,) copies of each of them.
         items: the first round's images.
+        begun: (N,) copies of each source that the first round tries.
         without_pose: copies for which the sampler found no valid pose.
         facts: what the bytes of the new dataset depend on.
     """
@@ -44,11 +55,12 @@ class Job:
     config: GenerateConfig
     train: Split
     tests: tuple[Split, Split]
+    listing: dict[str, str]
     annotations: Annotations
     renderer: Renderer
     sources: Sources
-    asked: np.ndarray
     items: Items
+    begun: np.ndarray
     without_pose: int
     facts: dict[str, Any]
 
@@ -57,24 +69,42 @@ class Job:
         """The real training images of the new dataset."""
         return self.train.select([]) if self.config.real == "omit" else self.train
 
+    def real_files(self) -> list[str]:
+        """Paths of the images that the new dataset takes over, below the root of both; those that can be read.
+
+        A folder has query and gallery as they are, junk included. Shards hold training images only.
+        """
+        names = {f"{FOLDERS['train']}/{name}" for name in self.real.names}
+        tests = (FOLDERS["query"], FOLDERS["gallery"]) if self.config.format == "folder" else ()
+        return [
+            file
+            for file, sha256 in self.listing.items()
+            if sha256 and (file in names or file.startswith(tuple(f"{folder}/" for folder in tests)))
+        ]
+
+    def unreadable(self) -> set[str]:
+        """Names of training images that are no images, or cannot be read at all."""
+        train = f"{FOLDERS['train']}/"
+        unread = {file.removeprefix(train) for file, sha in self.listing.items() if not sha and file.startswith(train)}
+        return unread | set(self.sources.unreadable)
+
     @property
     def bytes(self) -> int:
         """About what the new dataset takes on disk, with the lines about its images."""
-        splits = [] if self.config.real == "link" else [self.real]
-        if self.config.format == "folder" and self.config.real != "link":
-            splits += self.tests
-        real = sum(split.path(index).stat().st_size for split in splits for index in range(len(split)))
-        # A line of the manifest and a row of keypoints; in a shard two headers, keypoints, and contents rounded up.
-        beside = 1500 + (2048 if self.config.format == "webdataset" else 0)
-        return real + int(len(self.items) * (image_bytes(self.sources, self.renderer.aug.size) + beside))
+        files = [] if self.config.real == "link" else self.real_files()
+        # A file takes whole blocks; in a shard an image has two headers and keypoints beside it.
+        block, beside = (4096, 0) if self.config.format == "folder" else (512, 2048)
+        real = sum(-(-(self.config.data / file).stat().st_size // block) * block + beside for file in files)
+        each = image_bytes(self.sources, self.renderer.aug.size, block) + beside
+        return real + int(len(self.items) * (each + LINE_BYTES))
 
 
-def prepare(config: GenerateConfig, device: str, generator: nn.Module | None = None) -> Job:
+def prepare(config: GenerateConfig, team: Team, generator: nn.Module | None = None) -> Job:
     """Reads and checks everything.
 
     Args:
         config: what to generate.
-        device: where this process renders.
+        team: this process among others, with the device on which it renders.
         generator: one that is loaded already and on the device, in place of `config.generator`.
 
     Raises:
@@ -85,29 +115,43 @@ def prepare(config: GenerateConfig, device: str, generator: nn.Module | None = N
         example = train.names[train.synthetic][0]
         raise BadInput(f"{config.data}: holds synthetic images already, such as {example}; give the real dataset")
     annotations = read_annotations(config.annotations)
-    aug = build_transform(config, device, generator)
+    aug = build_transform(config, team.device, generator)
     if not config.allow_test:
         _require_training_poses(aug.bank, train, (query, gallery), config.bank)
     sources = find_sources(train, annotations, aug.size)
     asked = copies_asked_for(config, sources, train)
-    items, without_pose = first_items(aug, sources, asked, config.budget)
+    if len(sources) and not asked.any():
+        raise BadInput(
+            f"per_identity: {config.per_identity}, every identity has as many training images already; ask for more"
+        )
+    items, begun, without_pose = first_items(aug, sources, asked, config.budget)
     if not len(items):
         reasons = (
             f"{sources.without_annotation} without annotation, {sources.unusable_keypoints} with too few joints, "
-            f"{len(sources.unreadable)} unreadable, {without_pose} copies without pose, {asked.sum()} copies asked for"
+            f"{len(sources.unreadable)} unreadable, {without_pose} copies without pose"
         )
         raise BadInput(f"{config.data}: none of {len(train)} training images can be re-rendered ({reasons})")
     if config.real == "link":
-        require_linkable(config.data, config.out)
-    batch_size = config.batch_size or int(read_facts(config.out).get("batch_size") or 0)
-    if not batch_size:
-        batch_size = fitting_batch_size(aug.generator, torch.device(device), torch.get_num_threads())
+        require_linkable([config.data / folder for folder in FOLDERS.values()], config.out)
+    batch_size = _batch_size(config, team, aug)
     store: Store = FolderStore(config.out, batch_size)
     if config.format == "webdataset":
         store = ShardStore(config.out, config.shard_size)
     renderer = Renderer(aug, sources, store, Journal(config.out), batch_size)
-    facts = _facts(config, renderer, (train, query, gallery))
-    return Job(config, train, (query, gallery), annotations, renderer, sources, asked, items, without_pose, facts)
+    listing = _listing(train)
+    facts = _facts(config, renderer, (train, query, gallery), listing)
+    return Job(
+        config, train, (query, gallery), listing, annotations, renderer, sources, items, begun, without_pose, facts
+    )
+
+
+def _batch_size(config: GenerateConfig, team: Team, aug: XingPose) -> int:
+    """The one of the configuration, of an earlier run, or the one that fits; the first process decides for all."""
+    size = config.batch_size or int(read_facts(config.out).get("batch_size") or 0)
+    if not size:
+        workers = config.workers if config.engine == "ray" and config.workers else torch.get_num_threads()
+        size = fitting_batch_size(aug.generator, torch.device(team.device), workers * team.here)
+    return int(team.told_by_first(str(size)))
 
 
 def _require_training_poses(bank: PoseBank, train: Split, tests: Sequence[Split], path: Path) -> None:
@@ -122,12 +166,28 @@ def _require_training_poses(bank: PoseBank, train: Split, tests: Sequence[Split]
         )
 
 
-def _facts(config: GenerateConfig, renderer: Renderer, splits: Sequence[Split]) -> dict[str, Any]:
+def _listing(train: Split) -> dict[str, str]:
+    """SHA-256 of the training images and of all images of query and gallery; see `Job.listing`."""
+    files = [f"{FOLDERS['train']}/{name}" for name in train.names]
+    for folder in (FOLDERS["query"], FOLDERS["gallery"]):
+        names = sorted(path.name for path in (train.root / folder).iterdir() if path.suffix.lower() == ".jpg")
+        files += [f"{folder}/{name}" for name in names if not name.startswith(".")]
+
+    def hash_of_file(file: str) -> str:
+        try:
+            return sha256_of(train.root / file)
+        except OSError:
+            return ""
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(files, pool.map(hash_of_file, files), strict=True))
+
+
+def _facts(
+    config: GenerateConfig, renderer: Renderer, splits: Sequence[Split], listing: Mapping[str, str]
+) -> dict[str, Any]:
     """Everything that the bytes of the new dataset depend on, and nothing else (no path, no time, no engine)."""
-    listing = hashlib.sha256()
-    for split in splits:
-        for index, name in enumerate(split.names):
-            listing.update(f"{split.split}/{name} {split.path(index).stat().st_size}\n".encode())
+    images = "".join(f"{file} {sha256}\n" for file, sha256 in listing.items())
     gate = None
     if config.gate is not None:
         features = None if config.gate.features is None else sha256_of(Path(config.gate.features))
@@ -136,7 +196,7 @@ def _facts(config: GenerateConfig, renderer: Renderer, splits: Sequence[Split]) 
         "version": 2,
         "format": config.format,
         "shard_size": config.shard_size if config.format == "webdataset" else None,
-        "data_listing": listing.hexdigest(),
+        "data": hashlib.sha256(images.encode()).hexdigest(),
         "images": {split.split: len(split) for split in splits},
         "annotations": sha256_of(config.annotations),
         "generator": str(renderer.aug.generator.content_hash),

@@ -37,15 +37,15 @@ class Entry:
 class Journal:
     """The entries of a run, part by part."""
 
-    def __init__(self, out: Path, manifest: Iterable[ManifestLine] = ()) -> None:
+    def __init__(self, out: Path, manifest: Iterable[ManifestLine] | None = None) -> None:
         """Of the run into `out`; after its end, what its manifest and its list of rejected images say."""
         self.folder = out / FOLDER
-        self._finished = {}
-        for line in manifest:
+        self._finished: dict[str, Entry] = {}
+        for line in manifest or ():
             name = line.file.rpartition("/")[2]
             self._finished[name] = Entry(name, line.sha256, line.gate)
         rejected = out / REJECTED_NAME
-        if self._finished and rejected.exists():
+        if manifest is not None and rejected.exists():
             self._finished |= {entry.name: entry for entry in _read(rejected)}
 
     def entries(self, part: int, names: Sequence[str]) -> list[Entry]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from xingaug.data.market1501 import parse_name
 from xingaug.errors import BadInput
@@ -54,6 +54,9 @@ class ManifestLine:
     bank: str
 
 
+_KINDS: dict[str, type] = {name: get_origin(hint) or hint for name, hint in get_type_hints(ManifestLine).items()}
+
+
 def synthetic_name(source: str, copy: int) -> str:
     """Name of copy number `copy` of an image: `0002_c1s1_000451_03.jpg` -> `0002_c1s1_000451_03_x000.jpg`.
 
@@ -79,7 +82,7 @@ def sha256_of(path: Path) -> str:
 
 def write_manifest(path: Path, lines: Iterable[ManifestLine]) -> None:
     """Writes the whole manifest atomically, one JSON object per line."""
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+    with atomic_write(path, durable=True) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         for line in lines:
             stream.write(json.dumps(dataclasses.asdict(line)) + "\n")
 
@@ -106,4 +109,7 @@ def _parse(text: str, where: str) -> ManifestLine:
     names = [field.name for field in dataclasses.fields(ManifestLine)]
     if not isinstance(fields, dict) or set(fields) != set(names):
         raise BadInput(f"{where}: needed an object with the keys {', '.join(names)}")
+    for name, kind in _KINDS.items():
+        if not isinstance(fields[name], kind) or isinstance(fields[name], bool):
+            raise BadInput(f"{where}: {name}: {fields[name]!r}, needed {kind.__name__}")
     return ManifestLine(**fields)

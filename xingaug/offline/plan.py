@@ -112,7 +112,9 @@ def copies_asked_for(config: GenerateConfig, sources: Sources, train: Split) -> 
     return np.minimum(asked, MAX_COPIES)
 
 
-def first_items(aug: XingPose, sources: Sources, asked: np.ndarray, budget: int | None) -> tuple[Items, int]:
+def first_items(
+    aug: XingPose, sources: Sources, asked: np.ndarray, budget: int | None
+) -> tuple[Items, np.ndarray, int]:
     """The synthetic images that were asked for, the copies of a source beside one another.
 
     Args:
@@ -122,7 +124,8 @@ def first_items(aug: XingPose, sources: Sources, asked: np.ndarray, budget: int 
         budget: images in all, at most.
 
     Returns:
-        The items, and for how many copies the sampler found no valid pose.
+        The items, (N,) how many copies of each source have been tried, and for how many of all copies the sampler found
+        no valid pose.
     """
     items = _drawn(aug, sources, np.zeros_like(asked), asked)
     without_pose = int(asked.sum()) - len(items)
@@ -130,7 +133,9 @@ def first_items(aug: XingPose, sources: Sources, asked: np.ndarray, budget: int 
         turns = keyed_uniform(aug.seed, 0, sources.split.names.tolist(), "budget")
         order = np.lexsort((turns[items.sources], items.copies))
         items = items[np.sort(order[:budget])]
-    return items, without_pose
+        asked = np.zeros_like(asked)
+        np.maximum.at(asked, items.sources, items.copies + 1)
+    return items, asked, without_pose
 
 
 def replacements(aug: XingPose, sources: Sources, rejected: Items, begun: np.ndarray, of_identity: bool) -> Items:
@@ -184,5 +189,5 @@ def image_size(path: Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

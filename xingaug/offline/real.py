@@ -1,48 +1,53 @@
 """The real images of the new dataset."""
 
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from xingaug.data.market1501 import FOLDERS
-from xingaug.offline.formats import Sample, ShardStore, hash_of
+from xingaug.offline.formats import Expected, Sample, ShardStore
 from xingaug.offline.job import Job
+from xingaug.offline.manifest import sha256_of
 from xingaug.offline.render import rounded
 from xingaug.offline.target import place
 
 
-def place_real(job: Job, progress: bool) -> None:
+def place_real(job: Job, progress: bool) -> dict[str, str]:
     """Puts them where the format wants them, unless they are there.
 
-    A folder has the training images, if they are not left out, and query and gallery as they are, junk included. Shards
-    hold training images only.
+    Returns:
+        SHA-256 of each by its path below the dataset's directory; of an image in a shard, the shard's path and the
+        member's name.
     """
     if job.config.format == "webdataset":
-        _write_shards(job, progress)
-        return
-    out, data, real = job.config.out, job.config.data, job.real
-    pairs: list[tuple[Path, Path]] = [
-        (path, out / folder / path.name)
-        for folder in (FOLDERS["query"], FOLDERS["gallery"])
-        for path in sorted((data / folder).iterdir())
-        if path.suffix.lower() == ".jpg" and not path.name.startswith(".")
-    ]
-    pairs += [(real.path(index), out / FOLDERS["train"] / str(name)) for index, name in enumerate(real.names)]
-    for source, target in tqdm(pairs, "real images", unit="image", disable=None if progress else True):
-        place(source, target, link=job.config.real == "link")
+        return _write_shards(job, progress)
+    files = job.real_files()
+    for file in tqdm(files, "real images", unit="image", disable=None if progress else True):
+        target = job.config.out / file
+        if not (target.is_file() and sha256_of(target) == job.listing[file]):
+            place(job.config.data / file, target, link=job.config.real == "link")
+    return {file: job.listing[file] for file in files}
 
 
-def _write_shards(job: Job, progress: bool) -> None:
-    real, store = job.real, ShardStore(job.config.out, job.config.shard_size, "real")
-    rows = job.annotations.lookup(real.names)
-    starts = range(0, len(real), store.part_size)
+def _write_shards(job: Job, progress: bool) -> dict[str, str]:
+    files, store = job.real_files(), ShardStore(job.config.out, job.config.shard_size, "real")
+    index_of = {f"{FOLDERS['train']}/{name}": index for index, name in enumerate(job.train.names)}
+    rows = job.annotations.lookup(job.train.names)
+    listed: dict[str, str] = {}
+    starts = range(0, len(files), store.part_size)
     for number, start in enumerate(tqdm(starts, "real images", unit="shard", disable=None if progress else True)):
-        samples = []
-        for index in range(start, min(start + store.part_size, len(real))):
-            about: dict[str, Any] = {"pid": int(real.pids[index]), "camid": int(real.camids[index]), "synthetic": False}
+        expected, samples = {}, []
+        for file in files[start : start + store.part_size]:
+            index = index_of[file]
+            name = str(job.train.names[index])
+            about: dict[str, Any] = {
+                "pid": int(job.train.pids[index]), "camid": int(job.train.camids[index]), "synthetic": False,
+            }  # fmt: skip
             if rows[index] >= 0:
                 about["keypoints"] = rounded(job.annotations.keypoints(rows[[index]]))[0]
-            samples.append(Sample(str(real.names[index]), real.path(index).read_bytes(), about))
-        if not store.holds(number, {sample.name: hash_of(sample.image) for sample in samples}):
+            samples.append(Sample(name, (job.config.data / file).read_bytes(), about))
+            expected[name] = Expected(job.listing[file], about)
+        if not store.holds(number, expected):
             store.write(number, samples)
+        listed |= {store.file(number, name): known.sha256 for name, known in expected.items()}
+    return listed

@@ -64,7 +64,8 @@ def build_transform(config: GenerateConfig, device: str, generator: nn.Module | 
     """
     if generator is None:
         generator = load_generator(config.generator, device, getattr(torch, config.precision))
-    gate = None if config.gate is None else build_gate(config.gate, device)
+    height, width = generator.size  # type: ignore[misc]
+    gate = None if config.gate is None else build_gate(config.gate, (height, width), device)
     bank = PoseBank.load(config.bank)
     return XingPose(generator, bank, p=1.0, sampler=config.sampler, seed=config.seed, fit=config.fit, gate=gate)
 
@@ -131,7 +132,7 @@ class Renderer:
             bytes_to_unit(torch.from_numpy(np.stack(images)).to(self.device)), keypoints.to(self.device), draw
         )
         kept, scores = out.is_synthetic.tolist(), {name: values.tolist() for name, values in out.scores.items()}
-        pictures, poses = unit_to_bytes(out.images).cpu().numpy(), rounded(out.keypoints.to("cpu"))
+        pictures, about = unit_to_bytes(out.images).cpu().numpy(), self.about(items)
         made: Made = []
         for i, (name, source) in enumerate(zip(names, items.sources.tolist(), strict=True)):
             if decoded[source] is None:
@@ -141,16 +142,26 @@ class Renderer:
                 made.append((Entry(name, None, seen), None))
                 continue
             data = encode(pictures[i])
-            about = self._about(items, i, poses[i])
-            made.append((Entry(name, hash_of(data), seen), Sample(name, data, about)))
+            made.append((Entry(name, hash_of(data), seen), Sample(name, data, about[i])))
         return made
 
-    def _about(self, items: Items, i: int, pose: list[list[float]]) -> dict[str, object]:
-        split, source = self.sources.split, int(items.sources[i])
-        return {
-            "pid": int(split.pids[source]), "camid": int(split.camids[source]), "synthetic": True,
-            "source": str(split.names[source]), "copy": int(items.copies[i]), "keypoints": pose,
-        }  # fmt: skip
+    def poses(self, items: Items) -> Keypoints:
+        """(n,) the poses that items are rendered in, in a frame of the generator's size."""
+        persons = self.sources.keypoints[torch.from_numpy(items.sources)]
+        return self.aug.poses(torch.from_numpy(items.bank_rows), persons, self.aug.size)
+
+    def about(self, items: Items) -> list[dict[str, object]]:
+        """What stands beside each item in a shard."""
+        split = self.sources.split
+        return [
+            {
+                "pid": int(split.pids[source]), "camid": int(split.camids[source]), "synthetic": True,
+                "source": str(split.names[source]), "copy": copy, "keypoints": pose,
+            }
+            for source, copy, pose in zip(
+                items.sources.tolist(), items.copies.tolist(), rounded(self.poses(items)), strict=True
+            )
+        ]  # fmt: skip
 
     def _finished(self, part: Part, batches: list[Future[Made]]) -> Progress:
         made = [image for batch in batches for image in batch.result()]

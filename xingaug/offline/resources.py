@@ -21,12 +21,12 @@ _SAMPLES = 64
 
 
 def fitting_batch_size(generator: nn.Module, device: torch.device, threads: int) -> int:
-    """Images at a time for which memory is there: a power of two up to 16 on a CPU, up to 256 on a GPU.
+    """Images at a time: 16 on a CPU, 256 on a GPU, or the next smaller power of two for which memory is there.
 
     Args:
         generator: on the device, with `size`.
         device: of the generator.
-        threads: batches under way at a time, on a CPU.
+        threads: batches under way at a time on this machine, on a CPU.
     """
     height, width = generator.size  # type: ignore[misc]
     if device.type == "cuda":
@@ -40,30 +40,38 @@ def fitting_batch_size(generator: nn.Module, device: torch.device, threads: int)
 
 def available_memory() -> int:
     """Bytes that this process may still take, by the machine and by its control group; 4 GiB where neither says."""
-    meminfo, limit, used = (
-        _text(Path(path)) for path in ("/proc/meminfo", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
-    )
+    group = Path("/sys/fs/cgroup")
+    meminfo = _text(Path("/proc/meminfo"))
+    limit, used, kinds = (_text(group / name) for name in ("memory.max", "memory.current", "memory.stat"))
     found = [int(line.split()[1]) << 10 for line in meminfo.splitlines() if line.startswith("MemAvailable:")]
     if limit.isdigit() and used.isdigit():
-        found.append(int(limit) - int(used))
+        # Files that are only kept in case they are read again make room when it is needed.
+        kept = sum(int(line.split()[1]) for line in kinds.splitlines() if line.startswith("inactive_file "))
+        found.append(int(limit) - int(used) + kept)
     return max(0, min(found, default=4 << 30))
 
 
-def image_bytes(sources: Sources, size: tuple[int, int]) -> float:
-    """Bytes of a synthetic image: the mean of real ones, written as those are; they are about as rich in detail."""
+def image_bytes(sources: Sources, size: tuple[int, int], block: int) -> float:
+    """Bytes of a synthetic image in whole blocks: the mean of real ones, which are about as rich, written likewise."""
     found = []
     for row in evenly_spaced(len(sources), min(len(sources), _SAMPLES)).tolist():
         try:
-            found.append(len(encode(read_image(sources.split.path(row), size))))
+            length = len(encode(read_image(sources.split.path(row), size)))
+            found.append(-(-length // block) * block)
         except BadInput:
             continue
     return float(np.mean(found)) if found else 0.0
 
 
+def free_bytes(out: Path) -> int:
+    """What is free on the disk of `out`, which need not exist."""
+    parent = next(path for path in (out.resolve(), *out.resolve().parents) if path.exists())
+    return shutil.disk_usage(parent).free
+
+
 def require_room(out: Path, needed: int) -> None:
     """Raises `BadInput` unless the disk of `out`, which need not exist, has room for so many bytes and 2 % more."""
-    parent = next(path for path in (out.resolve(), *out.resolve().parents) if path.exists())
-    free = shutil.disk_usage(parent).free
+    free = free_bytes(out)
     if needed * 1.02 > free:
         raise BadInput(
             f"{out}: needs about {as_size(needed)}, {as_size(free)} are free; make room, or name another disk"

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def claimed(out: Path, facts: Facts) -> Iterator[None]:
         if (out / CONFIG_NAME).exists():
             _require_same(out / CONFIG_NAME, facts)
         else:
-            with atomic_write(out / CONFIG_NAME) as temporary:
+            with atomic_write(out / CONFIG_NAME, durable=True) as temporary:
                 temporary.write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
         yield
 
@@ -63,17 +63,16 @@ def read_facts(out: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def require_linkable(data: Path, out: Path) -> None:
-    """Raises `BadInput` unless hard links from `out`, which need not exist, to `data` are possible."""
+def require_linkable(folders: Sequence[Path], out: Path) -> None:
+    """Raises `BadInput` unless hard links from `out`, which need not exist, to files in `folders` are possible."""
     parent = next(path for path in (out.resolve(), *out.resolve().parents) if path.exists())
-    if parent.stat().st_dev != data.stat().st_dev:
-        raise BadInput(f"{out}: on another file system than {data}, which hard links cannot cross; use real=copy")
+    for folder in folders:
+        if parent.stat().st_dev != folder.stat().st_dev:
+            raise BadInput(f"{out}: on another file system than {folder}, which hard links cannot cross; use real=copy")
 
 
 def place(source: Path, target: Path, link: bool) -> None:
-    """Copies or hard-links a file, unless it is there already."""
-    if target.exists() and target.stat().st_size == source.stat().st_size:
-        return
+    """Copies or hard-links a file, in place of what may be there."""
     if not link:
         with atomic_write(target) as temporary:
             shutil.copyfile(source, temporary)

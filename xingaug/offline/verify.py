@@ -1,21 +1,22 @@
 """Whether a generated dataset is whole: hashes, labels, counts, and that every image can be read."""
 
 import io
+import json
+import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from xingaug.data.annotations import read_npz
-from xingaug.data.market1501 import DISTRACTOR, FOLDERS, JUNK, parse_name
+from xingaug.data.market1501 import FOLDERS, parse_name
 from xingaug.errors import BadInput
-from xingaug.offline.describe import ANNOTATIONS_NAME, MANIFEST_NAME
-from xingaug.offline.formats import SHARDS, hash_of, member_name, read_shard
+from xingaug.offline.describe import ANNOTATIONS_NAME, MANIFEST_NAME, REAL_NAME, read_real
+from xingaug.offline.formats import SHARDS, hash_of, labels_name, member_name, read_shard
 from xingaug.offline.manifest import ManifestLine, read_manifest, synthetic_name
 from xingaug.offline.target import CONFIG_NAME, read_facts
 
@@ -27,7 +28,7 @@ class Verdict:
     """What was looked at and what is wrong.
 
     Attributes:
-        real: real images that were read.
+        real: real images that are listed.
         synthetic: synthetic ones.
         problems: one line each; empty if the dataset is whole.
     """
@@ -38,7 +39,7 @@ class Verdict:
 
 
 def verify(out: Path, progress: bool = True) -> Verdict:
-    """Checks a dataset against its manifest; writes nothing.
+    """Checks a dataset against its manifest and its list of real images; writes nothing.
 
     Args:
         out: the directory that `generate` wrote.
@@ -52,18 +53,21 @@ def verify(out: Path, progress: bool = True) -> Verdict:
         raise BadInput(f"{out}: holds no {CONFIG_NAME} of generate; needed a directory that generate wrote")
     if not (out / MANIFEST_NAME).exists():
         raise BadInput(f"{out}: has no {MANIFEST_NAME} yet; start generate again to finish it, then verify")
-    lines = read_manifest(out / MANIFEST_NAME)
-    labels = [(line, list(_wrong_labels(line))) for line in lines]
-    problems = [problem for _, wrong in labels for problem in wrong]
+    lines, real = read_manifest(out / MANIFEST_NAME), read_real(out)
+    wrong = {id(line): list(_wrong_labels(line)) for line in lines}
+    problems = [problem for line in lines for problem in wrong[id(line)]]
     doubled = len(lines) - len({line.file for line in lines})
     if doubled:
         problems.append(f"{MANIFEST_NAME}: {doubled} images have two lines")
-    safe = [line for line in lines if _stays_inside(line.file)]
-    check = _check_shards if facts.get("format") == "webdataset" else _check_folder
-    real, found = check(out, facts, safe, progress)
-    problems += found
-    problems += _wrong_keypoints(out, [line for line, wrong in labels if not wrong])
-    return Verdict(real, len(lines), problems)
+    problems += [f"{REAL_NAME}: {file} leaves the directory" for file in real if not _stays_inside(file)]
+    hashes = {**real, **{line.file: line.sha256 for line in lines}}
+    hashes = {file: sha256 for file, sha256 in hashes.items() if _stays_inside(file)}
+    if facts.get("format") == "webdataset":
+        problems += _check_shards(out, hashes, {line.file: line for line in lines}, progress)
+    else:
+        problems += _check_folders(out, hashes, progress)
+    problems += _wrong_keypoints(out, [line for line in lines if not wrong[id(line)]])
+    return Verdict(len(real), len(lines), problems)
 
 
 def _stays_inside(file: str) -> bool:
@@ -87,86 +91,76 @@ def _wrong_labels(line: ManifestLine) -> Iterator[str]:
         yield f"{line.file}: labelled {line.pid}, camera {line.camid}, its source {source.pid}, camera {source.camid}"
 
 
-def _check_folder(out: Path, facts: dict[str, Any], lines: list[ManifestLine], progress: bool) -> tuple[int, list[str]]:
-    hashes: dict[str, str | None] = {line.file: line.sha256 for line in lines}
-    real = [
+def _check_folders(out: Path, hashes: Mapping[str, str], progress: bool) -> list[str]:
+    present = {
         f"{folder}/{path.name}"
         for folder in FOLDERS.values()
-        for path in sorted((out / folder).glob("*.jpg"))
-        if f"{folder}/{path.name}" not in hashes
-    ]
-    hashes |= dict.fromkeys(real)
-    problems = _wrong_counts(out, facts, real)
+        for path in (out / folder).glob("*")
+        if path.suffix.lower() == ".jpg"
+    }
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda file: _wrong_file(out / file, file, hashes[file]), hashes)
+        found = pool.map(lambda file: _wrong_file(out, file, hashes[file]), hashes)
         bar = tqdm(found, "verifying", total=len(hashes), unit="image", disable=None if progress else True)
-        problems += [problem for problem in bar if problem]
-    return len(real), problems
+        problems = [problem for problem in bar if problem]
+    return problems + [_unlisted(file) for file in sorted(present - hashes.keys())]
 
 
-def _wrong_counts(out: Path, facts: dict[str, Any], real: list[str]) -> list[str]:
-    """Whether every split has the real images that it had when the dataset was made, junk aside."""
-    problems = []
-    for split, folder in FOLDERS.items():
-        names = [parse_name(Path(file).name) for file in real if file.startswith(f"{folder}/")]
-        unlisted = [name for name in names if name.synthetic is not None]
-        if unlisted:
-            problems.append(f"{folder}: {len(unlisted)} synthetic images have no line in {MANIFEST_NAME}")
-        least = {"train": DISTRACTOR + 1, "query": JUNK, "gallery": JUNK + 1}[split]
-        count = sum(name.synthetic is None and name.pid >= least for name in names)
-        expected = 0 if split == "train" and facts.get("real") == "omit" else facts.get("images", {}).get(split)
-        if count != expected:
-            problems.append(f"{folder}: {count} real images, {expected} when the dataset was made")
-    return problems
-
-
-def _wrong_file(path: Path, file: str, sha256: str | None) -> str | None:
-    try:
-        return _wrong_image(path.read_bytes(), file, sha256)
-    except OSError as error:
-        return f"{file}: {error.strerror or error}"
-
-
-def _wrong_image(data: bytes, file: str, sha256: str | None) -> str | None:
-    if sha256 is not None and hash_of(data) != sha256:
-        return f"{file}: not the image that {MANIFEST_NAME} describes"
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except UnidentifiedImageError:
-        return f"{file}: not an image"
-    except (OSError, SyntaxError, ValueError) as error:
-        return f"{file}: not a readable image ({str(error).splitlines()[0]})"
-    return None
-
-
-def _check_shards(out: Path, facts: dict[str, Any], lines: list[ManifestLine], progress: bool) -> tuple[int, list[str]]:
-    hashes = {line.file: line.sha256 for line in lines}
-    present = [f"{SHARDS}/{path.name}" for path in sorted((out / SHARDS).glob("*.tar"))]
-    shards = sorted({*present, *(file.rpartition("/")[0] for file in hashes)})
-    problems, real, seen = [], 0, set()
+def _check_shards(out: Path, hashes: Mapping[str, str], lines: Mapping[str, ManifestLine], progress: bool) -> list[str]:
+    present = {f"{SHARDS}/{path.name}" for path in (out / SHARDS).glob("*.tar")}
+    shards = sorted(present | {file.rpartition("/")[0] for file in hashes})
+    problems, seen = [], set()
     for shard in tqdm(shards, "verifying", unit="shard", disable=None if progress else True):
         try:
             members = read_shard(out / shard)
         except (OSError, tarfile.TarError) as error:
             problems.append(f"{shard}: cannot be read ({error})")
             continue
-        for name, data in members.items():
-            file = f"{shard}/{name}"
-            if not name.endswith(".jpg"):
-                continue
+        for file, data in ((f"{shard}/{name}", data) for name, data in members.items() if name.endswith(".jpg")):
             seen.add(file)
-            is_real = shard.startswith(f"{SHARDS}/real-")
-            real += is_real
-            if not is_real and file not in hashes:
-                problems.append(f"{file}: has no line in {MANIFEST_NAME}")
-            wrong = _wrong_image(data, file, hashes.get(file))
+            wrong = _wrong_image(data, file, hashes[file]) if file in hashes else _unlisted(file)
             problems += [wrong] if wrong else []
-    problems += [f"{file}: missing" for file in hashes if file not in seen]
-    expected = 0 if facts.get("real") == "omit" else facts.get("images", {}).get("train")
-    if real != expected:
-        problems.append(f"{SHARDS}: {real} real images, {expected} when the dataset was made")
-    return real, problems
+            if not _fits(members.get(labels_name(file.rpartition("/")[2])), file, lines.get(file)):
+                problems.append(f"{labels_name(file)}: missing, or other labels than the image has")
+    return problems + [f"{file}: missing" for file in hashes if file not in seen]
+
+
+def _fits(labels: bytes | None, file: str, line: ManifestLine | None) -> bool:
+    """Whether what stands beside an image in a shard fits its name, or its line of the manifest."""
+    try:
+        about = json.loads(labels or b"")
+        if line is not None:
+            expected = {key: getattr(line, key) for key in ("pid", "camid", "source", "copy")}
+            expected |= {"synthetic": True, "keypoints": line.target_keypoints}
+            return bool(about == expected)
+        name = Path(file).name
+        pid, camid = re.fullmatch(r"(-?\d+)_c(\d+).*", name).groups()  # type: ignore[union-attr]
+        return (about["pid"], about["camid"], about["synthetic"]) == (int(pid), int(camid), False)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _unlisted(file: str) -> str:
+    return f"{file}: neither in {MANIFEST_NAME} nor in {REAL_NAME}"
+
+
+def _wrong_file(out: Path, file: str, sha256: str) -> str | None:
+    try:
+        return _wrong_image((out / file).read_bytes(), file, sha256)
+    except OSError as error:
+        return f"{file}: {error.strerror or error}"
+
+
+def _wrong_image(data: bytes, file: str, sha256: str) -> str | None:
+    if hash_of(data) != sha256:
+        return f"{file}: has another content than when it was written"
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except UnidentifiedImageError:
+        return f"{file}: not an image"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"{file}: not a readable image ({str(error).splitlines()[0]})"
+    return None
 
 
 def _wrong_keypoints(out: Path, lines: list[ManifestLine]) -> list[str]:

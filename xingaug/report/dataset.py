@@ -45,13 +45,11 @@ class PersonRow:
         source: uint8 (H, W, 3).
         pose: () the joints asked for, in its frame.
         image: uint8 (H, W, 3), the synthetic one.
-        name: of its file.
     """
 
     source: np.ndarray
     pose: Keypoints
     image: np.ndarray
-    name: str
 
 
 def write_dataset_page(path: Path, figures: DatasetFigures, samples: Sequence[PersonRow]) -> Path:
