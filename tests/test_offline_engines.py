@@ -79,6 +79,20 @@ def test_processes_of_torchrun(config: GenerateConfig, reference: dict[str, str]
     assert tree(root / "out") == reference
 
 
+def test_an_actor_tells_of_a_full_disk() -> None:
+    actor = engines._Actor.__new__(engines._Actor)
+    actor.parts, actor.renderer = ["part"], Full()  # type: ignore[assignment]
+    assert actor({"index": [0]}) == {"asked": [0], "kept": [0], "failed": ["x.jpg: No space left on device"]}
+
+
+class Full:
+    """A renderer whose disk has no room."""
+
+    def run(self, parts: list[str]) -> Iterator[object]:
+        raise OSError(28, "No space left on device", "x.jpg")
+        yield
+
+
 def test_an_engine_that_is_not_there(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(BadInput, match=r"engine: 'torchrun', but torchrun has not started this; needed torchrun"):
@@ -87,17 +101,6 @@ def test_an_engine_that_is_not_there(config: GenerateConfig, monkeypatch: pytest
     with pytest.raises(BadInput, match=r"engine: 'ray' is not installed; needed pip install 'xingaug\[ray\]'"):
         run(replace(config, engine="ray"))
     assert not config.out.exists()
-
-
-def test_what_a_worker_raised_is_told() -> None:
-    wrapped = RuntimeError("Ray's own words\nabout a task")
-    wrapped.__cause__ = OSError(28, "No space left on device", "x.jpg")
-    found = engines._what_failed(wrapped)
-    assert (type(found), found.errno, found.filename) == (OSError, 28, "x.jpg")  # type: ignore[attr-defined]
-    wrapped.__cause__ = BadInput("generator 'x': no such file")
-    assert str(engines._what_failed(wrapped)) == "generator 'x': no such file"
-    wrapped.__cause__ = None
-    assert str(engines._what_failed(wrapped)).startswith("ray: about a task; the finished images are kept")
 
 
 def test_processes_that_see_other_files_are_told(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,21 +152,12 @@ def run_ray(
     )  # fmt: skip
     try:
         for row in done.iter_rows():
+            if row["failed"]:
+                raise WorkFailed(f"{row['failed']}; the finished images are kept, start again to go on")
             yield Progress(int(row["asked"]), int(row["kept"]))
     except ray.exceptions.RayError as error:
-        raise _what_failed(error) from None
-
-
-def _what_failed(error: BaseException) -> Exception:
-    """What a worker raised, out of what Ray has wrapped it into."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno is not None:
-            return OSError(cause.errno, cause.strerror, cause.filename)
-        if isinstance(cause, BadInput):
-            return BadInput(str(cause))
-        cause = cause.__cause__ or getattr(cause, "cause", None)
-    return WorkFailed(f"ray: {str(error).strip().splitlines()[-1]}; the finished images are kept, start again to go on")
+        reason = next((line for line in str(error).splitlines() if re.match(r"\w+(\.\w+)*(Error|Failed): ", line)), "")
+        raise WorkFailed(f"ray: {reason or type(error).__name__}; the finished images are kept") from error
 
 
 class _Actor:
@@ -179,7 +171,13 @@ class _Actor:
         aug = build_transform(config, config.device, generator)
         self.renderer = Renderer(aug, sources, store, Journal(config.out), batch_size)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         chosen = [self.parts[int(index)] for index in batch["index"]]
-        done = list(self.renderer.run(chosen))
-        return {"asked": [part.asked for part in done], "kept": [part.kept for part in done]}
+        try:
+            done, failed = list(self.renderer.run(chosen)), ""
+        except OSError as error:  # told as a result, because Ray buries what is raised in words of its own
+            done, failed = [Progress(0, 0)], f"{error.filename}: {error.strerror or error}"
+        return {
+            "asked": [part.asked for part in done], "kept": [part.kept for part in done],
+            "failed": [failed] * len(done),
+        }  # fmt: skip
