@@ -169,6 +169,7 @@ class _Actor:
         torch.set_flush_denormal(True)
         config, generator, sources, store, batch_size, self.parts = ray.get(shared)
         aug = build_transform(config, config.device, generator)
+        self.out = config.out
         self.renderer = Renderer(aug, sources, store, Journal(config.out), batch_size)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -176,7 +177,7 @@ class _Actor:
         try:
             done, failed = list(self.renderer.run(chosen)), ""
         except OSError as error:  # told as a result, because Ray buries what is raised in words of its own
-            done, failed = [Progress(0, 0)], f"{error.filename}: {error.strerror or error}"
+            done, failed = [Progress(0, 0)], f"{error.filename or self.out}: {error.strerror or error}"
         return {
             "asked": [part.asked for part in done], "kept": [part.kept for part in done],
             "failed": [failed] * len(done),
