@@ -23,7 +23,7 @@ class History:
         Args:
             directory: of the run.
             stats: name of the file of entries.
-            iteration: from which the run goes on.
+            iteration: from which the run goes on; -1 to begin anew.
         """
         from torch.utils.tensorboard import SummaryWriter  # takes a second
 
@@ -33,7 +33,7 @@ class History:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self.entries: list[dict[str, Any]] = [json.loads(line) for line in kept]
         self._file = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=iteration + 1)
+        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=max(0, iteration + 1))
 
     def write(self, entry: dict[str, Any], group: str) -> None:
         """Adds an entry, which has an iteration; its numbers stand under `group` in TensorBoard."""

@@ -138,7 +138,7 @@ def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None 
         changed = [] if before is None else [k for k, v in result.sources.items() if before["sources"].get(k) != v]
         if changed:
             raise BadInput(f"{directory}: begun with other {changed[0]}; remove the folder to start again")
-        history = History(directory, STATS, 0 if before is None else before["iterations"])
+        history = History(directory, STATS, -1 if before is None else before["iterations"])
         try:
             if not config.test.evaluate:
                 _train(config, engine, result, history, before, progress)
@@ -200,7 +200,8 @@ def _train(
     saved = time.perf_counter()
     bar = tqdm(total=total, initial=result.iterations, desc="training", unit="it", disable=None if progress else True)
     with bar:
-        while result.iterations < total if train.max_iterations else epoch < train.max_epoch:
+        more = result.iterations < total if train.max_iterations else epoch < train.max_epoch
+        while more:
             _begin_epoch(engine, epoch, train)
             begun, gate_before = result.iterations, _gate_counts(loader)
             for batch in loader:
@@ -222,13 +223,15 @@ def _train(
                 )
             _write_gate(history, loader, gate_before, result.iterations, epoch)
             epoch += 1
+            # P x K samplers promise more batches than they give, so that epochs and not iterations are counted.
+            more = result.iterations < total if train.max_iterations else epoch < train.max_epoch
             if not train.max_iterations:
                 engine.update_lr()
-            if _evaluation_due(config, epoch, result.iterations < total):
+            if _evaluation_due(config, epoch, more):
                 _evaluate(config, engine, result, history, progress)
                 evaluating += result.evaluation_seconds
             history.flush()
-            if time.perf_counter() - saved >= 60 * train.checkpoint_minutes and result.iterations < total:
+            if time.perf_counter() - saved >= 60 * train.checkpoint_minutes and more:
                 seconds = time.perf_counter() - started - evaluating
                 save_checkpoint(
                     result.directory,

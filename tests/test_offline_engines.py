@@ -103,6 +103,16 @@ def test_an_engine_that_is_not_there(config: GenerateConfig, monkeypatch: pytest
     assert not config.out.exists()
 
 
+def test_a_cluster_that_is_too_small(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(BadInput, match="workers: 3, the cluster has 2 CPUs; needed one for each worker"):
+        run(replace(config, engine="ray", workers=3))
+    assert not config.out.exists()
+
+
 def test_processes_that_see_other_files_are_told(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     class Second(engines.Team):
         """Hears of another annotation file from the first one."""

@@ -351,3 +351,27 @@ def test_compare_command(tree, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["arms"] == ["real"]
     assert compare_main(["--config", str(path), "itertions=1"]) == 2
     assert "did you mean 'iterations'?" in capsys.readouterr().err
+
+
+def evaluations(out):
+    entries = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+    return [entry["iteration"] for entry in entries if "mAP" in entry]
+
+
+def test_every_state_is_evaluated_once(tree, tmp_path, monkeypatch):
+    # P x K batches are fewer than the loader promises, so that its promise does not say which epoch is the last one.
+    changes = {"sampler__train_sampler": "RandomIdentitySampler", "train__max_iterations": None, "train__max_epoch": 2}
+    finish(tree, tmp_path / "run", **changes, test__eval_freq=1)
+    found = evaluations(tmp_path / "run")
+    assert len(found) == len(set(found)) == 2
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    only = {"model__load_weights": str(tmp_path / "run" / "model.safetensors"), "test__evaluate": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "save_weights", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            finish(tree, tmp_path / "only", **only)
+    finish(tree, tmp_path / "only", **only)
+    assert len(evaluations(tmp_path / "only")) == 1

@@ -18,6 +18,9 @@ from xingaug.offline.config import GenerateConfig
 from xingaug.offline.journal import Journal
 from xingaug.offline.render import Part, Progress, Renderer, build_transform
 
+LEAST_BLOCKS, BLOCKS_EACH = 200, 20
+"""Pieces that the parts are given to actors in (our choice): enough of them to end together, not millions."""
+
 
 @dataclass(frozen=True)
 class Team:
@@ -71,7 +74,7 @@ def joined(config: GenerateConfig) -> Iterator[Team]:
         with _torchrun(config.device) as team:
             yield team
     elif config.engine == "ray":
-        with _ray(config.workers):
+        with _ray(config):
             yield Team(0, 1, config.device)
     else:
         yield Team(0, 1, config.device)
@@ -95,23 +98,40 @@ def _torchrun(device: str) -> Iterator[Team]:
 
 
 @contextmanager
-def _ray(workers: int | None) -> Iterator[None]:
-    """Connects to the cluster that RAY_ADDRESS names, or starts one on this machine, unless that has been done."""
+def _ray(config: GenerateConfig) -> Iterator[None]:
+    """Connects to the cluster that RAY_ADDRESS names, or starts one on this machine, unless that has been done.
+
+    Raises:
+        BadInput: ray is not installed, or the cluster is too small.
+    """
     try:
         import ray
     except ImportError:
         raise BadInput("engine: 'ray' is not installed; needed pip install 'xingaug[ray]'") from None
     if ray.is_initialized():
+        _ray_workers(config)
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A cluster of one's own may have more workers than cores, as one asks for it.
-    cores = None if "RAY_ADDRESS" in os.environ else max(os.cpu_count() or 1, workers or 1)
+    cores = None if "RAY_ADDRESS" in os.environ else max(os.cpu_count() or 1, config.workers or 1)
     ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        _ray_workers(config)
         yield
     finally:
         ray.shutdown()
+
+
+def _ray_workers(config: GenerateConfig) -> int:
+    """How many actors there will be, each with a GPU or a core of its own."""
+    import ray
+
+    unit = "GPU" if torch.device(config.device).type == "cuda" else "CPU"
+    there = int(ray.cluster_resources().get(unit, 0))
+    if there < (config.workers or 1):
+        raise BadInput(f"workers: {config.workers or 1}, the cluster has {there} {unit}s; needed one for each worker")
+    return config.workers or there
 
 
 def run_ray(
@@ -128,7 +148,7 @@ def run_ray(
         generator: one that is loaded already, in place of `config.generator`.
 
     Raises:
-        BadInput: the cluster is too small.
+        WorkFailed: a disk is full, or a worker failed otherwise than by being lost.
     """
     import ray
     import ray.data
@@ -136,18 +156,14 @@ def run_ray(
     # There is a bar of ours, and a lost worker is answered by another one.
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    workers = min(_ray_workers(config), len(parts))
     on_gpu = torch.device(config.device).type == "cuda"
-    there = ray.cluster_resources().get("GPU" if on_gpu else "CPU", 0)
-    workers = config.workers or max(1, int(there))
-    if there < workers:
-        unit = "GPUs" if on_gpu else "CPUs"
-        raise BadInput(f"workers: {workers}, the cluster has {there:g} {unit}; needed one for each worker")
-    # The list goes to every host once; rows of the dataset are numbers.
+    # The list goes to every host once; rows of the dataset are numbers. A block is made again if its worker is lost.
     shared = ray.put((config, generator, renderer.sources, renderer.store, renderer.batch_size, list(parts)))
-    work = ray.data.from_items([{"index": index} for index in range(len(parts))], override_num_blocks=len(parts))
+    blocks = min(len(parts), max(LEAST_BLOCKS, BLOCKS_EACH * workers))
+    work = ray.data.from_items([{"index": index} for index in range(len(parts))], override_num_blocks=blocks)
     done = work.map_batches(
-        _Actor, fn_constructor_args=(shared,), batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(parts))),
+        _Actor, fn_constructor_args=(shared,), batch_size=None, compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=1 if on_gpu else 0, num_cpus=0 if on_gpu else 1,
     )  # fmt: skip
     try:
