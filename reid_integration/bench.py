@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from reid_integration.compat import load_torchreid, quiet
+from reid_integration.evaluation import evaluate_features
 from reid_integration.loader import Persons, PoseLoader
 from xingaug.augment.transform import XingPose
 from xingaug.bench.networks import example_batch, example_keypoints
@@ -183,6 +184,49 @@ def _example(count: int, source_size: tuple[int, int], size: tuple[int, int]) ->
     }
 
 
+def bench_evaluation(
+    rounds: int, queries: int = 3368, gallery: int = 15913, identities: int = 750, dimensions: int = 512
+) -> dict[str, Any]:
+    """Features to CMC and mAP, ours against torchreid's own functions in Python, on one and the same random features.
+
+    Args:
+        rounds: measured rounds.
+        queries: as many as Market-1501 has; likewise the others.
+        gallery: images that are ranked for each.
+        identities: among both.
+        dimensions: of the features.
+
+    Returns:
+        Seconds of both, `ratio` of torchreid's to ours, and by how much their mAP differs.
+
+    Raises:
+        BadInput: no round.
+    """
+    positive("rounds", rounds)
+    metrics = load_torchreid().metrics
+    rng = np.random.default_rng(0)
+    pids, camids = (rng.integers(0, high, queries + gallery) for high in (identities, 6))
+    means = rng.normal(size=(identities, dimensions))
+    features = torch.from_numpy((means[pids] + 2 * rng.normal(size=(len(pids), dimensions))).astype(np.float32))
+    labels = (pids[:queries], pids[queries:], camids[:queries], camids[queries:])
+    found: dict[str, float] = {}
+
+    def ours() -> None:
+        found["ours"] = evaluate_features(features[:queries], features[queries:], *labels).mAP
+
+    def stock() -> None:
+        distances = metrics.compute_distance_matrix(features[:queries], features[queries:], "euclidean").numpy()
+        found["torchreid"] = metrics.evaluate_rank(distances, *labels, use_cython=False)[1]
+
+    timed = alternate({"ours": ours, "torchreid": stock}, rounds)
+    return {
+        "queries": queries, "gallery": gallery, "dimensions": dimensions, "threads": torch.get_num_threads(),
+        "seconds": {name: round(timing.median, 2) for name, timing in timed.items()},
+        "ratio": round(timed["torchreid"].median / timed["ours"].median, 1),
+        "mAP_difference": abs(found["ours"] - found["torchreid"]),
+    }  # fmt: skip
+
+
 def _flop(run: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         run()
@@ -193,9 +237,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; prints the rows as JSON."""
     parser = Parser(
         prog="python -m reid_integration.bench",
-        description="Measures what rendering adds to a training step of torchreid's models; prints JSON.",
+        description="Measures what rendering adds to a training step, or the evaluation; prints JSON.",
         epilog="example: python -m reid_integration.bench --models osnet_x0_25 --reuse 1 4 --rounds 3",
     )
+    parser.add_argument("part", nargs="?", choices=("steps", "evaluation"), default="steps", help="what to measure")
     parser.add_argument("--models", nargs="+", default=list(SIZES), metavar="NAME", help=f"of {', '.join(SIZES)}")
     parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
     parser.add_argument("--batch-size", type=int, default=64, help="images of a step")
@@ -206,6 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         torch.set_flush_denormal(True)
+        if args.part == "evaluation":
+            print(json.dumps(bench_evaluation(args.rounds)))
+            return
         rows = bench_steps(args.models, args.generator, args.batch_size, args.reuse, args.rounds, args.device)
         print(json.dumps(rows))
 

@@ -240,6 +240,7 @@ BAD = [
     ("bench offline --generator tiny.safetensors xinggan", "--generator: 2 names, the part offline measures one"),
     ("bench offline --generator tiny.safetensors --rounds 0", "rounds: 0, needed at least 1"),
     ("bench offline --generator tiny.safetensors --batch-size 0", "batch_size: 0, needed at least 1"),
+    ("bench evaluation --rounds 0", "rounds: 0, needed at least 1"),
     ("bench bank --bank none", "none: no pose bank here"),
     ("bench bank --bank bank", "usable poses, needed at least 128"),
     ("bench bank --sizes 100", "sizes: 100, needed at least 128"),

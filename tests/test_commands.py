@@ -15,6 +15,7 @@ from command_lines import EVALUATE, GENERATE, TINY, everything
 
 import xingaug
 from reid_integration.bench import SIZES as SIZES_OF_MODELS
+from reid_integration.bench import bench_evaluation as bench_evaluation_of_models
 from xingaug import cli
 from xingaug.data.annotations import read_npz
 from xingaug.data.market1501 import read_images, read_split
@@ -291,6 +292,29 @@ def test_bench_augment(run):
     code, out, _ = run(f"{line} --batch-size 1 --models")
     assert code == 0
     assert "steps" not in out
+
+
+def test_bench_offline(run, monkeypatch):
+    monkeypatch.setattr("xingaug.bench.offline.IDENTITIES", 4)
+    monkeypatch.setattr("xingaug.bench.offline.IMAGES", 4)
+    code, out, _ = run("bench offline --generator tiny.safetensors --rounds 1 --batch-size 4 --json")
+    figures = json.loads(out)
+    assert code == 0
+    assert (figures["images"], figures["batch_size"]) == (16, 4)
+    rates = figures["images_per_second"]
+    alone = max(rates["generator, all cores a batch"], rates["generator, a core a batch"])
+    assert figures["ratio_folder"] == pytest.approx(rates["to folder"] / alone, rel=0.02)
+    assert figures["ratio_shards"] == pytest.approx(rates["to shards"] / alone, rel=0.02)
+
+
+def test_bench_evaluation(run, monkeypatch):
+    figures = bench_evaluation_of_models(1, queries=40, gallery=200, identities=20, dimensions=8)
+    assert figures["mAP_difference"] < 1e-6
+    assert figures["ratio"] > 0
+    asked = []
+    monkeypatch.setattr("xingaug.bench.evaluation.measured_by_reid_integration", lambda *w: asked.append(w) or figures)
+    code, out, _ = run("bench evaluation --rounds 2 --json")
+    assert (code, json.loads(out), asked) == (0, figures, [("evaluation", "--rounds", "2")])
 
 
 def test_models_of_the_command_are_those_that_are_measured():

@@ -481,7 +481,9 @@ _MODELS = ("resnet50", "osnet_x1_0", "osnet_x0_25")  # those of reid_integration
 def _add_bench(commands: Any) -> None:
     text = "Measure speed, the variants of one part alternating within one run."
     parser = _command(commands, "bench", _bench, text, "xingaug bench generator --json")
-    parser.add_argument("part", choices=("generator", "train", "augment", "bank", "offline"), help="what to measure")
+    parser.add_argument(
+        "part", choices=("generator", "train", "augment", "bank", "offline", "evaluation"), help="what to measure"
+    )
     parser.add_argument("--generator", nargs="+", metavar="NAME",
                         help="sizes (xinggan, xinggan_pp, xinggan_pp_small), bundled names or .safetensors files; left "
                         "out, the parts generator and train measure all sizes, others pedestrians-small")  # fmt: skip
@@ -502,7 +504,14 @@ def _add_bench(commands: Any) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from xingaug.bench import bench_augment, bench_bank, bench_generator, bench_offline, bench_train
+    from xingaug.bench import (
+        bench_augment,
+        bench_bank,
+        bench_evaluation,
+        bench_generator,
+        bench_offline,
+        bench_train,
+    )
 
     if args.batch_size is None and args.part != "offline":
         args.batch_size = 64 if args.part == "augment" else 8
@@ -517,6 +526,8 @@ def _bench(args: argparse.Namespace) -> None:
         figures, tables = bench_train(args.generator, args.batch_size, args.rounds, args.device), ["variants"]
     elif args.part == "bank":
         figures, tables = bench_bank(args.bank, args.sizes, args.rounds), ["banks", "samplers"]
+    elif args.part == "evaluation":
+        figures = bench_evaluation(args.rounds)
     elif args.part == "offline":
         figures = bench_offline(names[0], args.batch_size, args.rounds, args.device)
     else:

@@ -2,7 +2,8 @@
 
 from xingaug.bench.augment import bench_augment
 from xingaug.bench.bank import bench_bank
+from xingaug.bench.evaluation import bench_evaluation
 from xingaug.bench.networks import bench_generator, bench_train
 from xingaug.bench.offline import bench_offline
 
-__all__ = ["bench_augment", "bench_bank", "bench_generator", "bench_offline", "bench_train"]
+__all__ = ["bench_augment", "bench_bank", "bench_evaluation", "bench_generator", "bench_offline", "bench_train"]

@@ -76,14 +76,18 @@ def bench_augment(
 def _steps(
     generator: str, batch_size: int, rounds: int, device: str, models: Sequence[str], reuse: Sequence[int]
 ) -> list[dict[str, Any]]:
-    # A process of its own: this package knows nothing of torchreid, whose networks these are.
-    command = [
-        "-m", "reid_integration.bench", "--models", *models, "--generator", generator, "--batch-size", str(batch_size),
+    rows: list[dict[str, Any]] = measured_by_reid_integration(
+        "--models", *models, "--generator", generator, "--batch-size", str(batch_size),
         "--reuse", *map(str, reuse), "--rounds", str(rounds), "--device", device,
-    ]  # fmt: skip
+    )  # fmt: skip
+    return rows
+
+
+def measured_by_reid_integration(*words: str) -> Any:
+    """What `python -m reid_integration.bench` prints: in a process of its own, because xingaug knows no torchreid."""
+    command = ["-m", "reid_integration.bench", *words]
     done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, check=False)
     if done.returncode:
         failed = BadInput if done.returncode == 2 else WorkFailed
         raise failed(f"{' '.join(command)}: ended with exit code {done.returncode}")
-    rows: list[dict[str, Any]] = json.loads(done.stdout)
-    return rows
+    return json.loads(done.stdout)
