@@ -181,7 +181,7 @@ def _generated(job: Job, team: Team, started: float, progress: bool, generator: 
         parts = _cut(items, job.renderer.store.part_size, len(outcome.parts))
         todo = [part for part in team.share(parts) if not _is_done(part, job.renderer)]
         begin = time.perf_counter()
-        for done in _shown(_run(job, todo, generator), team.share(parts), todo, progress):
+        for done in _shown(_run(job, todo, generator), job, team.share(parts), todo, progress):
             asked, written = asked + done.asked, written + done.kept
         rendering += time.perf_counter() - begin
         team.total(0)  # all parts are there
@@ -244,15 +244,17 @@ def _run(job: Job, todo: Sequence[Part], generator: nn.Module | None) -> Iterato
     return job.renderer.run(todo)
 
 
-def _shown(done: Iterator[Progress], parts: Sequence[Part], todo: Sequence[Part], progress: bool) -> Iterator[Progress]:
-    """What is done, with a bar; the share that is kept is shown once something was rejected."""
+def _shown(
+    done: Iterator[Progress], job: Job, parts: Sequence[Part], todo: Sequence[Part], progress: bool
+) -> Iterator[Progress]:
+    """What is done, with a bar, which says of a gate what share it keeps."""
     total, left = (sum(len(part.items) for part in several) for several in (parts, todo))
     asked = kept = 0
     disable = None if progress else True
     with tqdm(desc="rendering", total=total, initial=total - left, unit="image", disable=disable) as bar:
         for part in done:
             asked, kept = asked + part.asked, kept + part.kept
-            if kept < asked:
+            if job.config.gate is not None and asked:
                 bar.set_postfix_str(f"kept {kept / asked:.1%}", refresh=False)
             bar.update(part.asked)
             yield part
