@@ -40,7 +40,6 @@ class Job:
     Attributes:
         config: what to generate.
         train: the real training images.
-        tests: query and gallery.
         listing: SHA-256 of every image of the dataset that the new one takes over or renders again, by its path below
             the root; "" of a file that cannot be read.
         annotations: keypoints of the training images.
@@ -54,7 +53,6 @@ class Job:
 
     config: GenerateConfig
     train: Split
-    tests: tuple[Split, Split]
     listing: dict[str, str]
     annotations: Annotations
     renderer: Renderer
@@ -140,9 +138,7 @@ def prepare(config: GenerateConfig, team: Team, generator: nn.Module | None = No
     renderer = Renderer(aug, sources, store, Journal(config.out), batch_size)
     listing = _listing(train)
     facts = _facts(config, renderer, (train, query, gallery), listing)
-    return Job(
-        config, train, (query, gallery), listing, annotations, renderer, sources, items, begun, without_pose, facts
-    )
+    return Job(config, train, listing, annotations, renderer, sources, items, begun, without_pose, facts)
 
 
 def _batch_size(config: GenerateConfig, team: Team, aug: XingPose) -> int:
