@@ -94,8 +94,8 @@ def generate(config: GenerateConfig, progress: bool = True, generator: nn.Module
     Beside the images: `annotations.npz` (keypoints of every annotated training image, real and synthetic),
     `manifest.jsonl` (a line per synthetic image, see `ManifestLine`), `config.json` (what the content depends on),
     `report.html` (what it holds), `real.sha256`, with a gate `rejected.jsonl`, and `unreadable.txt` if anything is. The
-    same configuration, with one batch size, gives the same bytes on the same kind of processor. Synthetic images have the generator's size. Copy n of an image has the pose that `XingPose`
-    draws for it in epoch n.
+    same configuration, with one batch size, gives the same bytes on the same kind of processor. Synthetic images have
+    the generator's size. Copy n of an image has the pose that `XingPose` draws for it in epoch n.
 
     Args:
         config: what to generate.
