@@ -359,11 +359,14 @@ def evaluations(out):
 
 
 def test_every_state_is_evaluated_once(tree, tmp_path, monkeypatch):
-    # P x K batches are fewer than the loader promises, so that its promise does not say which epoch is the last one.
+    # P x K batches are fewer than the loader promises (2 an epoch): the second person stands alone after the first one.
+    uneven = write_tree(tmp_path / "data" / "uneven", identities=2)
+    train = uneven / "bounding_box_train"
+    for k in range(4, 12):
+        (train / f"0002_c1s1_{k:06d}_00.jpg").write_bytes((train / "0002_c1s1_000000_00.jpg").read_bytes())
     changes = {"sampler__train_sampler": "RandomIdentitySampler", "train__max_iterations": None, "train__max_epoch": 2}
-    finish(tree, tmp_path / "run", **changes, test__eval_freq=1)
-    found = evaluations(tmp_path / "run")
-    assert len(found) == len(set(found)) == 2
+    assert finish(uneven, tmp_path / "run", **changes, test__eval_freq=1).iterations == 2
+    assert evaluations(tmp_path / "run") == [1, 2]
 
     def stopped(*_, **__):
         raise KeyboardInterrupt
@@ -372,6 +375,6 @@ def test_every_state_is_evaluated_once(tree, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "save_weights", stopped)
         with pytest.raises(KeyboardInterrupt):
-            finish(tree, tmp_path / "only", **only)
-    finish(tree, tmp_path / "only", **only)
+            finish(uneven, tmp_path / "only", **only)
+    finish(uneven, tmp_path / "only", **only)
     assert len(evaluations(tmp_path / "only")) == 1
