@@ -54,7 +54,9 @@ def test_equals_a_slow_mask_but_for_slanted_edges(kp: Keypoints) -> None:
     masks = pose_mask(kp, size)
     for i, mask in enumerate(masks):
         differing = (mask[0].numpy() > 0) != slow_mask(kp[i], size)
-        assert differing.mean() <= 0.01
+        assert (
+            differing.mean() <= 0.015
+        )  # a limb across the whole image has edges of 82 pixels that may fall either way
 
 
 def test_upright_limbs_and_whole_pixels_are_exact() -> None:
