@@ -51,12 +51,12 @@ def test_limbs_are_those_of_patn() -> None:
 @given(people())
 def test_equals_a_slow_mask_but_for_slanted_edges(kp: Keypoints) -> None:
     size = (128, 64)
+    # A joint 6e-8 pixels beside a whole one moves an upright limb's edge across a whole column of pixels.
+    kp = Keypoints((kp.xy * 1024).round() / 1024, kp.visibility)
     masks = pose_mask(kp, size)
     for i, mask in enumerate(masks):
         differing = (mask[0].numpy() > 0) != slow_mask(kp[i], size)
-        assert (
-            differing.mean() <= 0.015
-        )  # a limb across the whole image has edges of 82 pixels that may fall either way
+        assert differing.mean() <= 0.01
 
 
 def test_upright_limbs_and_whole_pixels_are_exact() -> None:
