@@ -1,0 +1,171 @@
+"""Keypoint R-CNN (He et al. 2017) as torchvision has it."""
+
+import pickle
+import sys
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from xingaug.errors import BadInput
+from xingaug.keypoints import Keypoints
+from xingaug.poses.estimators.base import poses_of_coco17, require_file, weights_name
+from xingaug.poses.estimators.frames import Frames, frame
+from xingaug.programs import first_line
+
+SIZE = (640, 480)
+"""(height, width) of the frames: an upright crop becomes 512 pixels high (our choice)."""
+
+BORDER = (0.485, 0.456, 0.406)
+"""The mean that the network subtracts: the border becomes the zeros with which torchvision pads its batches."""
+
+PERSONS = 10
+"""Persons kept in a crop, best first (our choice)."""
+
+AT_ONCE = 8
+"""Frames that go through the network together, which bounds its memory (our choice)."""
+
+_UNREADABLE = (RuntimeError, EOFError, KeyError, ValueError, pickle.PickleError)
+"""What torch.load raises for a file that is cut, or is something else."""
+
+
+class KeypointRCNN:
+    """A detector and keypoint head; of several persons in a crop the central one counts.
+
+    That is the one with the greatest product of its score and the share of the crop's middle (half its height and half
+    its width) that its box covers; a person beside the middle is not the crop's person. A joint's confidence is the
+    person's score times the sigmoid of the joint's own score, which is a logit (both our choice). torchvision's joints
+    are pixel indices, as COCO's are: the first pixel's centre is 0.
+    """
+
+    def __init__(self, network: nn.Module, name: str, device: torch.device) -> None:
+        """Takes a network.
+
+        Args:
+            network: as torchvision's: list of (3, H, W) in [0, 1] -> list of dicts with `boxes` (N, 4), `scores` (N,),
+                `labels` (N,), 1 for a person, `keypoints` (N, 17, 3) and `keypoints_scores` (N, 17), in the pixels of
+                the images that it was given.
+            name: of the estimator.
+            device: where it runs.
+        """
+        self.name, self.device = name, device
+        self._network = network.to(device).eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: Path | None, device: torch.device) -> "KeypointRCNN":
+        """Builds `keypointrcnn_resnet50_fpn` with the weights of a file, or with torchvision's own.
+
+        Raises:
+            BadInput: no such file, other weights, or none to be had from torchvision.
+        """
+        if path is None:
+            path, state = _weights_of_torchvision()
+        else:
+            state = _read_state(path)
+        return cls(_build(state, path), weights_name("keypoint-rcnn", path), device)
+
+    def __call__(self, images: list[Tensor]) -> Keypoints:
+        """Images of any sizes -> (B,)."""
+        frames = frame(images, SIZE, torch.tensor(BORDER))
+        given = [one for part in frames.images.split(AT_ONCE) for one in self._network(list(part))]
+        middles = _middles(images, frames)
+        xy, confidence = torch.zeros(len(images), 17, 2), torch.zeros(len(images), 17)
+        for i, one in enumerate(given):
+            person = central_person(one["boxes"], one["scores"] * (one["labels"] == 1), middles[i])
+            if person is not None:
+                xy[i] = one["keypoints"][person, :, :2]
+                confidence[i] = one["scores"][person] * one["keypoints_scores"][person].sigmoid()
+        return poses_of_coco17(frames.back(xy.to(self.device)), confidence.to(self.device), self.name)
+
+
+def central_person(boxes: Tensor, scores: Tensor, middle: Tensor) -> int | None:
+    """The person with the greatest product of score and share of `middle` that the box covers.
+
+    Args:
+        boxes: (N, 4) x1, y1, x2, y2.
+        scores: (N,) in [0, 1].
+        middle: (4,) a box in the same frame.
+
+    Returns:
+        The row, or None where no person covers any of it.
+    """
+    sides = torch.minimum(boxes[:, 2:], middle[2:]) - torch.maximum(boxes[:, :2], middle[:2])
+    rank = scores * sides.clamp(min=0).prod(-1) / (middle[2:] - middle[:2]).prod()
+    return int(rank.argmax()) if bool((rank > 0).any()) else None
+
+
+def _middles(images: list[Tensor], frames: Frames) -> Tensor:
+    """(B, 4) the boxes of half the height and half the width in the middle of each crop, in pixels of the frames."""
+    sizes = torch.tensor([[image.shape[-1], image.shape[-2]] for image in images], device=frames.scale.device)
+    inner = sizes * frames.scale
+    return torch.cat([frames.offset + inner / 4, frames.offset + inner * 3 / 4], -1)
+
+
+def _weights_of_torchvision() -> tuple[Path, dict[str, Tensor]]:
+    """Those of its cache, or downloaded by it."""
+    from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
+
+    weights = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1
+    path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    try:
+        bar = sys.stderr.isatty()
+        state = weights.get_state_dict(progress=bar, check_hash=True, map_location="cpu", weights_only=True)
+    except (
+        URLError,
+        HTTPException,
+        ConnectionError,
+        TimeoutError,
+        RuntimeError,
+        EOFError,
+        pickle.PickleError,
+    ) as error:
+        raise BadInput(
+            f"estimator 'keypoint-rcnn': no weights from torchvision, which takes them from {weights.url} "
+            f"({first_line(error)}) and keeps them as {path} (TORCH_HOME moves it); put the file there or name its path"
+        ) from None
+    return path, state
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    require_file("keypoint-rcnn", path, (".pth", ".pt", ".safetensors"))
+    try:
+        if path.suffix.lower() == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, *_UNREADABLE) as error:
+        raise BadInput(f"{path}: not a readable file of weights ({first_line(error)})") from None
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):  # of torchvision's training scripts
+        state = state["model"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadInput(f"{path}: no state dict, needed the weights of torchvision's keypointrcnn_resnet50_fpn")
+    return state
+
+
+def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
+    """The network with these weights; frames of `SIZE` pass through it without being resized."""
+    from torchvision.models.detection import keypointrcnn_resnet50_fpn
+
+    with torch.random.fork_rng(devices=[]):  # it draws weights, which are overwritten
+        network = keypointrcnn_resnet50_fpn(
+            weights=None, weights_backbone=None, min_size=min(SIZE), max_size=max(SIZE),
+            box_detections_per_img=PERSONS,
+        )  # fmt: skip
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:160]
+        raise BadInput(f"{path}: no weights of torchvision's keypointrcnn_resnet50_fpn ({first})") from None
+    if not any(name.endswith("num_batches_tracked") for name in state):
+        _leave_variances_as_they_are(network)
+    return network
+
+
+def _leave_variances_as_they_are(network: nn.Module) -> None:
+    """Weights of frozen batch norms, such as torchvision's own, are made for an epsilon of 0."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0

@@ -1,0 +1,145 @@
+"""Top-down networks in ONNX files, run by onnxruntime: RTMPose, ViTPose and their relatives."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xingaug.errors import BadInput
+from xingaug.keypoints import Keypoints
+from xingaug.poses.estimators.base import poses_of_coco17, require_file, weights_name
+from xingaug.poses.estimators.frames import frame
+from xingaug.poses.estimators.heads import decode_heatmaps, decode_simcc
+from xingaug.programs import first_line
+
+SIZE = (256, 192)
+"""(height, width) of the input of a network that does not say."""
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, of RGB in [0, 1]; both families are trained with them (mmpose writes them times 255)."""
+
+_COCO17: dict[int, list[int]] = {
+    17: list(range(17)),  # COCO
+    25: [0, 1, 2, 3, 4, *range(6, 14), 15, 16, 17, 18],  # easy_ViTPose's COCO with feet: neck and hips in between
+    26: list(range(17)),  # Halpe's body
+    133: list(range(17)),  # COCO-WholeBody
+}
+"""Where COCO's 17 joints stand among those of a network, by their number."""
+
+
+class TopDown:
+    """One crop in, one person out.
+
+    The crop is taken as the person's box. It comes in RGB, normalised with ImageNet's mean and deviation, in black
+    surroundings, as the families' own pipelines do it. Both heads give values that may exceed 1; the confidence is
+    clipped.
+    """
+
+    def __init__(self, kind: str, path: Path, device: torch.device) -> None:
+        """Loads a network and runs it once, to see what it gives.
+
+        Args:
+            kind: `rtmpose` or `vitpose`, for the name and the messages.
+            path: the `.onnx` file.
+            device: cpu or cuda.
+
+        Raises:
+            BadInput: no such file, no network that onnxruntime can load, other inputs or outputs than the families
+                have, onnxruntime missing or without CUDA where it is asked for.
+        """
+        require_file(kind, path, (".onnx",))
+        self.path, self.device = path, device
+        self._session = _session(kind, path, device)
+        self._input, self._batch, self.size, self._dtype = _read_input(self._session, path)
+        self._kind = _kind_of_head(self._run(torch.zeros(1, 3, *self.size)), self.size, path)
+        self.name = weights_name(kind, path)
+
+    def __call__(self, images: list[Tensor]) -> Keypoints:
+        """Images of any sizes -> (B,)."""
+        frames = frame(images, self.size, torch.zeros(3))
+        mean, std = (torch.tensor(v, device=self.device)[:, None, None] for v in (MEAN, STD))
+        given = self._run(frames.images.sub_(mean).div_(std))
+        maps = [t[:, _COCO17[t.shape[1]]].to(self.device) for t in given]
+        if self._kind == "simcc":
+            xy, confidence = decode_simcc(maps[0], maps[1], self.size)
+        else:
+            xy, confidence = decode_heatmaps(maps[0], self.size)
+        return poses_of_coco17(frames.back(xy), confidence, str(self.path))
+
+    def _run(self, inputs: Tensor) -> list[Tensor]:
+        """Outputs for (B, 3, h, w), float32 on the CPU; a network of a fixed batch size gets the last batch filled."""
+        step = self._batch or len(inputs)
+        parts = [self._run_batch(part) for part in inputs.cpu().split(step)]
+        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
+
+    def _run_batch(self, inputs: Tensor) -> list[Tensor]:
+        count = len(inputs)
+        if self._batch and count < self._batch:
+            inputs = torch.cat([inputs, inputs.new_zeros(self._batch - count, *inputs.shape[1:])])
+        try:
+            outputs = self._session.run(None, {self._input: inputs.numpy().astype(self._dtype, copy=False)})
+        except Exception as error:  # onnxruntime's own, which share no class but this one
+            taken = f"does not take images {tuple(inputs.shape)} ({first_line(error)})"
+            raise BadInput(f"{self.path}: {taken}; export it for this size and any batch") from None
+        return [torch.from_numpy(np.asarray(output, np.float32))[:count] for output in outputs]
+
+
+def _session(kind: str, path: Path, device: torch.device) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise BadInput(f"estimator '{kind}': onnxruntime is not installed; pip install 'xingaug[pose]'") from None
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type != "cpu":
+        _require_cuda(kind, device, onnxruntime.get_available_providers())
+        providers = [("CUDAExecutionProvider", {"device_id": device.index or 0}), *providers]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # what it warns of on its way to an error, the error says too
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's own, which share no class but this one
+        raise BadInput(f"{path}: not a network that onnxruntime can load ({first_line(error)})") from None
+    if device.type != "cpu":  # onnxruntime goes on without CUDA where its libraries do not load
+        _require_cuda(kind, device, session.get_providers())
+    return session
+
+
+def _require_cuda(kind: str, device: torch.device, providers: list[str]) -> None:
+    if device.type != "cuda" or "CUDAExecutionProvider" not in providers:
+        has = ", ".join(p.removesuffix("ExecutionProvider") for p in providers)
+        hint = "install onnxruntime-gpu in its place, or use cpu"
+        raise BadInput(f"estimator '{kind}': device '{device}' needs onnxruntime with CUDA, this one has {has}; {hint}")
+
+
+def _read_input(session: Any, path: Path) -> tuple[str, int | None, tuple[int, int], type[np.floating]]:
+    """Name, batch size (None: any), (height, width) and type of the network's input."""
+    dtypes: dict[str, type[np.floating]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    given = session.get_inputs()
+    shapes = [list(i.shape) for i in given]
+    if len(given) != 1 or len(shapes[0]) != 4 or (isinstance(shapes[0][1], int) and shapes[0][1] != 3):
+        raise BadInput(f"{path}: takes {shapes}, needed one input of images (B, 3, H, W)")
+    if given[0].type not in dtypes:
+        raise BadInput(f"{path}: takes {given[0].type}, needed float or float16")
+    batch, _, height, width = (n if isinstance(n, int) and n > 0 else None for n in shapes[0])
+    return given[0].name, batch, (height or SIZE[0], width or SIZE[1]), dtypes[given[0].type]
+
+
+def _kind_of_head(outputs: list[Tensor], size: tuple[int, int], path: Path) -> str:
+    """`simcc` or `heatmaps`."""
+    shapes = [tuple(output.shape) for output in outputs]
+    joints = shapes[0][1] if len(shapes[0]) > 2 else 0
+    if len(outputs) == 2 and all(len(shape) == 3 and shape[1] == joints for shape in shapes):
+        kind = "simcc"
+        fits = shapes[0][2] * size[0] == shapes[1][2] * size[1]  # as many bins per pixel along x as along y
+    else:
+        kind = "heatmaps"
+        fits = len(outputs) == 1 and len(shapes[0]) == 4 and min(shapes[0][2:]) > 1
+    if not fits:
+        gives = f"gives {', '.join(map(str, shapes))} for images {size[0]}x{size[1]}"
+        raise BadInput(f"{path}: {gives}, needed SimCC (B, J, {size[1]}k), (B, J, {size[0]}k) or heatmaps (B, J, h, w)")
+    if joints not in _COCO17:
+        raise BadInput(f"{path}: finds {joints} joints, needed {', '.join(map(str, _COCO17))}, COCO's among them")
+    return kind
