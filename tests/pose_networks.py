@@ -48,7 +48,6 @@ class Graph:
         results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
         graph = helper.make_graph(self.nodes, "dots", [images], results, self.constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-        onnx.checker.check_model(model)
         onnx.save(model, path)
         return path
 

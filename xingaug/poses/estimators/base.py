@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xingaug.data.layouts import to_joints18
 from xingaug.errors import BadInput
-from xingaug.keypoints import Keypoints
+from xingaug.keypoints import JOINTS, Keypoints
 
 MIN_CONFIDENCE = 0.3
 """Below it a joint is missing (our choice, and what the families' own drawings use)."""
@@ -91,10 +91,14 @@ class PoseEstimator:
             BadInput: the network does not take the images, or gives something that is no pose.
             ValueError: no such images.
         """
-        batch = [_checked(image).to(self._finder.device, torch.float32) for image in images]
-        if not batch:
-            empty = torch.zeros(0, 18, 3, device=self._finder.device)
-            return Keypoints(empty[..., :2], empty[..., 2])
+        device = self._finder.device
+        checked = [_checked(image) for image in images]
+        if not checked:
+            return Keypoints(*(torch.zeros(0, len(JOINTS), *rest, device=device) for rest in ((2,), ())))
+        if isinstance(images, Tensor):
+            batch = list(images.to(device, torch.float32))  # in one go
+        else:
+            batch = [image.to(device, torch.float32) for image in checked]
         found = self._finder(batch)
         if self._mirror:
             mirrored = self._finder([image.flip(-1) for image in batch])

@@ -1,13 +1,10 @@
 """Keypoint R-CNN (He et al. 2017) as torchvision has it."""
 
-import pickle
 import sys
-from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -28,9 +25,6 @@ PERSONS = 10
 
 AT_ONCE = 8
 """Frames that go through the network together, which bounds its memory (our choice)."""
-
-_UNREADABLE = (RuntimeError, EOFError, KeyError, ValueError, pickle.PickleError)
-"""What torch.load raises for a file that is cut, or is something else."""
 
 
 class KeypointRCNN:
@@ -114,20 +108,18 @@ def _weights_of_torchvision() -> tuple[Path, dict[str, Tensor]]:
     try:
         bar = sys.stderr.isatty()
         state = weights.get_state_dict(progress=bar, check_hash=True, map_location="cpu", weights_only=True)
-    except (
-        URLError,
-        HTTPException,
-        ConnectionError,
-        TimeoutError,
-        RuntimeError,
-        EOFError,
-        pickle.PickleError,
-    ) as error:
-        raise BadInput(
-            f"estimator 'keypoint-rcnn': no weights from torchvision, which takes them from {weights.url} "
-            f"({first_line(error)}) and keeps them as {path} (TORCH_HOME moves it); put the file there or name its path"
-        ) from None
-    return path, state
+    except OSError as error:
+        if not isinstance(error, URLError | ConnectionError | TimeoutError):
+            raise
+        reason = first_line(error)
+    except Exception as error:  # a damaged file can make the reader fail anywhere
+        reason = first_line(error)
+    else:
+        return path, state
+    raise BadInput(
+        f"estimator 'keypoint-rcnn': no weights from torchvision, which takes them from {weights.url} ({reason}) and "
+        f"keeps them as {path} (TORCH_HOME moves it); put the file there or name its path"
+    )
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -136,7 +128,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, *_UNREADABLE) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can make the readers fail anywhere
         raise BadInput(f"{path}: not a readable file of weights ({first_line(error)})") from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):  # of torchvision's training scripts
         state = state["model"]
@@ -145,15 +139,23 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
-    """The network with these weights; frames of `SIZE` pass through it without being resized."""
+def _build_network() -> nn.Module:
+    """The network without weights; frames of `SIZE` pass through it without being resized."""
     from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
     with torch.random.fork_rng(devices=[]):  # it draws weights, which are overwritten
-        network = keypointrcnn_resnet50_fpn(
-            weights=None, weights_backbone=None, min_size=min(SIZE), max_size=max(SIZE),
+        return keypointrcnn_resnet50_fpn(
+            weights=None,
+            weights_backbone=None,
+            min_size=min(SIZE),
+            max_size=max(SIZE),
             box_detections_per_img=PERSONS,
-        )  # fmt: skip
+        )
+
+
+def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
+    """The network with these weights."""
+    network = _build_network()
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
