@@ -77,7 +77,7 @@ def test_the_least_confidence_is_asked_after_averaging() -> None:
 
 
 def test_mirroring_of_a_network_that_knows_colours_alone(tmp_path: Path) -> None:
-    """It takes the mirrored left shoulder for a left one: mirrored back that is a right one, at the left one's place."""
+    """A mirrored left shoulder is a left one to it, and so mirrored back a right one, at the left one's place."""
     both = np.full(17, 0.8)
     estimator = load_estimator("rtmpose", dots_network(tmp_path / "dots.onnx", "simcc", (both, both)), mirror=True)
     xy = np.full((17, 2), -1.0)

@@ -32,7 +32,8 @@ class StandIn(nn.Module):
         assert not self.training
         assert all(image.shape == (3, *SIZE) for image in images)
         self.seen.append(len(images))
-        return [self.persons(image) for image in images]
+        with images[0].device:
+            return [self.persons(image) for image in images]
 
     def persons(self, image: Tensor) -> dict[str, Tensor]:
         found = []
@@ -43,7 +44,7 @@ class StandIn(nn.Module):
                 first, last = torch.stack([columns.min(), rows.min()]), torch.stack([columns.max(), rows.max()])
                 along = torch.lerp(first.float(), last.float(), torch.linspace(0, 1, 17)[:, None])
                 joints = torch.cat([along, torch.ones(17, 1)], 1)
-                found.append((torch.cat([first, last + 1]).float(), score, label, joints, LOGITS))
+                found.append((torch.cat([first, last + 1]).float(), score, label, joints, LOGITS.to(image.device)))
         if not found:
             return {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.long),
                     "keypoints": torch.zeros(0, 17, 3), "keypoints_scores": torch.zeros(0, 17)}  # fmt: skip
@@ -117,7 +118,7 @@ def test_nobody_in_the_middle_is_nobody() -> None:
     assert estimator(StandIn(labels=(2, 1, 1)))(images).present.any(-1).tolist() == [False] * 3  # another class
 
 
-def test_many_images_go_through_in_parts_and_mirrored_ones_agree() -> None:
+def test_many_images_go_through_in_parts() -> None:
     network = StandIn()
     images = torch.stack([image_of((128, 64), (RED, i, 0, 64, 128)) for i in range(10)])
     found = estimator(network)(images)
@@ -211,6 +212,17 @@ def test_weights_in_torchvisions_cache_are_taken(
     cached.write_bytes(b"half a file")
     with pytest.raises(BadInput, match=r"no weights from torchvision, .+ and keeps them as .+-fc266e95\.pth"):
         load_estimator("keypoint-rcnn")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_same_is_found() -> None:
+    images = [image_of((128, 64), (RED, 8, 0, 60, 128), (GREEN, 60, 0, 64, 128)), image_of((96, 48))]
+    on_gpu = PoseEstimator(KeypointRCNN(StandIn(), "stand-in", torch.device("cuda")), mirror=True)(images)
+    on_cpu = PoseEstimator(KeypointRCNN(StandIn(), "stand-in", torch.device("cpu")), mirror=True)(images)
+    assert on_gpu.device.type == "cuda"
+    torch.testing.assert_close(on_gpu.xy.cpu(), on_cpu.xy, atol=1e-3, rtol=0)
+    torch.testing.assert_close(on_gpu.visibility.cpu(), on_cpu.visibility)
 
 
 @pytest.mark.slow

@@ -64,16 +64,22 @@ class KeypointRCNN:
 
     def __call__(self, images: list[Tensor]) -> Keypoints:
         """Images of any sizes -> (B,)."""
+        parts = [self._find(images[i : i + AT_ONCE]) for i in range(0, len(images), AT_ONCE)]
+        xy, confidence = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
+        return poses_of_coco17(xy, confidence, self.name)
+
+    def _find(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, 17, 2) pixels of the images and (B, 17) confidences; zeros where there is nobody."""
         frames = frame(images, SIZE, torch.tensor(BORDER))
-        given = [one for part in frames.images.split(AT_ONCE) for one in self._network(list(part))]
+        given = self._network(list(frames.images))
         middles = _middles(images, frames)
-        xy, confidence = torch.zeros(len(images), 17, 2), torch.zeros(len(images), 17)
+        xy, confidence = (torch.zeros(len(images), 17, *rest, device=self.device) for rest in ((2,), ()))
         for i, one in enumerate(given):
             person = central_person(one["boxes"], one["scores"] * (one["labels"] == 1), middles[i])
             if person is not None:
                 xy[i] = one["keypoints"][person, :, :2]
                 confidence[i] = one["scores"][person] * one["keypoints_scores"][person].sigmoid()
-        return poses_of_coco17(frames.back(xy.to(self.device)), confidence.to(self.device), self.name)
+        return frames.back(xy), confidence
 
 
 def central_person(boxes: Tensor, scores: Tensor, middle: Tensor) -> int | None:
