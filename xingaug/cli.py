@@ -301,7 +301,7 @@ def _add_evaluate(commands: Any) -> None:
         "xingaug evaluate --generator pedestrians-small --data ROOT --annotations A.npz --pairs pairs.csv --json",
     )  # fmt: skip
     parser.add_argument("--generator", required=True, help="bundled name or .safetensors file")
-    parser.add_argument("--data", type=Path, required=True, help="a Market-1501 tree")
+    parser.add_argument("--data", type=Path, required=True, help="folder of a known dataset, or a YAML file")
     parser.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
     parser.add_argument("--pairs", type=Path, required=True, help="CSV with the header from,to")
     parser.add_argument("--split", choices=("train", "query", "gallery"), default="gallery", help="where images lie")
@@ -349,7 +349,7 @@ def _add_bank(commands: Any) -> None:
         actions, "build", _bank_build, "Collect the poses of a training split.",
         "xingaug bank build --data ROOT --annotations A.npz --out bank",
     )  # fmt: skip
-    build.add_argument("--data", type=Path, required=True, help="a Market-1501 tree")
+    build.add_argument("--data", type=Path, required=True, help="folder of a known dataset, or a YAML file")
     build.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
     build.add_argument("--out", type=Path, required=True, help="directory to write, new or empty")
     build.add_argument("--index", default="auto", metavar="FACTORY", help="FAISS factory string, such as IVF256,PQ24np")

@@ -44,7 +44,7 @@ def parse_template(text: str) -> Template:
     kinds: dict[str, FieldKind] = {}
     last_was_open = False
     for token in (token for token in _TOKEN.split(text) if token):
-        is_open = token == "*" or token[0] == "{"
+        is_open = _TOKEN.fullmatch(token) is not None
         if is_open and last_was_open:
             raise ValueError(f"pattern: '{text}': '{token}' follows another field; needed text between them")
         last_was_open = is_open
