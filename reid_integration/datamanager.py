@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from reid_integration.loader import image_item, is_synthetic, rebuilt
 from xingaug.data.leaks import content_hash
 from xingaug.data.names import FOLDERS, SplitName
 from xingaug.data.readers import layout_of, read_split, require_market_tree
-from xingaug.data.readers.config import Layout
 from xingaug.errors import BadInput
 from xingaug.images import read_image
 
@@ -134,7 +133,7 @@ def find_folder(root: str | Path, name: str) -> Path:
         candidates += [base / name / version for version in ("MSMT17_V1", "MSMT17_V2")]
     for candidate in candidates:
         layout = layout_of(candidate)
-        if layout in (["market1501"] if name == "market1501" else get_args(Layout)) or _is_description(candidate):
+        if _is_description(candidate) or (layout is not None and (name != "market1501" or layout == name)):
             return candidate
     looked = ", ".join(map(str, candidates))
     raise BadInput(

@@ -131,7 +131,9 @@ def test_cuhk03_with_things_missing(tmp_path):
     with pytest.raises(BadInput, match=r"train: '01\.png' is no name of CUHK03"):
         read_split(root, "train")
     (root / "splits_new_detected.json").unlink()
-    with pytest.raises(BadInput, match="neither cuhk03_new_protocol_config_detected.mat nor splits_new_detected.json"):
+    with pytest.raises(
+        BadInput, match=r"neither cuhk03_new_protocol_config_detected\.mat nor splits_new_detected\.json"
+    ):
         read_split(root, "train")
     (root / "cuhk03_new_protocol_config_detected.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\0" * 200)
     with pytest.raises(BadInput, match=r"detected\.mat: not a protocol file of CUHK03"):
@@ -335,10 +337,10 @@ def test_folders_that_cannot_be_read_as_described(tmp_path):
     file = describe(tmp_path / "c.yaml", "crops", train=PLAIN, query=PLAIN, gallery=PLAIN)
     for split, said in (
         ("train", f"nothing fits '{PLAIN}' of {file} (2 files there, such as a_1.jpg)"),
-        ("query", "query/0_1_a.jpg has identity 0, which means a distractor; {pid} numbers"),
+        ("query", "0_1_a.jpg has identity 0, which means a distractor; {pid} numbers"),
         ("gallery", "4_0_a.jpg has camera 0; {camid} numbers them from 1"),
     ):
-        with pytest.raises(BadInput, match=re.escape(said.removeprefix("query/"))):
+        with pytest.raises(BadInput, match=re.escape(said)):
             read_split(file, split)  # type: ignore[arg-type]
     describe(file, "crops", train="{pid}_*.jpg", query="{pid}_*.jpg")
     assert read_split(file, "train").camids.tolist() == [1, 1]
@@ -353,11 +355,6 @@ def test_folders_that_cannot_be_read_as_described(tmp_path):
     (crops / "train").rmdir()
     with pytest.raises(MissingSplit, match="train: no such folder, in which images should fit"):
         read_split(file, "train")
-    assert list(
-        open_dataset(
-            describe(file, "crops", query=PLAIN, train=PLAIN, gallery="{pid:d}_{camid}_*.jpg").parent / "c.yaml"
-        ).read_all.__self__.config.__dict__
-    )  # noqa: E501
 
 
 # Finding out what a folder is
@@ -370,7 +367,7 @@ def test_folders_are_told_apart(tmp_path):
     with pytest.raises(BadInput, match="nowhere: no such folder; needed the dataset's root"):
         read_split(tmp_path / "nowhere", "train")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="empty: holds no bounding_box_train; .* or a YAML file that describes one"):
+    with pytest.raises(BadInput, match=r"empty: holds no bounding_box_train; .* or a YAML file that describes one"):
         read_split(tmp_path / "empty", "train")
     with pytest.raises(BadInput, match=r"list_train\.txt: is a file; needed the folder of a dataset, or a \.yaml"):
         open_dataset(root / "list_train.txt")
@@ -428,7 +425,7 @@ def test_an_index_is_kept_until_something_changes(tmp_path, nested, monkeypatch)
         assert read_split(nested, "train").names.tolist() == on_disk
         assert len(seen) == number
     describe(nested, "crops", train="{pid}/*_{camid}.jpg")
-    assert len(read_split(nested, "train")) == 4
+    assert len(read_split(nested, "train")) == 5
     assert len(seen) == 7
 
 

@@ -125,7 +125,7 @@ def require_market_tree(where: Path, what: str) -> None:
         where: the dataset.
         what: who needs a Market-1501 tree.
     """
-    if open_dataset(where).config.layout != "market1501" or not where.is_dir():
+    if open_dataset(where).config.layout != "market1501" or where.is_file():
         raise BadInput(
             f"{where}: {what} needs a Market-1501 tree; make one of it with `xingaug import {where} --out TREE`"
         )
