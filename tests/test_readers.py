@@ -1,5 +1,6 @@
 """Datasets in other layouts than Market-1501's: recognised, read, and refused with a reason."""
 
+import json
 import os
 import re
 import time
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reid_world import BODY
 from trees import describe, write_crops, write_cuhk03, write_deepfashion, write_msmt17, write_veri
 
 from xingaug.config import from_mapping, load_config
-from xingaug.data.annotations import read_annotations
+from xingaug.data.annotations import read_annotations, write_npz
 from xingaug.data.market1501 import read_split as read_market
 from xingaug.data.pairs import pairs_from_tree, read_masks
 from xingaug.data.readers import index as index_module
@@ -21,6 +23,7 @@ from xingaug.data.readers.config import DatasetConfig
 from xingaug.data.readers.template import parse_template
 from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
+from xingaug.poses import PoseBank
 from xingaug.poses.collect import bank_from_tree
 from xingaug.training.config import TrainConfig
 from xingaug.training.loop import plan
@@ -315,6 +318,27 @@ def test_a_described_folder(tmp_path):
     assert [row[1] for row in rows(read_split(file, "gallery"))] == [0, 5]
 
 
+def test_dukemtmc_is_a_pattern_away(tmp_path):
+    root = write_crops(tmp_path / "d", bounding_box_train=["0001_c2_f0046182.jpg", "0002_c8_f0057120.jpg"])
+    with pytest.raises(BadInput, match="not Market-1501 file names.* or a YAML file with a pattern of them"):
+        read_split(root, "train")
+    (tmp_path / "d.yaml").write_text(
+        'layout: pattern\nroot: d\ntrain: {folder: bounding_box_train/, pattern: "{pid:d}_c{camid:d}_f*.jpg"}\n'
+    )
+    assert rows(read_split(tmp_path / "d.yaml", "train")) == [
+        ("bounding_box_train/0001_c2_f0046182.jpg", 1, 2), ("bounding_box_train/0002_c8_f0057120.jpg", 2, 8),
+    ]  # fmt: skip
+
+
+def test_cameras_of_many_digits_do_not_mix_persons(tmp_path):
+    names = ["1_101_a.jpg", "1_101_b.jpg", "2_1_a.jpg", "2_1_b.jpg"]  # 1 * 100 + 101 is 2 * 100 + 1
+    write_crops(tmp_path / "c", train=names)
+    write_npz(tmp_path / "a.npz", [f"train/{name}" for name in names], np.ones((4, 18, 2)), np.ones((4, 18)))
+    data = pairs_from_tree(describe(tmp_path / "c.yaml", "c", train=PLAIN), tmp_path / "a.npz")
+    sources, targets, _ = data.draw(100, 0, 0)
+    assert (data.pids[sources] == data.pids[targets]).all()
+
+
 def test_texts_are_numbered_over_all_splits(tmp_path):
     pattern = "{pid}/{camid}/*.png"
     write_crops(
@@ -355,6 +379,24 @@ def test_folders_that_cannot_be_read_as_described(tmp_path):
     (crops / "train").rmdir()
     with pytest.raises(MissingSplit, match="train: no such folder, in which images should fit"):
         read_split(file, "train")
+
+
+def test_commands_take_a_description(tmp_path, run):
+    names = [f"{who}_{camera}_{n}.jpg" for who in ("ann", "bob") for camera in (1, 2) for n in (1, 2)]
+    text = "{pid}_{camid:d}_*.jpg"
+    write_crops(tmp_path / "crops", train=names, query=["cy_1_a.jpg"], gallery=["cy_2_a.jpg", "cy_2_b.jpg"])
+    file = describe(tmp_path / "c.yaml", "crops", train=text, query=text, gallery=text)
+    known = [*(f"train/{name}" for name in names), "gallery/cy_2_a.jpg", "gallery/cy_2_b.jpg"]
+    xy = (BODY + np.random.default_rng(0).normal(0, 2, (len(known), 18, 2))).astype(np.float32)
+    write_npz(tmp_path / "a.npz", known, xy, np.ones((len(known), 18), np.float32))
+    (tmp_path / "pairs.csv").write_text("from,to\ngallery/cy_2_a.jpg,gallery/cy_2_b.jpg\n")
+    data = f"--data {file} --annotations {tmp_path}/a.npz"
+    code, out, _ = run(f"bank build {data} --out {tmp_path}/bank --json")
+    assert (code, json.loads(out)["poses"]) == (0, 8)
+    assert PoseBank.load(tmp_path / "bank").names.tolist() == sorted(f"train/{name}" for name in names)
+    code, out, _ = run(f"evaluate --generator tiny.safetensors {data} --pairs {tmp_path}/pairs.csv --json")
+    assert (code, json.loads(out)["pairs"]) == (0, 1)
+    assert len(pairs_from_tree(file, tmp_path / "a.npz").usable()) == 8
 
 
 # Finding out what a folder is

@@ -207,7 +207,9 @@ def pairs_from_tree(
     """
     split, table = annotated_training(root, annotations)
     keypoints = keypoints_of(table, split, size)
-    groups = split.pids * (split.camids.max() + 1) + split.camids if within == "camera" else split.pids
+    groups = split.pids
+    if within == "camera":
+        groups = np.unique(np.stack([split.pids, split.camids]), axis=1, return_inverse=True)[1].ravel()
     paths = [split.path(i) for i in range(len(split))]
     fits = len(split) * size[0] * size[1] * 4 <= memory_bytes  # three channels and perhaps a mask
     data = PairData(

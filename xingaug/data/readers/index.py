@@ -1,6 +1,7 @@
 """The files of a folder that fit a pattern; of large folders kept in a cache.
 
-Measured with 100,000 files on one core: 0.25 s to scan and to match, in one folder or in 4,000; from the cache 0.03 s.
+Measured with 100,000 files on one core: 0.6 s to scan and to match one folder and 0.9 s 4,000 folders; from the cache
+0.04 s and 0.1 s.
 """
 
 import contextlib
@@ -79,7 +80,7 @@ def _scan(folder: Path, depth: int) -> tuple[list[str], list[str]]:
     folders = [""]
     for inner in folders:  # which grows meanwhile
         level = inner.count("/")
-        with os.scandir(folder / inner) as entries:
+        with os.scandir(f"{folder}/{inner}") as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
@@ -92,7 +93,7 @@ def _scan(folder: Path, depth: int) -> tuple[list[str], list[str]]:
 
 def _times(folder: Path, folders: list[str]) -> np.ndarray:
     """(F, 2) int64 nanoseconds: when each folder's list of files and when anything about it was last changed."""
-    stats = [os.stat(folder / inner) for inner in folders]
+    stats = [os.stat(f"{folder}/{inner}") for inner in folders]
     return np.array([(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats], dtype=np.int64)
 
 

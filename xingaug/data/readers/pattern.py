@@ -10,6 +10,7 @@ gallery: {folder: test,  pattern: "{pid:d}_{camid:d}_*.jpg"}
 """
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -19,8 +20,6 @@ from xingaug.data.readers.index import Index, read_index
 from xingaug.data.readers.template import Template, parse_template
 from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
-
-_MOST_STRAYS_SHOWN = 3
 
 
 def read(config: DatasetConfig, root: Path, split: SplitName, where: Path) -> Split:
@@ -56,9 +55,9 @@ def read(config: DatasetConfig, root: Path, split: SplitName, where: Path) -> Sp
     notes = [] if not index.stray_count else [_strays_note(folder, template, index)]
     pids, camids = index.pids, index.camids
     if template.kinds["pid"] == "text":
-        pids = _numbered("pid", pids, config, root, notes)
+        pids = _numbered("pid", pids, config, root, split, notes)
     if template.kinds.get("camid") == "text":
-        camids = _numbered("camid", camids, config, root, notes)
+        camids = _numbered("camid", camids, config, root, split, notes)
     _require_usable(index, pids, camids, split, f"{where}: {split}")
     prefix = "" if described.folder == "." else f"{described.folder}/"
     names = index.names if not prefix else np.char.add(prefix, index.names)
@@ -66,16 +65,18 @@ def read(config: DatasetConfig, root: Path, split: SplitName, where: Path) -> Sp
 
 
 def _strays_note(folder: Path, template: Template, index: Index) -> str:
-    examples = ", ".join(index.strays[:_MOST_STRAYS_SHOWN].tolist())
+    examples = ", ".join(index.strays.tolist())
     return f"{folder}: {index.stray_count} files do not fit '{template.text}': {examples}"
 
 
-def _numbered(field: str, texts: np.ndarray, config: DatasetConfig, root: Path, notes: list[str]) -> np.ndarray:
-    """Numbers from 1 of texts, by their order among those of all splits."""
+def _numbered(
+    field: str, texts: np.ndarray, config: DatasetConfig, root: Path, split: SplitName, notes: list[str]
+) -> np.ndarray:
+    """Numbers from 1 of the texts of a split, by their order among those of all splits."""
     everywhere = [texts]
-    for split in ("train", "query", "gallery"):
-        described = getattr(config, split)
-        if described is not None:
+    for other in get_args(SplitName):
+        described = getattr(config, other)
+        if described is not None and other != split:
             template = parse_template(described.pattern)
             if field in template.kinds and (root / described.folder).is_dir():
                 index = read_index(root / described.folder, template)

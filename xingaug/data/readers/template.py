@@ -11,7 +11,7 @@ _FIELDS: dict[str, tuple[str, FieldKind]] = {
     "{pid:d}": ("pid", "number"), "{pid}": ("pid", "text"),
     "{camid:d}": ("camid", "number"), "{camid}": ("camid", "text"),
 }  # fmt: skip
-_NUMBER, _TEXT = r"\d{1,18}", r"[^/]+?"
+_NUMBER, _TEXT = r"\d{1,15}", r"[^/]+?"
 
 
 @dataclass(frozen=True)
