@@ -320,7 +320,7 @@ def test_a_described_folder(tmp_path):
 
 def test_dukemtmc_is_a_pattern_away(tmp_path):
     root = write_crops(tmp_path / "d", bounding_box_train=["0001_c2_f0046182.jpg", "0002_c8_f0057120.jpg"])
-    with pytest.raises(BadInput, match="not Market-1501 file names.* or a YAML file with a pattern of them"):
+    with pytest.raises(BadInput, match=r"not Market-1501 file names.* or a YAML file with a pattern of them"):
         read_split(root, "train")
     (tmp_path / "d.yaml").write_text(
         'layout: pattern\nroot: d\ntrain: {folder: bounding_box_train/, pattern: "{pid:d}_c{camid:d}_f*.jpg"}\n'
