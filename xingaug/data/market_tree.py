@@ -1,4 +1,8 @@
-"""Any dataset as a Market-1501 tree, which `xingaug generate` and every re-ID library reads."""
+"""Any dataset as a Market-1501 tree, which `xingaug generate` and other re-ID libraries read.
+
+Some of those, torchreid's own reader among them, accept only what Market-1501 itself has: identities up to 1501 and six
+cameras. `reid_integration` accepts all.
+"""
 
 import csv
 import os
