@@ -35,7 +35,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """`data`; a source or target is a folder below `root` in Market-1501 layout."""
+    """`data`; a source or target is a folder below `root` in a known layout, or a YAML file that describes one."""
 
     type: str = "image"
     root: str = "reid-data"

@@ -1,7 +1,6 @@
-"""Folders in Market-1501 layout as torchreid datasets, and torchreid's data manager on top of them."""
+"""Folders in Market-1501 and other known layouts as torchreid datasets, and torchreid's data manager on top of them."""
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 from reid_integration.compat import load_torchreid, quiet
 from reid_integration.config import ReidConfig, listed
 from reid_integration.loader import image_item, is_synthetic, rebuilt
-from xingaug.data.market1501 import FOLDERS, SplitName, parse_name, read_split
+from xingaug.data.leaks import content_hash
+from xingaug.data.names import FOLDERS, SplitName
+from xingaug.data.readers import layout_of, read_split, require_market_tree
 from xingaug.errors import BadInput
 from xingaug.images import read_image
 
@@ -51,7 +52,7 @@ class MarketImages(_ImageDataset):
 
 
 class MarketFolder(MarketImages):
-    """A folder in Market-1501 layout, read by `xingaug.data.market1501`.
+    """A dataset that `xingaug.data.readers` knows, such as a folder in Market-1501 layout.
 
     Training identities are relabelled 0, 1, ...; cameras count from 0, as in torchreid; real images have dsetid 0, and
     images marked as synthetic in their names keep pid and camid and have dsetid 1. A folder that is only trained on
@@ -64,7 +65,8 @@ class MarketFolder(MarketImages):
         """Reads the folder.
 
         Args:
-            folder: holds bounding_box_train and, for testing, query and bounding_box_test.
+            folder: holds bounding_box_train and, for testing, query and bounding_box_test; or another known layout, or
+                a YAML file that describes one.
             mode: train, query or gallery.
             combineall: train on query and gallery too.
             options: what else torchreid's data manager passes.
@@ -84,8 +86,8 @@ class MarketFolder(MarketImages):
         split = read_split(folder, name)
         pids = np.unique(split.pids, return_inverse=True)[1] if name == "train" else split.pids
         return [
-            (str(split.path(i)), int(pid), int(camid) - 1, int(parse_name(str(split.names[i])).synthetic is not None))
-            for i, (pid, camid) in enumerate(zip(pids, split.camids, strict=True))
+            (str(split.path(i)), int(pid), int(camid) - 1, int(synthetic))
+            for i, (pid, camid, synthetic) in enumerate(zip(pids, split.camids, split.synthetic, strict=True))
         ]
 
 
@@ -93,7 +95,7 @@ def register_market_folder(folder: str | Path, name: str | None = None) -> str:
     """Makes a folder in Market-1501 layout known to torchreid; doing it again is harmless.
 
     Args:
-        folder: the dataset's root.
+        folder: the dataset's root, or a YAML file that describes one.
         name: what to call it in torchreid; None is its absolute path.
 
     Returns:
@@ -103,7 +105,7 @@ def register_market_folder(folder: str | Path, name: str | None = None) -> str:
         BadInput: no such folder, or the name stands for another dataset.
     """
     path = Path(folder).expanduser().resolve()
-    if not path.is_dir():
+    if not path.is_dir() and not _is_description(path):
         raise BadInput(f"{folder}: no such folder; needed the root of a dataset in Market-1501 layout")
     name = name or str(path)
     if _registered.get(name) == path:
@@ -117,21 +119,31 @@ def register_market_folder(folder: str | Path, name: str | None = None) -> str:
 
 
 def find_folder(root: str | Path, name: str) -> Path:
-    """The folder that a source or target names: below `root`, or anywhere if it is an absolute path.
+    """The folder or YAML file that a source or target names: below `root`, or anywhere if it is an absolute path.
 
     torchreid's name `market1501` finds `root/market1501/Market-1501-v15.09.15`, as torchreid does, and the usual places
-    of a tree that was merely unpacked.
+    of a tree that was merely unpacked; `msmt17` finds either version of MSMT17 in its folder.
     """
     base = Path(root).expanduser()
     candidates = [base / name]
     if name == "market1501":
         unpacked = "Market-1501-v15.09.15"
         candidates = [base / name / unpacked, base / name, base / unpacked, base]
+    if name == "msmt17":
+        candidates += [base / name / version for version in ("MSMT17_V1", "MSMT17_V2")]
     for candidate in candidates:
-        if (candidate / FOLDERS["train"]).is_dir() or (candidate / FOLDERS["query"]).is_dir():
+        layout = layout_of(candidate)
+        if _is_description(candidate) or (layout is not None and (name != "market1501" or layout == name)):
             return candidate
     looked = ", ".join(map(str, candidates))
-    raise BadInput(f"data: no dataset '{name}' in Market-1501 layout below data.root (looked for {looked})")
+    raise BadInput(
+        f"data: no dataset '{name}' in Market-1501 layout below data.root (looked for {looked}), nor one in another "
+        "known layout, nor a YAML file"
+    )
+
+
+def _is_description(path: Path) -> bool:
+    return path.suffix in (".yaml", ".yml") and path.is_file()
 
 
 def build_datamanager(config: ReidConfig) -> Any:
@@ -142,6 +154,9 @@ def build_datamanager(config: ReidConfig) -> Any:
     """
     data, sampler = config.data, config.sampler
     names = {entry: find_folder(data.root, entry) for entry in {*listed(data.sources), *listed(data.targets)}}
+    if config.augmentation is not None:  # which looks keypoints and cameras up by names in Market's grammar
+        for entry in listed(data.sources):
+            require_market_tree(names[entry], "augment")
     registered = {entry: register_market_folder(folder) for entry, folder in names.items()}
     try:
         with quiet():
@@ -210,7 +225,7 @@ def require_real_and_apart(manager: Any) -> None:
     Raises:
         BadInput: a test image is marked as synthetic, or lies among the training images, be it as a copy.
     """
-    trained = {_content(path) for path, *_ in manager.train_loader.dataset.data}
+    trained = {content_hash(path) for path, *_ in manager.train_loader.dataset.data}
     for name, splits in manager.test_dataset.items():
         for split, entries in splits.items():
             paths = [entry[0] for entry in entries]
@@ -220,15 +235,9 @@ def require_real_and_apart(manager: Any) -> None:
                     f"{name}: {len(synthetic)} {split} images are synthetic, such as {min(synthetic)}; "
                     "needed real ones, for accuracy is measured on them"
                 )
-            shared = [path for path in paths if _content(path) in trained]
+            shared = [path for path in paths if content_hash(path) in trained]
             if shared:
                 raise BadInput(
                     f"{name}: {len(shared)} {split} images are among the training images, such as {min(shared)}; "
                     "test images must not be trained on (data.combineall needs another target)"
                 )
-
-
-def _content(path: str) -> bytes:
-    """What an image is known by under every name: a hash of its bytes."""
-    with open(path, "rb") as file:
-        return hashlib.blake2b(file.read(), digest_size=16).digest()

@@ -40,7 +40,7 @@ COMMANDS = list(parsers(build_parser()))
 def test_the_walk_finds_all_commands():
     assert {" ".join(path) for path in COMMANDS} == {
         "", "demo", "world", "annotate", "train", "convert", "evaluate", "bank", "bank build", "bank show",
-        "bank merge", "bank query", "generate", "bench", "export",
+        "bank merge", "bank query", "generate", "bench", "export", "import", "check",
     }  # fmt: skip
 
 
@@ -80,6 +80,22 @@ BAD = [
     ("world new --seed -1", "seed: -1 cannot be used"),
     ("world new --identities ten", "argument --identities: invalid int value: 'ten'"),
     ("world new --train-poses few", "argument --train-poses: invalid choice: 'few'"),
+    ("import world", "the following arguments are required: --out; see xingaug import --help"),
+    ("import none --out new", "none: no such folder; needed the dataset's root"),
+    ("import full --out new", "full: holds no bounding_box_train; needed the dataset's root"),
+    ("import world --out full", "full: exists and is not empty; name a new directory"),
+    ("import world --out world/new", "--out: world/new and the dataset world lie in one another"),
+    ("import world --out new --link soft", "argument --link: invalid choice: 'soft'"),
+    ("import world --out new --annotations none.npz", "none.npz: no such annotation file"),
+    ("import world --out new --annotations lsp_other.npz", "lsp_other.npz: holds "),
+    ("import none.yaml --out new", "none.yaml: cannot read the configuration (No such file or directory)"),
+    ("import train.yaml --out new", "train.yaml: unknown key 'steps'"),
+    ("import pairs.csv --out new", "pairs.csv: is a file; needed the folder of a dataset, or a .yaml"),
+    ("check", "the following arguments are required: root; see xingaug check --help"),
+    ("check none", "none: no such folder; needed the dataset's root"),
+    ("check full", "full: holds no bounding_box_train; needed the dataset's root"),
+    ("check train.yaml", "train.yaml: unknown key 'steps'"),
+    ("check pairs.csv", "pairs.csv: is a file; needed the folder of a dataset, or a .yaml"),
     ("annotate none --from npz one.npz", "none: no such folder; needed the dataset's root"),
     ("annotate full --from npz one.npz", "full: holds no bounding_box_train"),
     (

@@ -45,8 +45,8 @@ def tree(tmp_path: Path) -> Path:
 
 
 @given(
-    pid=st.integers(-1, 9999),
-    camid=st.integers(1, 9),
+    pid=st.integers(-1, 9999) | st.integers(10_000, 10**9),
+    camid=st.integers(1, 999),
     sequence=st.integers(0, 99),
     frame=st.integers(0, 999_999),
     box=st.integers(0, 99),
@@ -71,6 +71,7 @@ def test_a_doubled_suffix_is_a_name_of_the_published_set():
         "00002_c1s1_000451_03.jpg",
         "-2_c1s1_000451_03.jpg",
         "0002_c0s1_000451_03.jpg",
+        "0002_c01s1_000451_03.jpg",
         "0002_c1s1_000451_3.jpg",
         "0002_c1s1_00451_03.jpg",
         "0002_c1s1_000451_03.JPG",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from reid_world import COLOUR, StandIn, settings, write_tree
+from trees import describe, write_crops, write_msmt17
 
 from reid_integration import loader as loader_module
 from reid_integration.compat import load_torchreid, quiet
@@ -131,6 +132,35 @@ def test_folders_are_found(tree, tmp_path):
     assert find_folder(tmp_path, "market1501") == unpacked
     with pytest.raises(BadInput, match="no dataset 'dukemtmcreid' in Market-1501 layout below"):
         find_folder(tree.parent, "dukemtmcreid")
+
+
+def test_other_layouts_are_torchreid_datasets(tree, tmp_path):
+    root = write_msmt17(tmp_path / "msmt17" / "MSMT17_V1")
+    assert find_folder(tmp_path, "msmt17") == root
+    text = "{pid}_{camid:d}_*.jpg"
+    write_crops(
+        tmp_path / "crops", train=[f"{who}_{c}_a.jpg" for who in ("ann", "bob") for c in (1, 2)],
+        query=["cy_1_a.jpg"], gallery=["cy_2_a.jpg", "dan_1_a.jpg"],
+    )  # fmt: skip
+    file = describe(tmp_path / "crops.yaml", "crops", train=text, query=text, gallery=text)
+    manager = build(
+        tree, data__root=str(tmp_path), data__sources=["crops.yaml", "msmt17"], batch_size=4, data__targets=[str(tree)]
+    )
+    images = {str(Path(path).relative_to(tmp_path)): rest for path, *rest in manager.train_loader.dataset.data}
+    assert images == {
+        "crops/train/ann_1_a.jpg": [0, 0, 0], "crops/train/ann_2_a.jpg": [0, 1, 0],
+        "crops/train/bob_1_a.jpg": [1, 0, 0], "crops/train/bob_2_a.jpg": [1, 1, 0],
+        "msmt17/MSMT17_V1/train/0000/0000_000_01_0303morning_0015_0.jpg": [2, 2, 1],
+        "msmt17/MSMT17_V1/train/0000/0000_001_14_0303morning_0016_0.jpg": [2, 15, 1],
+        "msmt17/MSMT17_V1/train/0001/0001_000_05_0303noon_0152_1.jpg": [3, 6, 1],
+    }  # fmt: skip
+    assert next(iter(manager.train_loader))["img"].shape == (4, 3, 32, 16)
+    manager = build(tree, data__targets=[str(file), str(root)])
+    crops, msmt17 = (manager.test_dataset[str(path)] for path in (file, root))
+    assert [entry[1:3] for entry in crops["query"] + crops["gallery"]] == [(3, 0), (3, 1), (4, 0)]
+    assert [entry[1:3] for entry in msmt17["query"]] == [(10_001, 2)]
+    with pytest.raises(BadInput, match=r"crops\.yaml: augment needs a Market-1501 tree; make one of it with `xingaug"):
+        build(tree, data__sources=[str(file)], augment={"p": 0.5})
 
 
 def test_test_images_are_never_trained_on(tree):

@@ -66,8 +66,8 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"xingaug {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        _add_demo, _add_world, _add_annotate, _add_train, _add_convert, _add_export, _add_evaluate, _add_bank,
-        _add_generate, _add_bench,
+        _add_demo, _add_world, _add_import, _add_check, _add_annotate, _add_train, _add_convert, _add_export,
+        _add_evaluate, _add_bank, _add_generate, _add_bench,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -146,6 +146,53 @@ def _world(args: argparse.Namespace) -> None:
 
     summary = write_world(args.out, args.identities, args.images_per_identity, args.seed, args.train_poses)
     _print_figures({**asdict(summary), "root": str(summary.root)}, args.json)
+
+
+def _add_import(commands: Any) -> None:
+    text = "Write any readable dataset as a Market-1501 tree, with a table of the names."
+    parser = _command(
+        commands, "import", _import, text, "xingaug import msmt17.yaml --out runs/msmt17 --link hard", torch=False
+    )
+    parser.add_argument("root", type=Path, help="folder of a known dataset, or a YAML file that describes one")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write, new or empty")
+    parser.add_argument("--link", choices=("copy", "hard", "symbolic"), default="copy", help="how JPEG files get there")
+    parser.add_argument(
+        "--annotations", type=Path, metavar="FILE", help="keypoints of its images, .npz or .csv, to go along"
+    )
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+
+def _import(args: argparse.Namespace) -> None:
+    from xingaug.data.market_tree import write_market_tree
+
+    done = write_market_tree(args.root, args.out, args.link, args.annotations)
+    for note in done.notes:
+        print(note, file=sys.stderr)
+    figures = {f"{split}_images": count for split, count in done.images.items()}
+    counts = {name: getattr(done, name) for name in ("identities", "reencoded", "annotations")}
+    _print_figures({**figures, **counts, "root": str(done.root)}, args.json)
+
+
+def _add_check(commands: Any) -> None:
+    text = "Count a dataset's images and find people and files that it trains on and also tests with (exit code 1)."
+    parser = _command(commands, "check", _check, text, "xingaug check ROOT --json", torch=False)
+    parser.add_argument("root", type=Path, help="folder of a known dataset, or a YAML file that describes one")
+    parser.add_argument("--json", action="store_true", help="print counts and leaks as JSON")
+
+
+def _check(args: argparse.Namespace) -> int:
+    from xingaug.data.leaks import check_dataset
+
+    counts, report, notes = check_dataset(args.root)
+    for note in notes:
+        print(note, file=sys.stderr)
+    if args.json:
+        print(json.dumps({"splits": counts, **report.to_json()}))
+    else:
+        for split, row in counts.items():
+            print(f"{split}: " + ", ".join(f"{count} {what}" for what, count in row.items()))
+        print("\n".join(report.lines()) or "no leaks")
+    return 1 if report else 0
 
 
 def _add_annotate(commands: Any) -> None:
@@ -254,7 +301,7 @@ def _add_evaluate(commands: Any) -> None:
         "xingaug evaluate --generator pedestrians-small --data ROOT --annotations A.npz --pairs pairs.csv --json",
     )  # fmt: skip
     parser.add_argument("--generator", required=True, help="bundled name or .safetensors file")
-    parser.add_argument("--data", type=Path, required=True, help="a Market-1501 tree")
+    parser.add_argument("--data", type=Path, required=True, help="folder of a known dataset, or a YAML file")
     parser.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
     parser.add_argument("--pairs", type=Path, required=True, help="CSV with the header from,to")
     parser.add_argument("--split", choices=("train", "query", "gallery"), default="gallery", help="where images lie")
@@ -302,7 +349,7 @@ def _add_bank(commands: Any) -> None:
         actions, "build", _bank_build, "Collect the poses of a training split.",
         "xingaug bank build --data ROOT --annotations A.npz --out bank",
     )  # fmt: skip
-    build.add_argument("--data", type=Path, required=True, help="a Market-1501 tree")
+    build.add_argument("--data", type=Path, required=True, help="folder of a known dataset, or a YAML file")
     build.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
     build.add_argument("--out", type=Path, required=True, help="directory to write, new or empty")
     build.add_argument("--index", default="auto", metavar="FACTORY", help="FAISS factory string, such as IVF256,PQ24np")

@@ -24,6 +24,7 @@ from xingaug.config import to_mapping, to_yaml
 from xingaug.data.annotations import Annotations, annotated_training, keypoints_of, read_annotations, write_npz
 from xingaug.data.market1501 import FOLDERS, Split, read_images, read_split
 from xingaug.data.pairs import read_masks
+from xingaug.data.readers import require_market_tree
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_directory, atomic_write
 from xingaug.generators.render import render_images
@@ -166,6 +167,7 @@ def _claim(config: DemoConfig) -> None:
         raise BadInput(f"{config.out}: exists and is no demo's directory; name a new one with --out")
     load_generator(config.generator)  # before anything is written
     if config.data is not None and config.annotations is not None:
+        require_market_tree(config.data, "demo")
         annotated_training(config.data, config.annotations)
         for split in FOLDERS:
             read_split(config.data, split)

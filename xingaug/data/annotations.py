@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xingaug.data.market1501 import Split, image_sizes, read_split
+from xingaug.data.readers import read_split
+from xingaug.data.split import Split, image_sizes
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.keypoints import JOINTS, Keypoints

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from xingaug.data.annotations import annotated_training, keypoints_of
-from xingaug.data.market1501 import Split, read_images
+from xingaug.data.split import Split, read_images
 from xingaug.errors import BadInput
 from xingaug.images import read_image
 from xingaug.keypoints import MIN_VISIBLE
@@ -192,10 +192,10 @@ def pairs_from_tree(
     pairs: Path | None = None,
     memory_bytes: int = 8_000_000_000,
 ) -> PairData:
-    """Reads the training split of a Market-1501 tree; masks are taken where every image has a PNG beside it.
+    """Reads the training split of a dataset; masks are taken where every image has a PNG beside it.
 
     Args:
-        root: the tree.
+        root: the dataset, a folder or a YAML file.
         annotations: `.npz` or PATN `.csv`.
         within: pair images of one identity under one camera, under any, or under two different ones.
         size: (height, width) to bring images, keypoints and masks to.
@@ -207,7 +207,9 @@ def pairs_from_tree(
     """
     split, table = annotated_training(root, annotations)
     keypoints = keypoints_of(table, split, size)
-    groups = split.pids * 100 + split.camids if within == "camera" else split.pids
+    groups = split.pids
+    if within == "camera":
+        groups = np.unique(np.stack([split.pids, split.camids]), axis=1, return_inverse=True)[1].ravel()
     paths = [split.path(i) for i in range(len(split))]
     fits = len(split) * size[0] * size[1] * 4 <= memory_bytes  # three channels and perhaps a mask
     data = PairData(
@@ -221,8 +223,8 @@ def pairs_from_tree(
         blocks=split.camids if within == "cross-camera" else None,
         listed=None if pairs is None else _listed_rows(pairs, split),
     )
-    beside = [path.with_suffix(".png") for path in paths]
-    if not all(path.is_file() for path in beside):
+    beside = _masks_beside(split)
+    if beside is None:
         return data
     masks = DiskImages(beside, size, grey=True)
     return replace(data, masks=masks[np.arange(len(split))] if fits else masks)
@@ -265,10 +267,15 @@ def _listed_rows(path: Path, split: Split) -> np.ndarray:
 
 def read_masks(split: Split, size: tuple[int, int]) -> np.ndarray | None:
     """Person masks (N, H, W) uint8 that lie beside the images as PNG; None unless every image has one."""
-    paths = [split.path(i).with_suffix(".png") for i in range(len(split))]
-    if not all(path.is_file() for path in paths):
-        return None
-    return np.stack([read_image(path, size)[..., 0] for path in paths])
+    paths = _masks_beside(split)
+    return None if paths is None else np.stack([read_image(path, size)[..., 0] for path in paths])
+
+
+def _masks_beside(split: Split) -> list[Path] | None:
+    """The PNG beside each image; None unless each has one, and where the images are PNG themselves."""
+    images = [split.path(i) for i in range(len(split))]
+    masks = [path.with_suffix(".png") for path in images]
+    return masks if all(mask != path and mask.is_file() for mask, path in zip(masks, images, strict=True)) else None
 
 
 def pairs_from_pedestrians(

@@ -14,6 +14,7 @@ from torch import nn
 from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import Annotations, read_annotations
 from xingaug.data.market1501 import FOLDERS, Split, read_split
+from xingaug.data.readers import require_market_tree
 from xingaug.errors import BadInput
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.engines import Team
@@ -108,6 +109,7 @@ def prepare(config: GenerateConfig, team: Team, generator: nn.Module | None = No
     Raises:
         BadInput: anything about the input that cannot be used.
     """
+    require_market_tree(config.data, "generate")
     train, query, gallery = (read_split(config.data, split) for split in ("train", "query", "gallery"))
     if train.synthetic.any():
         example = train.names[train.synthetic][0]

@@ -10,10 +10,10 @@ from xingaug.poses.index import IndexSettings
 def bank_from_tree(
     root: Path, annotations: Path, frame: tuple[int, int] = (128, 64), settings: IndexSettings | None = None
 ) -> PoseBank:
-    """Collects the poses of a tree's training split.
+    """Collects the poses of a dataset's training split.
 
     Args:
-        root: a Market-1501 tree.
+        root: the dataset, a folder or a YAML file.
         annotations: keypoints of its images, .npz or PATN .csv.
         frame: (height, width) in pixels that the poses are brought to.
         settings: how a search finds its candidates; None chooses by the number of poses.

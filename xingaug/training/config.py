@@ -39,10 +39,10 @@ class PedestrianData:
 
 @dataclass(frozen=True)
 class TreeData:
-    """Training images from a Market-1501 tree.
+    """Training images from a dataset on disk.
 
     Attributes:
-        root: the tree.
+        root: a Market-1501 tree, the folder of another known dataset, or a YAML file that describes one.
         annotations: keypoints of its images.
         within: which images of one identity make a pair: "camera", both from one (before one background);
             "identity", any two; "cross-camera", of two cameras.

@@ -11,8 +11,9 @@ from torch import nn
 from tqdm import tqdm
 
 from xingaug.data.annotations import keypoints_of, read_annotations
-from xingaug.data.market1501 import FOLDERS, Split, read_images, read_split
+from xingaug.data.market1501 import FOLDERS, Split, read_images
 from xingaug.data.pairs import read_masks, read_pairs
+from xingaug.data.readers import read_split
 from xingaug.errors import BadInput
 from xingaug.generators.render import render_images
 from xingaug.generators.store import load_generator

@@ -1,0 +1,172 @@
+"""The leak guard: people and files that a dataset trains on and also tests with, and files with two identities."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from xingaug.data.readers import open_dataset
+from xingaug.data.split import Split
+from xingaug.errors import BadInput
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A file whose bytes are there twice.
+
+    Attributes:
+        first: path of a training image below the root.
+        second: of another image with the same bytes.
+        pids: identities of both.
+    """
+
+    first: str
+    second: str
+    pids: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """What was found.
+
+    Attributes:
+        identities: those of training that query or gallery have too, without distractors and junk, ascending.
+        files: images of query or gallery that are byte for byte a training image.
+        contradictions: training images that are byte for byte one of another identity.
+    """
+
+    identities: tuple[int, ...]
+    files: tuple[Leak, ...]
+    contradictions: tuple[Leak, ...]
+
+    def __bool__(self) -> bool:
+        """Whether anything was found."""
+        return bool(self.identities or self.files or self.contradictions)
+
+    def lines(self) -> list[str]:
+        """A line for each kind of leak that was found, with the first examples."""
+        found = []
+        if self.identities:
+            examples = ", ".join(map(str, self.identities[:_EXAMPLES]))
+            found.append(f"{len(self.identities)} identities are in training and in query or gallery: {examples}")
+        if self.files:
+            examples = ", ".join(f"{leak.second} is {leak.first}" for leak in self.files[:_EXAMPLES])
+            found.append(f"{len(self.files)} images of query or gallery are training images: {examples}")
+        if self.contradictions:
+            examples = ", ".join(
+                f"{leak.first} ({leak.pids[0]}) is {leak.second} ({leak.pids[1]})"
+                for leak in self.contradictions[:_EXAMPLES]
+            )
+            found.append(f"{len(self.contradictions)} training images are there as two identities: {examples}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as plain data."""
+        return asdict(self)
+
+
+def find_leaks(
+    train: Split, query: Split | None = None, gallery: Split | None = None, progress: bool = False
+) -> LeakReport:
+    """Compares training with query and gallery.
+
+    Sizes are compared first; only files of equal size are read.
+
+    Args:
+        train: the training images.
+        query: None where the dataset has none; likewise `gallery`.
+        gallery: the gallery.
+        progress: show a bar on a terminal.
+
+    Raises:
+        BadInput: an image cannot be read.
+    """
+    tests = [split for split in (query, gallery) if split is not None]
+    tested = np.unique(np.concatenate([np.zeros(0, np.int64), *(split.pids for split in tests)]))
+    shared = np.intersect1d(train.pids, tested)
+    files, contradictions = [], []
+    for same in _identical([train, *tests], progress):
+        trained = [(split, i) for split, i in same if split is train]
+        if not trained:
+            continue
+        # Of a training image with several identities, the first is what the others are compared with.
+        files += [_leak(trained[0], other) for other in same if other[0] is not train]
+        contradictions += [_leak(trained[0], o) for o in trained[1:] if train.pids[o[1]] != train.pids[trained[0][1]]]
+    return LeakReport(
+        tuple(shared[shared > 0].tolist()),
+        tuple(sorted(files, key=lambda leak: leak.second)),
+        tuple(sorted(contradictions, key=lambda leak: leak.first)),
+    )
+
+
+def check_dataset(where: Path) -> tuple[dict[str, dict[str, int]], LeakReport, tuple[str, ...]]:
+    """Counts a dataset and looks for leaks.
+
+    Args:
+        where: its folder, or a YAML file.
+
+    Returns:
+        Images, identities (without distractors and junk) and cameras of each split; the leaks; the reader's notes.
+
+    Raises:
+        BadInput: as `find_leaks`, or the dataset cannot be read or has no training split.
+    """
+    splits = open_dataset(where).read_all()
+    if "train" not in splits:
+        raise BadInput(f"{where}: has no training split, so nothing could leak from it; needed one")
+    counts: dict[str, dict[str, int]] = {
+        name: {
+            "images": len(split),
+            "identities": len(np.unique(split.pids[split.pids > 0])),
+            "cameras": len(np.unique(split.camids)),
+        }
+        for name, split in splits.items()
+    }
+    notes = tuple(dict.fromkeys(note for split in splits.values() for note in split.notes))
+    return counts, find_leaks(splits["train"], splits.get("query"), splits.get("gallery"), progress=True), notes
+
+
+def content_hash(path: str | Path) -> bytes:
+    """What an image is known by under every name: a hash of its bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.blake2b(file.read(), digest_size=16).digest()
+
+
+def _identical(splits: Sequence[Split], progress: bool) -> Iterator[list[tuple[Split, int]]]:
+    """Groups of images with the same bytes, where one at least is of the first split; by split, then by name."""
+    by_size: dict[int, list[tuple[Split, int]]] = defaultdict(list)
+    for split in splits:
+        for i in range(len(split)):
+            by_size[_checked(os.path.getsize, split.path(i))].append((split, i))
+    groups = [group for group in by_size.values() if len(group) > 1 and group[0][0] is splits[0]]
+    candidates = [image for group in groups for image in group]
+    by_content: dict[bytes, list[tuple[Split, int]]] = defaultdict(list)
+    for split, i in tqdm(candidates, "comparing files", unit="image", disable=None if progress else True):
+        by_content[_checked(content_hash, split.path(i))].append((split, i))
+    return (group for group in by_content.values() if len(group) > 1)
+
+
+def _checked(read: Any, path: Path) -> Any:
+    try:
+        return read(path)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such image") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _leak(first: tuple[Split, int], second: tuple[Split, int]) -> Leak:
+    (a, i), (b, j) = first, second
+    return Leak(a.file(i), b.file(j), (int(a.pids[i]), int(b.pids[j])))

@@ -1,0 +1,165 @@
+"""Any dataset as a Market-1501 tree, which `xingaug generate` and other re-ID libraries read.
+
+Some of those, torchreid's own reader among them, accept only what Market-1501 itself has: identities up to 1501 and six
+cameras. `reid_integration` accepts all.
+"""
+
+import csv
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from xingaug.data.annotations import Annotations, read_annotations, write_npz
+from xingaug.data.names import FOLDERS, SplitName
+from xingaug.data.readers import open_dataset
+from xingaug.data.split import Split
+from xingaug.errors import BadInput
+from xingaug.files import atomic_directory
+from xingaug.images import write_image
+
+Link = Literal["copy", "hard", "symbolic"]
+TABLE_NAME = "names.csv"
+ANNOTATIONS_NAME = "annotations.npz"
+
+_FRAMES = 1_000_000  # a frame number has six digits
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What was written.
+
+    Attributes:
+        root: the tree.
+        images: by split.
+        identities: in all, without distractors.
+        reencoded: images that were no JPEG.
+        annotations: rows that went with their images.
+        notes: of the reader, for the user.
+    """
+
+    root: Path
+    images: dict[SplitName, int]
+    identities: int
+    reencoded: int
+    annotations: int
+    notes: tuple[str, ...]
+
+
+def write_market_tree(
+    data: Path, out: Path, link: Link = "copy", annotations: Path | None = None, progress: bool = True
+) -> ImportSummary:
+    """Writes a dataset as a Market-1501 tree, with `names.csv` that says which image became which.
+
+    Identities are numbered from 1 in the order of their numbers, over all splits; distractors stay 0 and junk -1.
+    Cameras keep their numbers. The frame in a name is the number of the image among those of its identity. JPEG files
+    keep their bytes; others are encoded as JPEG of quality 95 (our choice), whatever `link` says.
+
+    Args:
+        data: the dataset, a folder or a YAML file.
+        out: the tree, new or empty.
+        link: copy files, or make hard or symbolic links to them.
+        annotations: keypoints by the dataset's names, .npz or PATN .csv; with the new names they become
+            `annotations.npz` of the tree.
+        progress: show a bar on a terminal.
+
+    Raises:
+        BadInput: an unreadable dataset, image or annotation file; synthetic images; a place that cannot be written or
+            linked to.
+    """
+    dataset = open_dataset(data)
+    if out.resolve().is_relative_to(dataset.root.resolve()) or dataset.root.resolve().is_relative_to(out.resolve()):
+        raise BadInput(f"--out: {out} and the dataset {dataset.root} lie in one another; name a directory outside")
+    splits = dataset.read_all()
+    for split in splits.values():
+        if split.synthetic.any():
+            raise BadInput(f"{data}: {split.names[split.synthetic][0]} is synthetic; import the real dataset")
+    known = np.unique(np.concatenate([split.pids for split in splits.values()]))
+    names = _market_names(splits, known[known > 0])
+    rows = None if annotations is None else _translated(read_annotations(annotations), splits, names, annotations)
+    with atomic_directory(out) as folder:
+        reencoded = _place_all(splits, names, folder, link, progress)
+        with (folder / TABLE_NAME).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["new", "old", "old_pid", "old_camid"])
+            for name, split in splits.items():
+                for i, new in enumerate(names[name]):
+                    writer.writerow([f"{FOLDERS[name]}/{new}", split.file(i), split.pids[i], split.camids[i]])
+        if rows is not None:
+            write_npz(folder / ANNOTATIONS_NAME, rows.names, rows.xy, rows.visibility, rows.source)
+    notes = tuple(dict.fromkeys(note for split in splits.values() for note in split.notes))
+    counts = {name: len(split) for name, split in splits.items()}
+    return ImportSummary(out, counts, int((known > 0).sum()), reencoded, 0 if rows is None else len(rows), notes)
+
+
+def _market_names(splits: Mapping[SplitName, Split], known: np.ndarray) -> dict[SplitName, list[str]]:
+    """The new names of each split; `known` holds all identities that are neither distractor nor junk."""
+    counts: dict[int, int] = defaultdict(int)
+    names: dict[SplitName, list[str]] = {}
+    for name, split in splits.items():
+        names[name] = []
+        pids = np.where(split.pids > 0, np.searchsorted(known, split.pids) + 1, split.pids)
+        for pid, camid in zip(pids.tolist(), split.camids.tolist(), strict=True):
+            box, frame = divmod(counts[pid], _FRAMES)
+            counts[pid] += 1
+            identity = f"{pid:04d}" if pid >= 0 else "-1"
+            names[name].append(f"{identity}_c{camid}s1_{frame:06d}_{box:02d}.jpg")
+    return names
+
+
+def _translated(
+    table: Annotations, splits: Mapping[SplitName, Split], names: Mapping[SplitName, Sequence[str]], path: Path
+) -> Annotations:
+    """The rows of a table that name an image, under its new name."""
+    new = np.array([name for split in splits for name in names[split]], dtype=str)
+    rows = np.concatenate([table.lookup(split.names) for split in splits.values()])
+    if not (rows >= 0).any():
+        example = next(iter(splits.values())).names[0]
+        raise BadInput(f"{path}: annotates none of the {len(new)} images; needed names such as {example}")
+    kept = rows >= 0
+    return Annotations(new[kept], table.xy[rows[kept]], table.visibility[rows[kept]], table.source)
+
+
+def _place_all(
+    splits: Mapping[SplitName, Split],
+    names: Mapping[SplitName, Sequence[str]],
+    folder: Path,
+    link: Link,
+    progress: bool,
+) -> int:
+    """Puts every image where the tree has it; returns how many were encoded anew."""
+    reencoded = 0
+    images = [
+        (split, i, folder / FOLDERS[name] / names[name][i]) for name, split in splits.items() for i in range(len(split))
+    ]
+    for name in splits:
+        (folder / FOLDERS[name]).mkdir()
+    for split, i, target in tqdm(images, "import", unit="image", disable=None if progress else True):
+        if split.path(i).suffix.lower() in (".jpg", ".jpeg"):
+            _place(split.path(i), target, link)
+        else:
+            write_image(target, split.read(i))
+            reencoded += 1
+    return reencoded
+
+
+def _place(source: Path, target: Path, link: Link) -> None:
+    if not source.is_file():
+        raise BadInput(f"{source}: no such image")
+    try:
+        if link == "symbolic":
+            target.symlink_to(source.resolve())
+        elif link == "hard":
+            os.link(source.resolve(), target)
+        else:
+            shutil.copyfile(source, target)
+    except OSError as error:
+        if link == "copy":
+            raise
+        raise BadInput(f"--link: {source} takes no {link} link from there ({error.strerror}); needed copy") from None

@@ -1,0 +1,131 @@
+"""Datasets of every known layout: a folder that is recognised by its files, or a YAML file that describes one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from xingaug.config import load_config
+from xingaug.data import market1501
+from xingaug.data.names import FOLDERS, SplitName
+from xingaug.data.readers import cuhk03, deepfashion, msmt17, pattern, veri
+from xingaug.data.readers.config import DatasetConfig, Layout
+from xingaug.data.split import MissingSplit, Split
+from xingaug.errors import BadInput
+
+_MARKERS: dict[Layout, tuple[str, ...]] = {
+    "market1501": tuple(FOLDERS.values()),
+    "msmt17": msmt17.MARKERS,
+    "cuhk03": cuhk03.MARKERS,
+    "veri": veri.MARKERS,
+    "deepfashion": deepfashion.MARKERS,
+}
+"""A folder that holds one of these is of the layout; tried in this order."""
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset whose layout is known.
+
+    Attributes:
+        where: what the user named, a folder or a YAML file.
+        root: the folder of the images.
+        config: the description, made up where a folder was recognised.
+    """
+
+    where: Path
+    root: Path
+    config: DatasetConfig
+
+    def read(self, split: SplitName) -> Split:
+        """The index of one split; opens no image.
+
+        Raises:
+            MissingSplit: the dataset has no such split.
+            BadInput: what is there is not as the layout has it.
+            ValueError: there is no split of that name.
+        """
+        if split not in get_args(SplitName):
+            raise ValueError(f"split: {split!r}, needed one of {', '.join(get_args(SplitName))}")
+        read: dict[Layout, Callable[[], Split]] = {
+            "market1501": lambda: market1501.read_split(self.root, split),
+            "msmt17": lambda: msmt17.read(self.root, split, self.config.with_val),
+            "cuhk03": lambda: cuhk03.read(self.root, split, self.config.kind or "detected"),
+            "veri": lambda: veri.read(self.root, split),
+            "deepfashion": lambda: deepfashion.read(self.root, split),
+            "pattern": lambda: pattern.read(self.config, self.root, split, self.where),
+        }
+        return read[self.config.layout]()
+
+    def read_all(self) -> dict[SplitName, Split]:
+        """The splits that the dataset has, at least one.
+
+        Raises:
+            BadInput: as `read`, or there is none.
+        """
+        found: dict[SplitName, Split] = {}
+        missing: list[MissingSplit] = []
+        for split in get_args(SplitName):
+            try:
+                found[split] = self.read(split)
+            except MissingSplit as error:
+                missing.append(error)
+        if not found:
+            raise missing[0]
+        return found
+
+
+def open_dataset(where: Path) -> Dataset:
+    """Finds out what a dataset is; a folder without known files counts as Market-1501, whose reader says what it lacks.
+
+    Args:
+        where: the dataset's folder, or a YAML file (see `xingaug.data.readers.config.DatasetConfig`).
+
+    Raises:
+        BadInput: a YAML file that describes no dataset, another file, or a folder that holds a dataset one level down.
+    """
+    where = Path(where)
+    if where.suffix in _SUFFIXES and not where.is_dir():
+        config = load_config(DatasetConfig, where)
+        root = where.parent / config.root.expanduser()
+        if not root.is_dir():
+            raise BadInput(f"{where}: root: {config.root}, no such folder; it is seen from {where.parent.resolve()}")
+        return Dataset(where, root, config)
+    if where.is_file():
+        raise BadInput(f"{where}: is a file; needed the folder of a dataset, or a .yaml that describes one")
+    layout = layout_of(where)
+    if layout is None and where.is_dir():
+        inner = [child for child in sorted(where.iterdir()) if child.is_dir() and layout_of(child)]
+        if inner:
+            raise BadInput(
+                f"{where}: is no dataset, but {inner[0]} is one in the layout {layout_of(inner[0])}; name it"
+            )
+    return Dataset(where, where, DatasetConfig(layout or "market1501"))
+
+
+def layout_of(folder: Path) -> Layout | None:
+    """The layout of a folder, by what lies in it; None where nothing tells."""
+    for layout, markers in _MARKERS.items():
+        if any((folder / marker).exists() for marker in markers):
+            return layout
+    return None
+
+
+def read_split(where: Path, split: SplitName) -> Split:
+    """The index of one split of any dataset that `open_dataset` opens; errors as there and of `Dataset.read`."""
+    return open_dataset(where).read(split)
+
+
+def require_market_tree(where: Path, what: str) -> None:
+    """Raises `BadInput` for a dataset of another layout, with what to do.
+
+    Args:
+        where: the dataset.
+        what: who needs a Market-1501 tree.
+    """
+    if open_dataset(where).config.layout != "market1501" or where.is_file():
+        raise BadInput(
+            f"{where}: {what} needs a Market-1501 tree; make one of it with `xingaug import {where} --out TREE`"
+        )

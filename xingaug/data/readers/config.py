@@ -1,0 +1,70 @@
+"""The YAML file that describes a dataset."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from xingaug.data.readers.template import parse_template
+
+Layout = Literal["market1501", "msmt17", "cuhk03", "veri", "deepfashion", "pattern"]
+Kind = Literal["detected", "labelled"]
+
+
+@dataclass(frozen=True)
+class PatternSplit:
+    """One split of a `pattern` layout.
+
+    Attributes:
+        pattern: of the paths below `folder`, such as "{pid:d}_{camid:d}_*.jpg"; see `xingaug.data.readers.pattern`.
+        folder: below the dataset's root.
+    """
+
+    pattern: str
+    folder: str = "."
+
+    def __post_init__(self) -> None:
+        """Checks the pattern, and that the folder lies below the root."""
+        parse_template(self.pattern)
+        folder = PurePosixPath(self.folder)
+        if folder.is_absolute() or ".." in folder.parts or "\\" in self.folder:
+            raise ValueError(f"folder: '{self.folder}', needed a path below the dataset's root")
+        object.__setattr__(self, "folder", str(folder))
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """What a dataset is and where it lies.
+
+    Attributes:
+        layout: how its files are laid out.
+        root: its folder, seen from the folder of the YAML file.
+        kind: of CUHK03: boxes that were detected, or drawn by hand.
+        with_val: of MSMT17: train on list_val.txt too.
+        train: of a pattern layout; likewise `query` and `gallery`, which a dataset for training only leaves out.
+        query: the split.
+        gallery: the split.
+    """
+
+    layout: Layout
+    root: Path = Path()
+    kind: Kind | None = None
+    with_val: bool = False
+    train: PatternSplit | None = None
+    query: PatternSplit | None = None
+    gallery: PatternSplit | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses keys that the layout has no use for, and a pattern layout without patterns."""
+        if self.kind is not None and self.layout != "cuhk03":
+            raise ValueError(f"kind: '{self.kind}', of the layout cuhk03 only; this is {self.layout}")
+        if self.with_val and self.layout != "msmt17":
+            raise ValueError(f"with_val: of the layout msmt17 only; this is {self.layout}")
+        described = [name for name in ("train", "query", "gallery") if getattr(self, name) is not None]
+        if described and self.layout != "pattern":
+            raise ValueError(f"{described[0]}: of the layout pattern only; {self.layout} knows its splits")
+        for field in ("pid", "camid"):
+            kinds = {parse_template(getattr(self, name).pattern).kinds.get(field) for name in described} - {None}
+            if len(kinds) > 1:
+                raise ValueError(f"{field}: a number in one split and text in another; needed the same in all")
+        if not described and self.layout == "pattern":
+            raise ValueError('train: missing; needed such as {folder: train, pattern: "{pid:d}_{camid:d}_*.jpg"}')

@@ -1,0 +1,97 @@
+"""CUHK03 by its new protocol (767 persons to train on, 700 to test), from extracted images.
+
+```
+images_detected/  images_labeled/             1_001_1_01.png: camera pair, person in it, view, number
+cuhk03_new_protocol_config_detected.mat       the published protocol: filelist, train_idx, query_idx, gallery_idx
+splits_new_detected.json                      the same as torchreid writes it, read where there is no .mat
+```
+and likewise `_labeled`. The published cuhk-03.mat holds the images themselves; torchreid extracts it when it is first
+used, which needs h5py.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xingaug.data.names import SplitName
+from xingaug.data.readers.config import Kind
+from xingaug.data.readers.lists import split_of
+from xingaug.data.split import MissingSplit, Split
+from xingaug.errors import BadInput
+
+MARKERS = (
+    "images_detected", "images_labeled", "cuhk03_release", "cuhk03_new_protocol_config_detected.mat",
+    "cuhk03_new_protocol_config_labeled.mat",
+)  # fmt: skip
+
+_NAME = re.compile(r"(?P<pair>\d+)_(?P<person>\d{3})_(?P<camid>[12])_\d{2}\.png", re.ASCII)
+_GRAMMAR = "<camera pair>_<person>_<view>_<number>.png, as 1_001_1_01.png"
+
+
+def read(root: Path, split: SplitName, kind: Kind = "detected") -> Split:
+    """Reads one split; opens no image.
+
+    An identity is 1000 times the camera pair plus the person in it, because the numbers of the two protocol files mean
+    different things in training and test. The camera is the view, 1 or 2.
+
+    Args:
+        root: the folder that holds images_detected and the protocol.
+        split: which one.
+        kind: which boxes.
+
+    Raises:
+        BadInput: the images are not extracted, the protocol is missing or damaged, or a name is not as published.
+    """
+    word = {"detected": "detected", "labelled": "labeled"}[kind]
+    folder = f"images_{word}"
+    if not (root / folder).is_dir():
+        raise BadInput(f"{root}: holds no {folder}; needed the images of cuhk-03.mat as files named {_GRAMMAR}")
+    protocol, table = (root / f"cuhk03_new_protocol_config_{word}.mat"), (root / f"splits_new_{word}.json")
+    if protocol.exists():
+        where, names = protocol, _from_mat(protocol, split)
+    elif table.exists():
+        where, names = table, _from_json(table, split)
+    else:
+        raise MissingSplit(f"{root}: holds neither {protocol.name} nor {table.name}, which say what the splits are")
+    rows: dict[str, tuple[int, int]] = {}
+    for name in names:
+        found = _NAME.fullmatch(name)
+        if found is None:
+            raise BadInput(f"{where}: {split}: {name[:80]!r} is no name of CUHK03; needed {_GRAMMAR}")
+        rows[f"{folder}/{name}"] = 1000 * int(found["pair"]) + int(found["person"]), int(found["camid"])
+    return split_of(root, split, rows, where)
+
+
+def _from_mat(path: Path, split: SplitName) -> list[str]:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        stored = loadmat(path, variable_names=["filelist", f"{split}_idx"])
+        files: Sequence[np.ndarray] = stored["filelist"].ravel()
+        names = [str(files[i - 1].item()) for i in stored[f"{split}_idx"].ravel().astype(int) if i > 0]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        MatReadError,
+        NotImplementedError,
+    ) as e:
+        raise BadInput(f"{path}: not a protocol file of CUHK03 ({e}); needed filelist and {split}_idx") from None
+    return names
+
+
+def _from_json(path: Path, split: SplitName) -> list[str]:
+    """The file names in torchreid's list `[{"train": [[path, label, camera], ...], ...}]`; its folders may be gone."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))[0][split]
+        return [str(entry[0]).replace("\\", "/").rpartition("/")[2] for entry in entries]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
+        raise BadInput(f"{path}: not torchreid's splits of CUHK03 ({reason}); needed a list with {split}") from None

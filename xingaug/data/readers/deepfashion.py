@@ -1,0 +1,58 @@
+"""DeepFashion in-shop as PATN prepares it for pose transfer: images of 256x176 and lists of pairs.
+
+```
+train/  test/                                  fashionMENDenimid0000008001_1front.jpg
+fasion-resize-pairs-train.csv                  header from,to: `pairs` of a training configuration
+fasion-resize-annotation-train.csv             keypoints by file name: `annotations`
+```
+and likewise `-test`. A name is "fashion", the group and kind of garment, "id", the item (8 digits), the piece of
+clothing (2 digits), "_", the number and the view.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from xingaug.data.names import SplitName
+from xingaug.data.readers.lists import split_of
+from xingaug.data.split import MissingSplit, Split
+from xingaug.errors import BadInput
+
+MARKERS = (
+    "fasion-resize-pairs-train.csv", "fasion-resize-pairs-test.csv", "fasion-resize-annotation-train.csv",
+    "fasion-resize-annotation-test.csv",
+)  # fmt: skip
+FOLDERS: dict[SplitName, str] = {"train": "train", "gallery": "test"}
+
+_NAME = re.compile(r"fashion(?:WO)?MEN[A-Za-z_]*?id(?P<item>\d{8})(?P<clothes>\d{2})_\d+[a-z]+\.jpg", re.ASCII)
+_GRAMMAR = "such as fashionMENDenimid0000008001_1front.jpg"
+
+
+def read(root: Path, split: SplitName) -> Split:
+    """Reads the names of one split; opens no image. Names are without folder, as PATN's lists have them.
+
+    The identity is the item, whose numbers run over all groups. The piece of clothing stands in the camera's place, so
+    that the images of one item under one "camera" show the same clothes, as the pairs of PATN do.
+
+    Args:
+        root: the folder that holds train, test and the lists.
+        split: train, or gallery for the test images; there is no query.
+
+    Raises:
+        MissingSplit: there is no such split.
+        BadInput: the folder is empty, or a name is not as PATN writes it.
+    """
+    if split not in FOLDERS:
+        raise MissingSplit(f"{root}: DeepFashion in-shop pairs have no split {split}; needed train or gallery")
+    folder = root / FOLDERS[split]
+    if not folder.is_dir():
+        raise MissingSplit(f"{folder}: no such folder, which holds the images of the split {split}")
+    rows: dict[str, tuple[int, int]] = {}
+    for name in os.listdir(folder):
+        if name.startswith(".") or not name.lower().endswith(".jpg"):
+            continue
+        found = _NAME.fullmatch(name)
+        if found is None:
+            raise BadInput(f"{folder}: {name[:80]!r} is no name of PATN's DeepFashion; needed {_GRAMMAR}")
+        rows[name] = int(found["item"]), int(found["clothes"])
+    return split_of(root, split, rows, folder, folder.name)

@@ -1,0 +1,61 @@
+"""MSMT17, both published versions: list files beside the folders of images.
+
+```
+list_train.txt  list_val.txt  list_query.txt  list_gallery.txt      lines `0000/0000_000_01_0303morning_0015_0.jpg 0`
+train/  test/                       version 1; of version 2 (blurred faces) they are mask_train_v2/ and mask_test_v2/
+```
+"""
+
+import re
+from pathlib import Path
+
+from xingaug.data.names import SplitName
+from xingaug.data.readers.lists import numbered_lines, split_of, stays_inside
+from xingaug.data.split import Split
+from xingaug.errors import BadInput
+
+MARKERS = ("list_train.txt", "list_query.txt", "list_gallery.txt")
+FIRST_TEST_PID = 10_001
+"""Labels of training and test both count from 0 and are different people: 1 is added to the former, this to the latter
+(our choice)."""
+
+_LINE = re.compile(r"(?P<path>\S+/(?P<person>\d+)_\d+_(?P<camid>\d+)_[^/\s]+\.jpg) (?P<label>\d+)", re.ASCII)
+_FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2")}
+
+
+def read(root: Path, split: SplitName, with_val: bool = False) -> Split:
+    """Reads the list of one split; opens no image.
+
+    `train` is list_train.txt alone, as torchreid and most published results have it.
+
+    Args:
+        root: the folder that holds the lists.
+        split: which one.
+        with_val: add list_val.txt to `train`; it shows the same people.
+
+    Raises:
+        BadInput: a list or the folder of its images is missing, or a line is not as published.
+    """
+    part = "train" if split == "train" else "test"
+    lists = ["list_train.txt", "list_val.txt"] if split == "train" and with_val else [f"list_{split}.txt"]
+    rows: dict[str, tuple[int, int]] = {}
+    first = 1 if part == "train" else FIRST_TEST_PID
+    for file in lists:
+        folder = _image_folder(root, part) if (root / file).exists() else ""  # a missing list is told first
+        for number, line in numbered_lines(root / file):
+            found = _LINE.fullmatch(line)
+            if found is None or not stays_inside(found["path"]):
+                needed = "needed <folder>/<person>_<n>_<camera>_<rest>.jpg <label>"
+                raise BadInput(f"{root / file}:{number}: {line[:80]!r}; {needed}")
+            name = f"{folder}/{found['path']}"
+            if name in rows:
+                raise BadInput(f"{root / file}:{number}: {found['path']} is listed twice")
+            rows[name] = first + int(found["label"]), int(found["camid"])
+    return split_of(root, split, rows, root / lists[0])
+
+
+def _image_folder(root: Path, part: str) -> str:
+    for folder in _FOLDERS[part]:
+        if (root / folder).is_dir():
+            return folder
+    raise BadInput(f"{root}: holds neither {' nor '.join(_FOLDERS[part])}, where the listed images should lie")

@@ -1,0 +1,127 @@
+"""One split of a dataset as arrays, whatever layout it was read from, and its images."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from xingaug.data.names import FOLDERS, NAME, SplitName
+from xingaug.errors import BadInput
+from xingaug.images import read_image
+
+
+class MissingSplit(BadInput):
+    """A dataset that can be read has no such split, as those for training only."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split as arrays, sorted by name.
+
+    Attributes:
+        root: the folder of the dataset.
+        split: which of its splits.
+        names: (N,) unicode, paths below `folder` with forward slashes: what an image is known by.
+        pids: (N,) int64, identities, from 1; 0 is a distractor, -1 junk.
+        camids: (N,) int64, cameras, from 1.
+        folder: where the names lie below `root`; "" is `root` itself, None the split's folder in Market-1501.
+        notes: sentences for the user on what was passed over or numbered.
+    """
+
+    root: Path
+    split: SplitName
+    names: np.ndarray
+    pids: np.ndarray
+    camids: np.ndarray
+    folder: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.names)
+
+    @property
+    def synthetic(self) -> np.ndarray:
+        """(N,) bool: the images that are marked as rendered."""
+        found = [NAME.fullmatch(name.rpartition("/")[2]) for name in self.names.tolist()]
+        return np.array([name is not None and name["synthetic"] is not None for name in found], dtype=bool)
+
+    def path(self, index: int) -> Path:
+        """The file of image `index`."""
+        return self.root / self.file(index)
+
+    def file(self, index: int) -> str:
+        """The same below `root`, with forward slashes."""
+        folder = FOLDERS[self.split] if self.folder is None else self.folder
+        return f"{folder}/{self.names[index]}" if folder else str(self.names[index])
+
+    def read(self, index: int) -> np.ndarray:
+        """Image `index` as uint8 (H, W, 3).
+
+        Raises:
+            BadInput: the file cannot be read; says the path and the reason.
+        """
+        return read_image(self.path(index))
+
+    def select(self, chosen: np.ndarray | Sequence[int] | Sequence[bool]) -> "Split":
+        """The images at the indices `chosen`, in that order, or those where the mask `chosen` (N,) is true."""
+        rows = np.asarray(chosen)
+        if not rows.size and rows.dtype != bool:
+            rows = rows.astype(np.int64)
+        return replace(self, names=self.names[rows], pids=self.pids[rows], camids=self.camids[rows])
+
+
+def image_sizes(split: Split) -> np.ndarray:
+    """(N, 2) int64 (height, width) of the stored images; reads their headers only.
+
+    Raises:
+        BadInput: an image cannot be read.
+    """
+    sizes = np.empty((len(split), 2), np.int64)
+    for i in range(len(split)):
+        try:
+            with Image.open(split.path(i)) as image:
+                sizes[i] = image.height, image.width
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadInput(f"{split.path(i)}: not a readable image ({error})") from None
+    return sizes
+
+
+def read_images(split: Split, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decodes all images of a split, on several threads.
+
+    Args:
+        split: the images.
+        size: (height, width) to resize to; None needs all images to be of one size.
+
+    Returns:
+        uint8 (N, H, W, 3).
+
+    Raises:
+        BadInput: an image cannot be read, sizes differ, or there is no image to take the size from.
+    """
+    if size is None:
+        if not len(split):
+            folder = split.folder or FOLDERS[split.split]
+            raise BadInput(f"{split.root}: no image selected from {folder}; needed at least one")
+        size_of_all = split.read(0).shape[:2]
+    else:
+        size_of_all = size
+    images = np.empty((len(split), *size_of_all, 3), np.uint8)
+
+    def decode(index: int) -> None:
+        image = read_image(split.path(index), size)
+        if image.shape != images.shape[1:]:
+            differs = f"{image.shape[0]}x{image.shape[1]}, the first image is {size_of_all[0]}x{size_of_all[1]}"
+            raise BadInput(f"{split.path(index)}: {differs}; give a size to bring them to")
+        images[index] = image
+
+    # Pillow lets go of the interpreter lock while it decodes.
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(decode, range(len(split))):
+            pass  # raises what `decode` raised, and cancels the rest
+    return images
