@@ -14,7 +14,7 @@ from xingaug.poses.annotate import count_rejected
 from xingaug.report.figures import bars_svg, jpeg_uri, overlay, shares_svg
 from xingaug.report.page import image_sheet, paragraph, table, write_page
 
-_SHOWN_EMPTY = 12  # images in which nobody was found
+_SHOWN_REJECTED = 14  # images without a usable pose, of each kind
 
 
 def write_annotations_page(
@@ -33,7 +33,7 @@ def write_annotations_page(
         annotations: of the images, and perhaps of others, which are passed over.
         files: the images by name.
         rejected: names and reasons of the images that no pose comes from.
-        count: skeletons shown.
+        count: usable skeletons shown; of the others a few are.
 
     Raises:
         BadInput: `annotations` is of none of the images.
@@ -46,11 +46,15 @@ def write_annotations_page(
     visibility = annotations.visibility[rows]
     found = (visibility > 0).sum(1)
     worst = rows[np.argsort(visibility.mean(1), kind="stable")]
+    found_worst = (annotations.visibility[worst] > 0).sum(1)
+    usable, few = worst[found_worst >= MIN_VISIBLE], worst[(found_worst > 0) & (found_worst < MIN_VISIBLE)]
     sections = [
         ("Images", _counts(len(names), found, rejected)),
         ("Joints", _joints(visibility)),
-        ("Worst first", _sheet(annotations, worst[(annotations.visibility[worst] > 0).any(1)], files, count)),
+        ("Usable poses, worst first", _sheet(annotations, usable, files, count)),
+        ("Too few joints, worst first", _sheet(annotations, few, files, _SHOWN_REJECTED)),
     ]
+    sections = [(head, content) for head, content in sections if content]
     empty = [name for name, reason in rejected if not reason.startswith(("unreadable", "too few joints"))]
     if empty:
         sections.append(("Without a person", _empty(empty, files)))
@@ -139,8 +143,13 @@ def _joints(visibility: np.ndarray) -> str:
 
 
 def _sheet(annotations: Annotations, worst: np.ndarray, files: Mapping[str, Path], count: int) -> str:
-    uris, captions = [], []
+    if not len(worst):
+        return ""
+    uris: list[str] = []
+    captions = []
     for row in worst:
+        if len(uris) == count:
+            break
         name = str(annotations.names[row])
         image = _read(files[name])
         if image is None:
@@ -148,17 +157,15 @@ def _sheet(annotations: Annotations, worst: np.ndarray, files: Mapping[str, Path
         visibility = annotations.visibility[row]
         uris.append(jpeg_uri(overlay(image, [(annotations.xy[row], visibility)])))
         captions.append([name, f"{int((visibility > 0).sum())} joints, {visibility.mean():.2f}"])
-        if len(uris) == count:
-            break
     text = (
-        f"The {len(uris)} images with the lowest mean confidence over all {len(JOINTS)} joints, a missing joint "
-        "counting 0. Below each: its joints and that mean. Red dots are joints with a confidence below 0.5."
+        f"{len(uris)} of {len(worst)} images, those with the lowest mean confidence over all {len(JOINTS)} joints, a "
+        "missing joint counting 0. Below each: its joints and that mean. Red joints have a confidence below 0.5."
     )
     return paragraph(text) + image_sheet(uris, captions)
 
 
 def _empty(names: Sequence[str], files: Mapping[str, Path]) -> str:
-    images = [(name, image) for name in names[:_SHOWN_EMPTY] if (image := _read(files[name])) is not None]
+    images = [(name, image) for name in names[:_SHOWN_REJECTED] if (image := _read(files[name])) is not None]
     text = f"{len(images)} of {len(names)} images."
     return paragraph(text) + image_sheet(
         [jpeg_uri(overlay(image, [])) for _, image in images], [[name] for name, _ in images]

@@ -27,7 +27,7 @@ th:first-child, td:first-child { text-align: left; } th { color: var(--soft); fo
 .wall div { text-align: center; } .wall span { color: var(--soft); font-size: .72rem; white-space: nowrap; }
 .sheet { display: grid; gap: 12px 10px; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); }
 .sheet img { width: 100%; aspect-ratio: 1 / 2; object-fit: contain; background: #1b1f27; border-radius: 4px; }
-.sheet span { color: var(--soft); font-size: .68rem; line-height: 1.35; display: block; overflow-wrap: anywhere; }
+.sheet span { color: var(--soft); font-size: .64rem; line-height: 1.4; display: block; overflow-wrap: anywhere; }
 svg { max-width: 100%; height: auto; }
 """
 
