@@ -213,7 +213,8 @@ def _require_annotate_options(args: argparse.Namespace) -> None:
     for option, path in (("out", args.out), ("rejected", args.rejected), ("preview", args.preview)):
         if path is not None and path.is_dir():
             raise BadInput(f"--{option}: {path}: is a directory; name a file")
-    strange = [name for name in _OF_ESTIMATORS if args.source and getattr(args, name) not in (None, False)]
+    given = {name: getattr(args, name) for name in _OF_ESTIMATORS}
+    strange = [name for name, value in given.items() if args.source and value is not None and value is not False]
     if strange:
         raise BadInput(f"--{strange[0].replace('_', '-')}: needs --estimator, not --from")
     for name in ("preview_count", "batch_size", "workers"):
