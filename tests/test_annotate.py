@@ -147,7 +147,17 @@ def test_nobody_at_all_is_a_failure(tmp_path):
     (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(WorkFailed, match=r"nobody was found in any of 2 images; 1 are unreadable, the first b.png:"):
         annotate(*list_images(tmp_path), ByColour(), tmp_path / "a.npz")
-    assert not (tmp_path / "a.npz").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_an_estimator_that_refuses_the_images_leaves_nothing(folder, tmp_path):
+    class Refusing(ByColour):
+        def __call__(self, images):
+            raise BadInput("w.pt2: does not take images (3, 3, 128, 64)")
+
+    with pytest.raises(BadInput, match="does not take images"):
+        annotate(*list_images(folder), Refusing(), tmp_path / "a.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
 # Going on
@@ -183,6 +193,7 @@ def test_an_interrupted_run_goes_on(many, tmp_path):
     for after, parts in ((3, 0), (17, 2), (8, 3)):
         with pytest.raises(KeyboardInterrupt):
             annotate(*images, Interrupted(after), out, {"device": "cpu"})
+        assert (tmp_path / "a.npz.parts").exists() == (parts > 0)
         assert len(list((tmp_path / "a.npz.parts").glob("*.npz"))) == parts
         assert not out.exists()
     torn = sorted((tmp_path / "a.npz.parts").glob("*.npz"))[1]
@@ -318,6 +329,20 @@ def test_the_command_reports_and_writes_a_page(by_colour, folder, run, tmp_path)
     ]  # fmt: skip
     for row in ("usable poses</td><td>3</td><td>37.5%", "nobody found</td><td>2", "unreadable</td><td>2"):
         assert row in page
+
+
+def test_the_command_begins_anew_when_told_to(by_colour, many, run, tmp_path):
+    names, paths = list_images(many)
+    with pytest.raises(KeyboardInterrupt):
+        annotate(names, paths, Interrupted(9), tmp_path / "a.npz")
+    line = f"annotate {many} --estimator program --batch-size 100 --workers 1 --out {tmp_path}/a.npz"
+    code, out, err = run(line)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"error: .*config.json: was begun with estimator = .*, or --restart to begin anew\n", err)
+    code, out, _ = run(f"{line} --restart")
+    assert code == 0
+    assert "resumed: 0\n" in out
+    assert not (tmp_path / "a.npz.parts").exists()
 
 
 def test_the_page_of_an_import_shows_the_worst_first(place, run, tmp_path):

@@ -35,7 +35,9 @@ def list_images(root: Path, splits: Sequence[SplitName] | None = None) -> tuple[
         what = "is a file" if root.exists() else "no such folder"
         raise BadInput(f"{root}: {what}; needed the dataset's root or a folder of images")
     is_tree = any((root / folder).is_dir() for folder in FOLDERS.values())
-    if is_tree or any((child / FOLDERS["train"]).is_dir() for child in root.iterdir()):
+    with os.scandir(root) as entries:
+        holds_tree = any(entry.is_dir() and Path(entry, FOLDERS["train"]).is_dir() for entry in entries)
+    if is_tree or holds_tree:
         return _of_tree(root, splits or ("train",))  # which explains what is wrong with the parent of a tree
     if splits:
         raise BadInput(f"--splits: {root} is a plain folder, which has none; leave the option out")
@@ -81,8 +83,11 @@ def _of_tree(root: Path, splits: Sequence[SplitName]) -> tuple[list[str], list[P
 
 
 def _walk(root: Path) -> list[str]:
+    def fail(error: OSError) -> None:
+        raise BadInput(f"{error.filename}: cannot be listed ({error.strerror}); needed a folder that can be read")
+
     names = []
-    for folder, inner, files in os.walk(root):
+    for folder, inner, files in os.walk(root, onerror=fail):
         inner[:] = [name for name in inner if not name.startswith(".")]
         above = Path(folder).relative_to(root)
         names += [

@@ -106,6 +106,7 @@ def annotate(
         unreadable = {names[row]: str(whole.unreadable[row]) for row in np.flatnonzero(whole.unreadable != "")}
         if not found.any():
             first = next(iter(unreadable.items()), None)
+            parts.remove()  # nothing that other settings should be held against
             reason = f"; {len(unreadable)} are unreadable, the first {first[0]}: {first[1]}" if first else ""
             raise WorkFailed(f"nobody was found in any of {len(names)} images{reason}")
         annotations = Annotations(

@@ -69,7 +69,12 @@ class Parts:
             else:
                 with atomic_write(config, durable=True) as temporary:
                     temporary.write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
-            yield
+            try:
+                yield
+            except BaseException:
+                if not any(self.folder.glob("*.npz")):  # nothing to go on with
+                    self.remove()
+                raise
 
     def read(self, number: int, count: int) -> Part | None:
         """Part `number`, of `count` images; None if it is not there, or torn, as a power cut can leave it."""
