@@ -220,8 +220,8 @@ def _require_annotate_options(args: argparse.Namespace) -> None:
     for name in ("preview_count", "batch_size", "workers"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise BadInput(f"--{name.replace('_', '-')}: {getattr(args, name)}, needed at least 1")
-    if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
-        raise BadInput(f"--min-confidence: {args.min_confidence:g}, needed 0 to 1")
+    if args.min_confidence is not None and not 0 <= args.min_confidence < 1:
+        raise BadInput(f"--min-confidence: {args.min_confidence:g}, needed at least 0 and below 1")
 
 
 def _annotate_from(args: argparse.Namespace, names: list[str], paths: list[Path]) -> tuple[Any, dict[str, str], Any]:

@@ -26,7 +26,7 @@ from xingaug.poses.parts import Part, Parts
 NOBODY = "nobody found"
 """Why an image is rejected that was read and has no joint."""
 
-_PART = 128  # images, about: what a killed run loses
+_PART = 64  # images, about: what a killed run loses
 
 # An image, or why it cannot be read.
 _Decoded = np.ndarray | str
@@ -253,7 +253,6 @@ def _concatenate(batches: Sequence[Part]) -> Part:
 
 
 def _source(estimator: Estimator, facts: Mapping[str, Any]) -> str:
-    """One line for the file: the estimator and what was set of it."""
-    mirror = ", mirrored too" if facts.get("mirror") else ""
+    """One line for the file: the estimator, and the least confidence if one was asked for."""
     least = facts.get("min_confidence")
-    return f"{estimator.name}{mirror}" + (f", confidence {least:g} and above" if least is not None else "")
+    return estimator.name + (f", confidence {least:g} and above" if least is not None else "")
