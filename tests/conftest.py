@@ -63,6 +63,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "pairs_none.csv").write_text("from,to\n")
     rows = annotations.lookup([b])
     write_npz(place / "one.npz", annotations.names[rows], annotations.xy[rows], annotations.visibility[rows])
+    train = annotations.lookup(read_split(place / "world", "train").names[:1])
+    write_npz(place / "train_a.npz", annotations.names[train], annotations.xy[train], annotations.visibility[train])
     (place / "header.csv").write_text("name,x,y\n")
     (place / "train.yaml").write_text("steps: 2\nperceptual: none\n")
     (place / "train_open.yaml").write_text("steps: 2\n")
@@ -95,6 +97,7 @@ def write_wrong_annotations(place: Path) -> None:
     images = [{"id": 1, "file_name": "a.jpg"}]
     for file, contents in (
         ("coco_key.json", {"annotations": []}),
+        ("alpha_joints.json", [{"image_id": "a.jpg", "keypoints": [1] * 48, "score": 1.0}]),
         ("coco_image.json", {"images": images, "annotations": [{"image_id": 7, "keypoints": [1] * 51}]}),
         ("coco_nan.json", {"images": images, "annotations": [{"image_id": 1, "keypoints": [1, 2, 1] + [np.nan] * 48}]}),
     ):

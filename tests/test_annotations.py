@@ -285,6 +285,10 @@ def test_keypoints_do_not_share_memory_with_the_annotations():
     np.testing.assert_array_equal(annotations.xy, before)
 
 
+def paths_of(split: Split) -> list[Path]:
+    return [split.path(index) for index in range(len(split))]
+
+
 def test_match_finds_what_lacks_its_other_half_and_what_lies_outside(tmp_path):
     annotations = some(3)
     stray = annotations.xy.copy()
@@ -296,13 +300,17 @@ def test_match_finds_what_lacks_its_other_half_and_what_lies_outside(tmp_path):
         Image.new("RGB", (900, 901)).save(tmp_path / "bounding_box_train" / name)
     names = np.array([*annotations.names[1:], "9999_c1s1_000000_00.jpg"])
     split = Split(tmp_path, "train", names, np.arange(3), np.ones(3, np.int64))
-    lines = match(annotations, split).lines()
+    lines = match(annotations, split.names, paths_of(split)).lines()
     assert "1 rows name an image that is not in the split: 0000_c1s1_000000_00.jpg" in lines
     assert "1 images of the split have no row: 9999_c1s1_000000_00.jpg" in lines
     assert any("nose at (1000, 20)" in line for line in lines)
     assert len(lines) == 3
     whole = Split(tmp_path, "train", annotations.names, np.arange(3), np.ones(3, np.int64))
-    assert match(Annotations(annotations.names, some(3).xy, seen, "test"), whole).lines() == []
+    inside = Annotations(annotations.names, some(3).xy, seen, "test")
+    assert match(inside, whole.names, paths_of(whole)).lines() == []
+    whole.path(1).write_bytes(b"no image")
+    assert match(inside, whole.names, paths_of(whole)).lines() == [f"1 images cannot be read: {whole.names[1]}"]
+    Image.new("RGB", (900, 901)).save(whole.path(1))
     brought = keypoints_of(annotations, whole, (128, 64))
     assert brought.visibility[2, 0] == 0
     assert brought.visibility.sum() == 3 * 18 - 1
@@ -317,5 +325,6 @@ def test_the_published_annotations_survive_unchanged(tmp_path, file, split, junk
     assert report.lines() == []
     write_patn_csv(tmp_path / "a.csv", annotations)
     assert (tmp_path / "a.csv").read_text() == csv.read_text()
-    matched = match(annotations, read_split(root, split))
+    images = read_split(root, split)
+    matched = match(annotations, images.names, paths_of(images))
     assert (matched.without_image.count, matched.without_row.count) == (junk, 0)

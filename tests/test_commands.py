@@ -78,7 +78,8 @@ def test_annotate_from_other_programs(place, run, tmp_path):
     for kind, file, joints in (("openpose-json", "op", 18), ("coco-json", "coco.json", 18), ("npz", "lsp.npz", 14)):
         code, out, err = run(f"annotate world --from {kind} {tmp_path}/{file} --out {tmp_path}/{kind}.npz --json")
         assert code == 0
-        assert json.loads(out) == {"written": f"{tmp_path}/{kind}.npz", "annotations": 1, "images": 16}
+        written = f"{tmp_path}/{kind}.npz"
+        assert json.loads(out) == {"written": written, "annotations": 1, "images": 16, "no_annotation": 15}
         assert "15 images of the split have no row" in err
         written = read_npz(tmp_path / f"{kind}.npz")
         assert written.names.tolist() == [name]

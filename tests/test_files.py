@@ -1,13 +1,15 @@
+import fcntl
 import os
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from xingaug.errors import BadInput
-from xingaug.files import atomic_directory, atomic_write, require_new_directory
+from xingaug.files import atomic_directory, atomic_write, locked, require_new_directory
 
 
 def everything(folder: Path) -> list[str]:
@@ -141,3 +143,32 @@ def test_a_place_below_a_file_or_a_directory_as_file_is_bad_input(tmp_path):
         pass
     assert everything(tmp_path) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_lock_is_held_by_one_and_survives_the_removal_of_its_file(tmp_path):
+    lock = tmp_path / "new" / ".lock"
+    with locked(lock, "first"):
+        with pytest.raises(BadInput, match=r"^busy$"), locked(lock, "busy"):
+            pass
+        lock.unlink()
+        with locked(lock, "another file"):
+            assert lock.exists()
+    with locked(lock, "free again"):
+        assert lock.read_bytes() == b""
+
+
+def test_a_lock_that_was_removed_while_waiting_is_taken_again(tmp_path, monkeypatch):
+    lock, removed = tmp_path / ".lock", []
+    flock = fcntl.flock
+
+    def remove_first(*arguments: Any) -> None:
+        if not removed:  # its holder ends between the opening and the locking
+            removed.append(lock.unlink())
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with locked(lock, "mine"):
+        assert lock.exists()
+        monkeypatch.undo()
+        with pytest.raises(BadInput, match=r"^busy$"), locked(lock, "busy"):
+            pass

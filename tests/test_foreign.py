@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from xingaug.data.annotations import write_npz
-from xingaug.data.foreign import READERS, read_any_npz, read_coco_json, read_openpose_json
+from xingaug.data.foreign import READERS, read_alphapose_json, read_any_npz, read_coco_json, read_openpose_json
 from xingaug.data.layouts import LAYOUTS
 from xingaug.errors import BadInput
 from xingaug.keypoints import JOINTS
@@ -193,6 +194,159 @@ def test_coco_files_of_other_contents_are_refused(tmp_path, contents, message):
         read_coco_json(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+# AlphaPose
+
+
+def alphapose(path: Path, *entries: Any) -> Path:
+    path.write_text(json.dumps(list(entries)))
+    return path
+
+
+def found(image: Any, count: int = 17, confidence: float = 0.5, score: float = 1.0, shift: float = 0) -> dict[str, Any]:
+    keypoints = flat(count, confidence, shift)
+    return {
+        "image_id": image,
+        "category_id": 1,
+        "keypoints": keypoints,
+        "score": score,
+        "box": [0, 0, 9, 9],
+        "idx": [0.0],
+    }
+
+
+def test_alphapose_persons_of_17_and_26_joints(tmp_path):
+    path = alphapose(tmp_path / "alphapose-results.json", found("b.png", 26), found("x/a.jpg", 17, confidence=1.7))
+    annotations, report = read_alphapose_json(path)
+    assert report.lines() == []
+    assert annotations.names.tolist() == ["b.png", "a.jpg"]
+    assert annotations.xy[0, [NOSE, NECK, RIGHT_HIP]].tolist() == [[0, 0], [18, 36], [12, 24]], "Halpe has a neck"
+    assert annotations.xy[1, NECK].tolist() == [5.5, 11], "COCO has none"
+    assert annotations.visibility[:, 0].tolist() == [0.5, 1]
+    assert annotations.source == "AlphaPose JSON alphapose-results.json"
+
+
+def test_alphapose_takes_the_highest_score(tmp_path):
+    first, second = found("a.jpg", confidence=0.9, score=2.1), found("a.jpg", confidence=0.4, score=3.2, shift=30)
+    hidden = found("a.jpg", confidence=0, score=6.5)
+    path = alphapose(tmp_path / "r.json", first, second, hidden, found("b.jpg", confidence=0))
+    annotations, report = READERS["alphapose-json"](path)
+    assert annotations.xy[:, NOSE].tolist() == [[30, 0]]
+    assert report.lines() == [
+        "1 images show no person and were dropped: b.jpg",
+        "1 images show several persons, the surest of whom was taken: a.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (
+            {"a.jpg": {"version": 0.1, "bodies": []}},
+            r"an object, as AlphaPose's --format cmu and open write; needed",
+        ),
+        (5, "no list; needed the list that it writes without --format"),
+        ([], "shows no person in 0 annotated images"),
+        ([5], r"\[0\]: '5'; needed an object with 'image_id'"),
+        ([found("a.jpg"), {"image_id": "b.jpg"}], r"\[1\]: has no key 'keypoints'"),
+        ([found(7)], r"\[0\]: image_id: '7', needed the file name of an image"),
+        ([found("")], r"\[0\]: image_id: '', needed the file name of an image"),
+        ([found("x/a.jpg"), found("y/a.jpg")], r"\[1\]: image_id: 'y/a.jpg', needed no name that 'x/a.jpg' has too"),
+        ([found("a.jpg", 16)], r"\[0\]: keypoints: 48 entries, needed 51 or 78 numbers"),
+        ([found("a.jpg", 136)], r"\[0\]: keypoints: 408 entries, needed 51 or 78 numbers"),
+        ([{**found("a.jpg"), "score": "high"}], r"\[0\]: score: 'high', needed a finite number"),
+        ([found("a.jpg", confidence=float("nan"))], r"\[0\]: keypoints\[2\]: 'nan', needed a finite number"),
+    ],
+)
+def test_alphapose_files_of_other_contents_are_refused(tmp_path, contents, message):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(contents))
+    with pytest.raises(BadInput, match=message) as error:
+        read_alphapose_json(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+# joints.mat
+
+
+def lsp(count: int = 2) -> np.ndarray:
+    """(3, 14, count): joint j of image i at pixel (j + i, 2 j), counted from 0, and 1 where it is hidden: nowhere."""
+    joint = np.arange(14.0)[:, None].repeat(count, 1)
+    return np.stack([joint + np.arange(count) + 1, 2 * joint + 1, 0 * joint])
+
+
+def test_lsp_counts_from_1_and_marks_hidden_joints(tmp_path):
+    joints = lsp()
+    joints[2, 12, 0], joints[2, 2, 1] = 1, 1
+    joints[:2, 2, 1] = -3.5
+    savemat(tmp_path / "joints.mat", {"joints": joints})
+    annotations, report = READERS["lsp-mat"](tmp_path / "joints.mat")
+    assert report.lines() == []
+    assert annotations.names.tolist() == ["im0001.jpg", "im0002.jpg"]
+    assert annotations.xy[0, RIGHT_HIP].tolist() == [2, 4]
+    assert annotations.xy[1, NECK].tolist() == [13, 24]
+    assert annotations.visibility[:, [RIGHT_HIP, NECK, NOSE]].tolist() == [[1, 0, 0], [0, 1, 1]]
+    assert annotations.visibility.sum(1).tolist() == [12, 13], "the nose is derived from the neck"
+    assert annotations.source == "LSP joints.mat"
+
+
+def test_the_extended_set_marks_visible_joints(tmp_path):
+    joints = lsp(3)
+    joints[2] = 1
+    joints[:, 2, 0] = -0.7, -12, 0
+    savemat(tmp_path / "joints.mat", {"joints": joints.transpose(1, 0, 2)})
+    annotations, _ = READERS["lsp-mat"](tmp_path / "joints.mat")
+    assert annotations.names.tolist() == ["im00001.jpg", "im00002.jpg", "im00003.jpg"]
+    assert annotations.visibility[:, RIGHT_HIP].tolist() == [0, 1, 1]
+    assert annotations.xy[1:, RIGHT_HIP].tolist() == [[3, 4], [4, 4]]
+    assert annotations.source == "LSP extended joints.mat"
+
+
+def flagged(value: float) -> np.ndarray:
+    joints = lsp()
+    joints[2, 3, 1] = value
+    return joints
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"points": lsp()}, "holds no array `joints`; needed Leeds Sports Pose's joints.mat"),
+        ({"joints": lsp()[:2]}, r"joints: float64 of shape \(2, 14, 2\), needed \(3, 14, N\) or \(14, 3, N\)"),
+        ({"joints": "none"}, r"joints: <U4 of shape \(1,\), needed"),
+        ({"joints": flagged(2)}, r"im0002\.jpg: left_hip: flag 2, needed 0 or 1"),
+        ({"joints": flagged(np.nan)}, r"im0002\.jpg: left_hip: flag nan, needed 0 or 1"),
+        (
+            {"joints": lsp() * [[[1e9]], [[1]], [[1]]]},
+            r"im0001\.jpg: right_ankle at \(1000000000.0, 1.0\), needed pixels",
+        ),
+    ],
+)
+def test_a_mat_of_other_contents_is_refused(tmp_path, contents, message):
+    path = tmp_path / "joints.mat"
+    savemat(path, contents)
+    with pytest.raises(BadInput, match=message) as error:
+        READERS["lsp-mat"](path)
+    assert str(error.value).startswith(str(path))
+
+
+def test_files_that_are_no_mat_are_refused(tmp_path):
+    savemat(tmp_path / "whole.mat", {"joints": lsp()}, do_compression=True)
+    whole = (tmp_path / "whole.mat").read_bytes()
+    cases = {
+        "cut": whole[:200],
+        "text": b"from,to\n" * 40,
+        "empty": b"",
+        "hdf": b"MATLAB 7.3".ljust(124) + b"\0\2IM" * 9,
+    }
+    for name, contents in cases.items():
+        (tmp_path / "a.mat").write_bytes(contents)
+        with pytest.raises(BadInput, match=r"a\.mat: (not a MATLAB file \(|a MATLAB file of version 7\.3)") as error:
+            READERS["lsp-mat"](tmp_path / "a.mat")
+        assert "\n" not in str(error.value), name
+        assert ("7.3" in str(error.value)) == (name == "hdf")
 
 
 # .npz

@@ -46,7 +46,7 @@ def test_each_joint_comes_from_its_place(layout, taken):
 
 def test_layouts_are_complete_and_name_nothing_twice():
     assert {name: len(joints) for name, joints in LAYOUTS.items()} == {
-        "lsp14": 14, "coco17": 17, "openpose18": 18, "body25": 25,
+        "lsp14": 14, "coco17": 17, "openpose18": 18, "body25": 25, "halpe26": 26,
     }  # fmt: skip
     for joints in LAYOUTS.values():
         assert len(set(joints)) == len(joints)

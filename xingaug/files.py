@@ -1,6 +1,7 @@
 """Writing files so that a reader never sees half of one."""
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -67,6 +68,38 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(lock: Path, busy: str) -> Iterator[None]:
+    """Holds a lock of the kernel's on a file while the block runs; it ends with the process, however that ends.
+
+    Args:
+        lock: an empty file, which is created with its folder. Its holder may remove both.
+        busy: the error message where another process holds it.
+
+    Raises:
+        BadInput: another process holds it.
+    """
+    while True:
+        _make_parent(lock)
+        _create(lock.touch, lock)
+        with lock.open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadInput(busy) from None
+            if _is_file(handle.fileno(), lock):
+                yield
+                return
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one at `path`, and not one that has been removed there since."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def require_new_directory(path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from xingaug.data.readers import read_split
 from xingaug.data.split import Split, image_sizes
@@ -37,7 +38,8 @@ class Annotations:
     """Keypoints by image name.
 
     Attributes:
-        names: (N,) unicode, the image file names without folder, each once.
+        names: (N,) unicode, the images' names in their dataset, each once: file names without folder in a Market-1501
+            tree, paths with forward slashes in any other folder.
         xy: (N, 18, 2) float32, pixels (x, y); non-finite values at missing joints are set to 0.
         visibility: (N, 18) float32 in [0, 1]; 0 is a missing joint.
         source: where the keypoints come from, for people to read.
@@ -122,6 +124,7 @@ class Report:
         without_row: images of the split that have no row.
         without_person: images in which no person was found; dropped.
         several_persons: images with more than one person; the surest was taken.
+        unreadable: images that cannot be read.
     """
 
     duplicates: Finding = field(default_factory=Finding)
@@ -131,6 +134,7 @@ class Report:
     without_row: Finding = field(default_factory=Finding)
     without_person: Finding = field(default_factory=Finding)
     several_persons: Finding = field(default_factory=Finding)
+    unreadable: Finding = field(default_factory=Finding)
 
     def lines(self) -> list[str]:
         """One line for each kind of finding that occurred."""
@@ -142,6 +146,7 @@ class Report:
             (self.without_row, "images of the split have no row"),
             (self.without_person, "images show no person and were dropped"),
             (self.several_persons, "images show several persons, the surest of whom was taken"),
+            (self.unreadable, "images cannot be read"),
         )
         return [
             f"{finding.count} {text}: {', '.join(finding.examples)}{', ...' * (finding.count > len(finding.examples))}"
@@ -332,30 +337,38 @@ def annotated_training(root: Path, annotations: Path) -> tuple[Split, Annotation
     return split.select(known), table
 
 
-def match(annotations: Annotations, split: Split) -> Report:
-    """Compares annotations with the images of a split.
+def match(annotations: Annotations, names: Sequence[str] | np.ndarray, paths: Sequence[Path]) -> Report:
+    """Compares annotations with the images of a dataset, whose headers it reads.
+
+    Args:
+        annotations: what to look at.
+        names: (N,) of the images.
+        paths: (N,) their files.
 
     Returns:
-        A report whose `without_image`, `without_row` and `outside_frame` are filled. Junk images count as without
-        image, because reading the split has dropped them.
+        A report whose `without_image`, `without_row`, `unreadable` and `outside_frame` are filled. Junk images of
+        Market-1501 count as without image, because reading a split has dropped them.
     """
     report = Report()
-    images = set(split.names.tolist())
+    images = set(map(str, names))
     for name in annotations.names.tolist():
         if name not in images:
             report.without_image.add(name)
-    rows = annotations.lookup(split.names)
-    for name in split.names[rows < 0].tolist():
-        report.without_row.add(name)
-    known, rows = split.select(rows >= 0), rows[rows >= 0]
-    if not len(known):
-        return report
-    for i, size in enumerate(image_sizes(known).tolist()):
-        person = annotations.keypoints(rows[i : i + 1])
-        outside = person.present & ~person.inside((size[0], size[1]))
+    for name, path, row in zip(names, paths, annotations.lookup(names).tolist(), strict=True):
+        if row < 0:
+            report.without_row.add(str(name))
+            continue
+        try:
+            with Image.open(path) as image:
+                size = image.height, image.width
+        except (OSError, SyntaxError, ValueError):
+            report.unreadable.add(str(name))
+            continue
+        person = annotations.keypoints([row])
+        outside = person.present & ~person.inside(size)
         for joint in outside[0].nonzero()[:, 0].tolist():
             x, y = person.xy[0, joint].tolist()
-            report.outside_frame.add(f"{known.names[i]} {JOINTS[joint]} at ({x:g}, {y:g})")
+            report.outside_frame.add(f"{name} {JOINTS[joint]} at ({x:g}, {y:g})")
     return report
 
 

@@ -1,4 +1,4 @@
-"""Annotation files of other programs: OpenPose's JSON folders, COCO's keypoint JSON, and .npz of other layouts."""
+"""Annotation files of other programs: JSON of OpenPose, COCO and AlphaPose, and .npz of other layouts."""
 
 import json
 from collections.abc import Callable, Collection
@@ -10,11 +10,13 @@ from tqdm import tqdm
 
 from xingaug.data.annotations import Annotations, Report, annotations_from_arrays, read_arrays, read_patn_csv
 from xingaug.data.layouts import LAYOUTS, joint_names, to_joints18
+from xingaug.data.lsp import read_lsp_mat
 from xingaug.errors import BadInput
 
 OPENPOSE_SUFFIX = "_keypoints.json"
 _OPENPOSE_LAYOUTS = {18: "openpose18", 25: "body25"}
 _COCO_LAYOUTS = {17: "coco17"}
+_ALPHAPOSE_LAYOUTS = {17: "coco17", 26: "halpe26"}
 _LARGEST_PX = 1e6  # beyond any image; a comparison with it also turns NaN away
 
 # One detected person: how sure the file is of it, and (J, 3) float32 x, y, confidence.
@@ -74,11 +76,38 @@ def read_coco_json(path: Path) -> tuple[Annotations, Report]:
         if image not in names:
             raise BadInput(f"{where}: image_id {image!r} is the id of none of the {len(names)} images")
         joints = _joints(_value(entry, "keypoints", where), _COCO_LAYOUTS, f"{where}: keypoints")
-        score = entry.get("score", 0)
-        if not _is_number(score):
-            raise BadInput(f"{where}: score: {str(score)[:40]!r}, needed a finite number")
-        persons.setdefault(names[image], []).append((float(score), joints))
+        persons.setdefault(names[image], []).append((_score(entry, where), joints))
     return _annotations(path, persons, _COCO_LAYOUTS, f"COCO JSON {path.name}")
+
+
+def read_alphapose_json(path: Path) -> tuple[Annotations, Report]:
+    """Reads AlphaPose's list of results in its default format, `alphapose-results.json`.
+
+    An entry is a person: `image_id`, the image's file name, whose folders are dropped; `keypoints`, 51 numbers x, y,
+    confidence of COCO's 17 joints or 78 of Halpe's 26; and `score`, which is the person's and may exceed 1. Pixels
+    count from 0 and are taken as they are; confidences, which some of its models let exceed 1, are clipped to [0, 1].
+    Of several persons in an image the one with the highest score is taken. Images without a person are not in the list.
+
+    Raises:
+        BadInput: no such file, not JSON, its formats `cmu` and `open`, other joints or contents, or no person.
+    """
+    path = Path(path)
+    entries = _read_json(path)
+    if not isinstance(entries, list):
+        what = "an object, as AlphaPose's --format cmu and open write" if isinstance(entries, dict) else "no list"
+        raise BadInput(f"{path}: {what}; needed the list that it writes without --format")
+    persons: dict[str, list[_Person]] = {}
+    folders: dict[str, str] = {}
+    for index, entry in enumerate(entries):
+        where = f"{path}: [{index}]"
+        image = _value(entry, "image_id", where)
+        name = PurePosixPath(image).name if isinstance(image, str) else ""
+        if not name or folders.setdefault(name, image) != image:
+            needed = "the file name of an image" if not name else f"no name that {folders[name][:60]!r} has too"
+            raise BadInput(f"{where}: image_id: {str(image)[:60]!r}, needed {needed}")
+        joints = _joints(_value(entry, "keypoints", where), _ALPHAPOSE_LAYOUTS, f"{where}: keypoints")
+        persons.setdefault(name, []).append((_score(entry, where), joints))
+    return _annotations(path, persons, _ALPHAPOSE_LAYOUTS, f"AlphaPose JSON {path.name}")
 
 
 def read_any_npz(path: Path) -> tuple[Annotations, Report]:
@@ -101,6 +130,8 @@ READERS: dict[str, Callable[[Path], tuple[Annotations, Report]]] = {
     "patn-csv": lambda path: read_patn_csv(path, frame=None),  # the images themselves tell their size
     "openpose-json": read_openpose_json,
     "coco-json": read_coco_json,
+    "alphapose-json": read_alphapose_json,
+    "lsp-mat": lambda path: (read_lsp_mat(path), Report()),
     "npz": read_any_npz,
 }
 """What reads each format of `xingaug annotate --from`."""
@@ -196,6 +227,14 @@ def _joints(values: Any, counts: Collection[int], where: str) -> np.ndarray:
     joints = np.array(values, np.float32).reshape(-1, 3)
     joints[:, 2] = joints[:, 2].clip(0, 1)
     return joints
+
+
+def _score(entry: dict[str, Any], where: str) -> float:
+    """How sure a file is of a person; 0 where it does not say."""
+    score = entry.get("score", 0)
+    if not _is_number(score):
+        raise BadInput(f"{where}: score: {str(score)[:40]!r}, needed a finite number")
+    return float(score)
 
 
 def _is_number(value: Any) -> bool:

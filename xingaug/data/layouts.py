@@ -29,8 +29,15 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
         "right_eye", "left_eye", "right_ear", "left_ear",
         "left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel",
     ),
+    "halpe26": (
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear",
+        "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+        "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+        "head_top", "neck", "mid_hip",
+        "left_big_toe", "right_big_toe", "left_small_toe", "right_small_toe", "left_heel", "right_heel",
+    ),
 }  # fmt: skip
-"""Joint orders by name: Leeds Sports Pose, COCO, OpenPose's COCO model and OpenPose's BODY_25."""
+"""Joint orders by name: Leeds Sports Pose, COCO, OpenPose's COCO model and BODY_25, and Halpe's body."""
 
 NOSE_SHARE = 0.515
 """Where the nose lies between head top (0) and neck (1).

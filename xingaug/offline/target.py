@@ -1,6 +1,5 @@
 """The directory that a dataset is generated into: one owner at a time, one configuration, nothing half-written."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xingaug.errors import BadInput
-from xingaug.files import atomic_write
+from xingaug.files import atomic_write, locked
 
 CONFIG_NAME = "config.json"
 LOCK_NAME = ".lock"
@@ -36,14 +35,10 @@ def claimed(out: Path, facts: Facts) -> Iterator[None]:
     _require_ours(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / LOCK_NAME).open("a")
+        (out / LOCK_NAME).touch()
     except OSError as error:
         raise BadInput(f"{out}: cannot be written ({error.strerror}); name another directory") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{out}: another process is generating into it; wait for it or name another one") from None
+    with locked(out / LOCK_NAME, f"{out}: another process is generating into it; wait for it or name another one"):
         for leftover in out.rglob(".*.tmp"):
             leftover.unlink()
         if (out / CONFIG_NAME).exists():

@@ -31,6 +31,43 @@ def png_uri(image: np.ndarray, scale: int = 1) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def jpeg_uri(image: np.ndarray, quality: int = 80) -> str:
+    """A `data:` address of an image (H, W, 3) uint8, several times smaller than as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def overlay(
+    image: np.ndarray, persons: Sequence[tuple[np.ndarray, np.ndarray]], box: tuple[int, int] = (256, 192)
+) -> np.ndarray:
+    """Draws skeletons over an image that is brought to the largest size that fits into a box.
+
+    One person's limbs are coloured as those of `skeleton`; several have one colour each, of `PERSON_COLOURS`.
+
+    Args:
+        image: (H, W, 3) uint8.
+        persons: for each (18, 2) pixels of the image, and (18,) confidence: 0 for missing joints, which are left out
+            with their limbs; joints below 0.5 are red dots, others white ones.
+        box: (height, width).
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    scale = min(box[0] / image.shape[0], box[1] / image.shape[1])
+    size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
+    picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(picture)
+    for index, (xy, confidence) in enumerate(persons):
+        hues = _HUES if len(persons) == 1 else (PERSON_COLOURS[index],) * len(LIMBS)
+        _draw_person(draw, (xy + 0.5) * (size[0] / image.shape[1], size[1] / image.shape[0]), confidence, 3, 2.6, hues)
+    return np.asarray(picture)
+
+
+PERSON_COLOURS = ("#42d4f4", "#ff9a3c")
+"""Of the limbs where two skeletons are drawn over each other."""
+
+
 def skeleton(xy: np.ndarray, visibility: np.ndarray, size: tuple[int, int], scale: int = 2) -> np.ndarray:
     """Draws a person as coloured limbs on a dark ground.
 
@@ -45,15 +82,22 @@ def skeleton(xy: np.ndarray, visibility: np.ndarray, size: tuple[int, int], scal
     """
     picture = Image.new("RGB", (size[1] * scale, size[0] * scale), "#1b1f27")
     draw = ImageDraw.Draw(picture)
-    points = [tuple(float(v) for v in (p + 0.5) * scale) for p in xy]
-    for (a, b), hue in zip(LIMBS, _HUES, strict=True):
-        if visibility[a] > 0 and visibility[b] > 0:
-            draw.line([points[a], points[b]], fill=hue, width=max(2, scale + 1))
-    for (x, y), seen in zip(points, visibility, strict=True):
-        if seen > 0:
-            r = 0.6 * scale
-            draw.ellipse((x - r, y - r, x + r, y + r), fill="#ffffff")
+    _draw_person(draw, (xy + 0.5) * scale, (visibility > 0).astype(float), max(2, scale + 1), 0.6 * scale, _HUES)
     return np.asarray(picture)
+
+
+def _draw_person(
+    draw: ImageDraw.ImageDraw, xy: np.ndarray, confidence: np.ndarray, width: int, radius: float, hues: Sequence[str]
+) -> None:
+    """Limbs and joints at (18, 2) places, counted from the corner of the drawing."""
+    points = [(float(x), float(y)) for x, y in xy]
+    for (a, b), hue in zip(LIMBS, hues, strict=True):
+        if confidence[a] > 0 and confidence[b] > 0:
+            draw.line([points[a], points[b]], fill=hue, width=width)
+    for (x, y), sure in zip(points, confidence, strict=True):
+        if sure > 0:
+            place = (x - radius, y - radius, x + radius, y + radius)
+            draw.ellipse(place, fill="#ffffff" if sure >= 0.5 else "#ff3b30")
 
 
 def cmc_svg(curves: Mapping[str, np.ndarray], ranks: int = 20) -> str:
@@ -96,9 +140,28 @@ def bars_svg(counts: np.ndarray, across: str, up: str) -> str:
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     axes.bar(np.arange(1, len(counts) + 1), counts, color="#2f5fd0")
+    axes.locator_params(integer=True)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.grid(axis="y", alpha=0.3)
+    return _svg(figure)
+
+
+def shares_svg(shares: Mapping[str, float]) -> str:
+    """Shares in [0, 1] as labelled horizontal bars, the first on top, as an SVG element."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 0.6 + 0.22 * len(shares)), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    bars = axes.barh(list(shares), [100 * share for share in shares.values()], color="#2f5fd0", height=0.7)
+    axes.bar_label(bars, [f"{100 * share:.1f}" for share in shares.values()], padding=3, fontsize=8)
+    axes.set_xlim(0, 108)
+    axes.invert_yaxis()
+    axes.set_xlabel("images (%)")
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right"]].set_visible(False)
     return _svg(figure)
 
 

@@ -25,6 +25,9 @@ th:first-child, td:first-child { text-align: left; } th { color: var(--soft); fo
 .wall { display: grid; gap: 4px; grid-template-columns: repeat(auto-fill, minmax(58px, 1fr)); }
 .wall img { width: 100%; border-radius: 3px; display: block; }
 .wall div { text-align: center; } .wall span { color: var(--soft); font-size: .72rem; white-space: nowrap; }
+.sheet { display: grid; gap: 12px 10px; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); }
+.sheet img { width: 100%; aspect-ratio: 1 / 2; object-fit: contain; background: #1b1f27; border-radius: 4px; }
+.sheet span { color: var(--soft); font-size: .64rem; line-height: 1.4; display: block; overflow-wrap: anywhere; }
 svg { max-width: 100%; height: auto; }
 """
 
@@ -87,3 +90,12 @@ def image_wall(uris: Sequence[str], alt: str, labels: Sequence[str] | None = Non
     below = [""] * len(uris) if labels is None else [f"<span>{escape(label)}</span>" for label in labels]
     images = (f'<div><img src="{uri}" alt="{escape(alt)}">{b}</div>' for uri, b in zip(uris, below, strict=True))
     return '<div class="wall">' + "".join(images) + "</div>"
+
+
+def image_sheet(uris: Sequence[str], captions: Sequence[Sequence[str]]) -> str:
+    """Images large enough to judge, each with lines of plain text below."""
+    cells = []
+    for uri, lines in zip(uris, captions, strict=True):
+        below = "".join(f"<span>{escape(line)}</span>" for line in lines)
+        cells.append(f'<figure><img src="{uri}" alt="{escape(lines[0])}" loading="lazy">{below}</figure>')
+    return f'<div class="sheet">{"".join(cells)}</div>'

@@ -1,0 +1,258 @@
+"""A pose estimator over a whole dataset: decoded ahead, in batches, resumable."""
+
+import csv
+import hashlib
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from xingaug.data.annotations import Annotations, write_npz
+from xingaug.errors import BadInput, WorkFailed
+from xingaug.files import atomic_write
+from xingaug.images import bytes_to_unit, read_image
+from xingaug.keypoints import JOINTS, MIN_VISIBLE, Keypoints
+from xingaug.poses.estimators import Estimator
+from xingaug.poses.parts import Part, Parts
+
+NOBODY = "nobody found"
+"""Why an image is rejected that was read and has no joint."""
+
+_PART = 64  # images, about: what a killed run loses
+
+# An image, or why it cannot be read.
+_Decoded = np.ndarray | str
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """What an estimator found.
+
+    Attributes:
+        annotations: of the images in which somebody was found, in the order of the names.
+        unreadable: why an image could not be read, by name.
+        joints_outside: joints that were found outside their image and count as missing.
+        resumed: images that an earlier, interrupted run had done.
+        images_per_second: of this run, decoding included; 0 if nothing was left to do.
+    """
+
+    annotations: Annotations
+    unreadable: dict[str, str]
+    joints_outside: int
+    resumed: int
+    images_per_second: float
+
+
+def annotate(
+    names: list[str],
+    paths: Sequence[Path],
+    estimator: Estimator,
+    out: Path,
+    settings: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+    workers: int | None = None,
+    restart: bool = False,
+) -> Annotated:
+    """Finds the joints of the person in each image and writes the native .npz.
+
+    Finished work is kept in `<out>.parts` until `out` is written, so a run that was killed goes on when it is started
+    again, and then writes the same bytes as an uninterrupted one. An image that cannot be read does not stop it.
+    Images that are unreadable or show nobody are left out of the file; a person with fewer than `MIN_VISIBLE` joints
+    stays in, and pose banks pass over it.
+
+    Args:
+        names: (N,) of the images, each once.
+        paths: (N,) their files.
+        estimator: finds the joints.
+        out: the .npz to write.
+        settings: what else the result depends on, as JSON has it; a run with others does not continue this one.
+        batch_size: images at a time; another one may change results by rounding, so it counts as a setting.
+        workers: threads that decode ahead; None is one for each core, 8 at most.
+        restart: drop the work of an interrupted run.
+
+    Raises:
+        BadInput: a number out of range, `out` cannot be written, or its parts are another run's or in use.
+        WorkFailed: nobody was found in any image.
+    """
+    if batch_size < 1 or (workers is not None and workers < 1):
+        raise BadInput(f"batch_size {batch_size}, workers {workers}: needed both at least 1")
+    if out.is_dir():
+        raise BadInput(f"{out}: is a directory; name a file")
+    facts = {
+        "estimator": estimator.name,
+        **(settings or {}),
+        "batch_size": batch_size,
+        "images": len(names),
+        "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+    }
+    parts = Parts(out.with_name(out.name + ".parts"))
+    with parts.claimed(facts, restart):
+        rows = _rows_of_parts(len(names), batch_size)
+        todo = [number for number, part in enumerate(rows) if parts.read(number, len(part)) is None]
+        left = sum(len(rows[number]) for number in todo)
+        start = time.perf_counter()
+        _work(todo, rows, paths, estimator, parts, batch_size, workers or min(8, os.cpu_count() or 1))
+        rate = left / max(time.perf_counter() - start, 1e-9)
+        whole = _join(parts, rows)
+        found = (whole.visibility > 0).any(1)
+        unreadable = {names[row]: str(whole.unreadable[row]) for row in np.flatnonzero(whole.unreadable != "")}
+        if not found.any():
+            first = next(iter(unreadable.items()), None)
+            parts.remove()  # nothing that other settings should be held against
+            reason = f"; {len(unreadable)} are unreadable, the first {first[0]}: {first[1]}" if first else ""
+            raise WorkFailed(f"nobody was found in any of {len(names)} images{reason}")
+        annotations = Annotations(
+            np.array(names, dtype=str)[found], whole.xy[found], whole.visibility[found], _source(estimator, facts)
+        )
+        write_npz(out, annotations.names, annotations.xy, annotations.visibility, annotations.source)
+        parts.remove()
+    return Annotated(annotations, unreadable, int(whole.outside.sum()), len(names) - left, rate)
+
+
+def rejected(
+    annotations: Annotations, names: Sequence[str], unreadable: Mapping[str, str], absent: str
+) -> list[tuple[str, str]]:
+    """The images that no pose comes from, in their order, each with the reason.
+
+    Args:
+        annotations: what there is.
+        names: of all images.
+        unreadable: reasons that are known, by name.
+        absent: the reason of every other image without annotation, `NOBODY` or that it has no row.
+    """
+    rows = annotations.lookup(names)
+    counts = np.append((annotations.visibility > 0).sum(1), 0)[rows]  # row -1 is none
+    reasons = []
+    for name, row, count in zip(names, rows.tolist(), counts.tolist(), strict=True):
+        if name in unreadable:
+            reasons.append((name, f"unreadable: {unreadable[name]}"))
+        elif row < 0:
+            reasons.append((name, absent))
+        elif count == 0:
+            reasons.append((name, NOBODY))
+        elif count < MIN_VISIBLE:
+            reasons.append((name, f"too few joints: {count}, needed {MIN_VISIBLE}"))
+    return reasons
+
+
+def count_rejected(reasons: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """How many images were rejected for what, the most first; such as `nobody_found`, `too_few_joints`."""
+    kinds = Counter(reason.partition(":")[0].replace(" ", "_") for _, reason in reasons)
+    return dict(kinds.most_common())
+
+
+def write_rejected(path: Path, reasons: Sequence[tuple[str, str]]) -> None:
+    """Writes a CSV `name,reason`."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([("name", "reason"), *reasons])
+
+
+def _rows_of_parts(count: int, batch_size: int) -> list[range]:
+    step = batch_size * max(1, _PART // batch_size)
+    return [range(first, min(first + step, count)) for first in range(0, count, step)]
+
+
+def _work(
+    todo: Sequence[int],
+    rows: Sequence[range],
+    paths: Sequence[Path],
+    estimator: Estimator,
+    parts: Parts,
+    batch_size: int,
+    workers: int,
+) -> None:
+    """Makes the parts `todo`."""
+    left = sum(len(rows[number]) for number in todo)
+    images = _decoded((paths[row] for number in todo for row in rows[number]), workers, batch_size + workers)
+    count = sum(map(len, rows))
+    with tqdm(total=count, initial=count - left, desc="annotate", unit="image", disable=None) as bar:
+        for number in todo:
+            batches = []
+            for first in range(0, len(rows[number]), batch_size):
+                size = min(batch_size, len(rows[number]) - first)
+                batches.append(_part_of(estimator, [next(images) for _ in range(size)]))
+                bar.update(size)
+            parts.write(number, _concatenate(batches))
+
+
+def _part_of(estimator: Estimator, decoded: Sequence[_Decoded]) -> Part:
+    """What the estimator says of a batch, of which some images may be unreadable."""
+    xy = np.zeros((len(decoded), len(JOINTS), 2), np.float32)
+    visibility = np.zeros((len(decoded), len(JOINTS)), np.float32)
+    outside = np.zeros(len(decoded), np.int64)
+    unreadable = np.array([image if isinstance(image, str) else "" for image in decoded])
+    readable = [(row, image) for row, image in enumerate(decoded) if not isinstance(image, str)]
+    if readable:
+        tensors = [bytes_to_unit(torch.from_numpy(image)) for _, image in readable]
+        alike = len({tensor.shape for tensor in tensors}) == 1
+        persons = estimator(torch.stack(tensors) if alike else tensors).to("cpu")
+        for (row, image), person in zip(readable, _each(persons), strict=True):
+            kept = person.crop(0, 0, (image.shape[0], image.shape[1]))
+            outside[row] = int((person.present & ~kept.present).sum())
+            visibility[row] = kept.visibility.numpy()
+            xy[row] = kept.xy.where(kept.present[:, None], 0).numpy()
+    return Part(xy, visibility, outside, unreadable)
+
+
+def _each(persons: Keypoints) -> list[Keypoints]:
+    return [Keypoints(xy, visibility) for xy, visibility in zip(persons.xy, persons.visibility, strict=True)]
+
+
+def _decoded(paths: Iterable[Path], workers: int, ahead: int) -> Iterator[_Decoded]:
+    """The images in order, at most `ahead` of them decoded and not yet taken."""
+    # Pillow lets go of the interpreter lock while it decodes.
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[_Decoded]] = deque()
+        try:
+            for path in paths:
+                waiting.append(pool.submit(_decode, path))
+                if len(waiting) == ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _decode(path: Path) -> _Decoded:
+    try:
+        return read_image(path)
+    except BadInput as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def _join(parts: Parts, rows: Sequence[range]) -> Part:
+    """All parts as one, without ever holding them twice."""
+    count = sum(map(len, rows))
+    xy = np.zeros((count, len(JOINTS), 2), np.float32)
+    visibility = np.zeros((count, len(JOINTS)), np.float32)
+    outside = np.zeros(count, np.int64)
+    unreadable = np.full(count, "", dtype=object)
+    for number, place in enumerate(rows):
+        part = parts.read(number, len(place))
+        if part is None:
+            raise WorkFailed(f"{parts.folder}: part {number} was removed while the work went on; start it again")
+        there = slice(place.start, place.stop)
+        xy[there], visibility[there] = part.xy, part.visibility
+        outside[there], unreadable[there] = part.outside, part.unreadable
+    return Part(xy, visibility, outside, unreadable)
+
+
+def _concatenate(batches: Sequence[Part]) -> Part:
+    keys = ("xy", "visibility", "outside", "unreadable")
+    return Part(*(np.concatenate([getattr(batch, key) for batch in batches]) for key in keys))
+
+
+def _source(estimator: Estimator, facts: Mapping[str, Any]) -> str:
+    """One line for the file: the estimator, and the least confidence if one was asked for."""
+    least = facts.get("min_confidence")
+    return estimator.name + (f", confidence {least:g} and above" if least is not None else "")

@@ -1,0 +1,119 @@
+"""What a run over many images has done so far, so that a killed run goes on where it was.
+
+The work is cut into parts of consecutive images. A part is one file, written in one step when all of its images are
+done, and made again as a whole where it is missing: an image then has the same neighbours in its batches as in an
+uninterrupted run.
+"""
+
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xingaug.errors import BadInput
+from xingaug.files import atomic_write, locked
+
+_CONFIG, _LOCK = "config.json", ".lock"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What became of n images.
+
+    Attributes:
+        xy: (n, 18, 2) float32 pixels.
+        visibility: (n, 18) float32; all 0 where nobody was found.
+        outside: (n,) int64, joints that were found outside their image and count as missing.
+        unreadable: (n,) unicode, why an image could not be read; empty where it could.
+    """
+
+    xy: np.ndarray
+    visibility: np.ndarray
+    outside: np.ndarray
+    unreadable: np.ndarray
+
+
+class Parts:
+    """The folder of a run's parts."""
+
+    def __init__(self, folder: Path) -> None:
+        """In `folder`, which need not exist."""
+        self.folder = folder
+
+    @contextmanager
+    def claimed(self, facts: Mapping[str, Any], restart: bool = False) -> Iterator[None]:
+        """Holds the folder for this process while the block runs.
+
+        Args:
+            facts: everything that the parts depend on, as JSON has it.
+            restart: begin anew, whatever is there.
+
+        Raises:
+            BadInput: the folder holds something else, belongs to other facts, is in use, or cannot be written.
+        """
+        self._require_ours()
+        with locked(self.folder / _LOCK, f"{self.folder}: another process is annotating; wait for it to end"):
+            config = self.folder / _CONFIG
+            for leftover in self.folder.glob("*" if restart else ".*.tmp"):
+                if leftover.name != _LOCK:
+                    leftover.unlink()
+            if config.exists():
+                self._require_same(config, facts)
+            else:
+                with atomic_write(config, durable=True) as temporary:
+                    temporary.write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
+            try:
+                yield
+            except BaseException:
+                if not any(self.folder.glob("*.npz")):  # nothing to go on with
+                    self.remove()
+                raise
+
+    def read(self, number: int, count: int) -> Part | None:
+        """Part `number`, of `count` images; None if it is not there, or torn, as a power cut can leave it."""
+        try:
+            with self._path(number).open("rb") as handle:
+                stored = np.load(handle, allow_pickle=False)
+                part = Part(*(stored[key] for key in ("xy", "visibility", "outside", "unreadable")))
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+            return None
+        return part if len(part.xy) == count else None
+
+    def write(self, number: int, part: Part) -> None:
+        """Notes a part that is done."""
+        with atomic_write(self._path(number)) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, **vars(part))
+
+    def remove(self) -> None:
+        """Ends the journal."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:09d}.npz"
+
+    def _require_ours(self) -> None:
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise BadInput(f"{self.folder}: is a file, where the parts of the work go; remove it or name another --out")
+        there = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
+        if there and _CONFIG not in there:
+            raise BadInput(f"{self.folder}: holds {there[0]}, and parts of the work go there; name another --out")
+
+    def _require_same(self, config: Path, facts: Mapping[str, Any]) -> None:
+        hint = "use the same to continue, or --restart to begin anew"
+        try:
+            there = dict(json.loads(config.read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError):
+            raise BadInput(f"{config}: does not say what was begun; use --restart to begin anew") from None
+        different = [key for key in dict.fromkeys([*facts, *there]) if there.get(key) != facts.get(key)]
+        if different:
+            shown = "; ".join(f"{key} = {there.get(key)}, asked now is {facts.get(key)}" for key in different)
+            raise BadInput(f"{config}: was begun with {shown}; {hint}")
