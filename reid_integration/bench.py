@@ -20,7 +20,7 @@ from reid_integration.loader import Persons, PoseLoader
 from xingaug.augment.transform import XingPose
 from xingaug.bench.networks import example_batch, example_keypoints
 from xingaug.bench.timing import Timing, alternate, positive
-from xingaug.cli import Parser
+from xingaug.commands.parser import Parser
 from xingaug.errors import BadInput, guarded
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.store import load_generator

@@ -21,7 +21,7 @@ from torch import nn
 from reid_integration.arms import SyntheticConfig, require_world, write_arm, write_share
 from reid_integration.config import DataConfig, ReidConfig, listed, reid_config
 from reid_integration.train import RESOLVED, RESULT, TrainResult, run
-from xingaug.cli import Parser
+from xingaug.commands.parser import Parser
 from xingaug.config import load_config, read_yaml, to_mapping
 from xingaug.errors import BadInput, guarded
 from xingaug.files import atomic_write

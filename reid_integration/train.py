@@ -29,7 +29,7 @@ from reid_integration.evaluation import ReidResult, evaluate_model, write_ranked
 from reid_integration.history import CHECKPOINT, History, load_checkpoint, save_checkpoint
 from reid_integration.loader import synthetic_rows
 from xingaug.augment.gate import KeptCounts
-from xingaug.cli import Parser
+from xingaug.commands.parser import Parser
 from xingaug.config import to_yaml
 from xingaug.errors import BadInput, WorkFailed, guarded
 from xingaug.files import atomic_write

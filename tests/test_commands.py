@@ -16,7 +16,7 @@ from command_lines import EVALUATE, GENERATE, TINY, everything
 import xingaug
 from reid_integration.bench import SIZES as SIZES_OF_MODELS
 from reid_integration.bench import bench_evaluation as bench_evaluation_of_models
-from xingaug import cli
+from xingaug.commands import bench as bench_command
 from xingaug.data.annotations import read_npz
 from xingaug.data.market1501 import read_images, read_split
 from xingaug.generators import SIZES, load_generator
@@ -319,7 +319,7 @@ def test_bench_evaluation(run, monkeypatch):
 
 
 def test_models_of_the_command_are_those_that_are_measured():
-    assert set(cli._MODELS) == set(SIZES_OF_MODELS)
+    assert set(bench_command._MODELS) == set(SIZES_OF_MODELS)
 
 
 def test_bench_generator(run, monkeypatch):

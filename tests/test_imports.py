@@ -23,6 +23,7 @@ LEVELS = (
     ("xingaug.report",),
     ("xingaug.offline",),
     ("xingaug.bench", "xingaug.demo"),
+    ("xingaug.commands",),
     ("xingaug.cli",),
     ("xingaug.__main__",),
     ("reid_integration",),

@@ -1,0 +1,183 @@
+"""`xingaug annotate` and `compare-annotations`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from xingaug.commands.parser import add_command, print_figures, print_table
+from xingaug.errors import BadInput
+
+
+def add(commands: Any) -> None:
+    """Adds the commands to the parser's."""
+    _add_annotate(commands)
+    _add_compare_annotations(commands)
+
+
+def _add_annotate(commands: Any) -> None:
+    text = (
+        "Write one annotation .npz: from another program's file, or by a pose estimator over the images; "
+        "report what does not fit, and what is unreadable or shows nobody. Continues if stopped."
+    )
+    parser = add_command(
+        commands, "annotate", _annotate, text, "xingaug annotate ROOT --from patn-csv market-annotation-train.csv"
+    )
+    parser.add_argument("root", type=Path, help="a dataset's folder or YAML file, or any folder of images")
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument("--from", dest="source", nargs=2, metavar=("FORMAT", "FILE"),
+                     help="patn-csv, openpose-json (a folder), coco-json, alphapose-json, lsp-mat or npz, and the "
+                     "file")  # fmt: skip
+    way.add_argument("--estimator", metavar="NAME", help="keypoint-rcnn, rtmpose, vitpose or program")
+    parser.add_argument("--splits", nargs="+", choices=("train", "query", "gallery"),
+                        help="of a dataset (default: train)")  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, help="file to write (annotations.npz in ROOT, or beside a YAML file, if left out)"
+    )
+    parser.add_argument("--rejected", type=Path, metavar="FILE.csv",
+                        help="also write the images that no pose comes from, each with the reason")  # fmt: skip
+    parser.add_argument("--preview", type=Path, metavar="PAGE.html",
+                        help="also write a page: figures, and skeletons over their images, worst first")  # fmt: skip
+    parser.add_argument("--preview-count", type=int, default=60, metavar="N", help="skeletons of the page")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+    how = parser.add_argument_group("with --estimator")
+    how.add_argument("--weights", type=Path, metavar="FILE", help="of the estimator")
+    how.add_argument("--mirror", action="store_true", help="average with the mirrored image")
+    how.add_argument("--min-confidence", type=float, metavar="C",
+                     help="joints below it are missing (default: the estimator's)")  # fmt: skip
+    how.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: 16)")
+    how.add_argument("--workers", type=int, metavar="N", help="threads that decode ahead (default: one for each core)")
+    how.add_argument("--restart", action="store_true", help="drop the work of an interrupted run")
+    how.add_argument("--device", default="cpu", help="such as cuda")
+
+
+_OF_ESTIMATORS = ("weights", "mirror", "min_confidence", "batch_size", "workers", "restart")
+
+
+def _annotate(args: argparse.Namespace) -> None:
+    from xingaug.data.listing import list_images
+    from xingaug.poses.annotate import NOBODY, count_rejected, rejected, write_rejected
+    from xingaug.report.annotations import write_annotations_page
+
+    args.out = args.out or (args.root.parent if args.root.is_file() else args.root) / "annotations.npz"
+    _require_annotate_options(args)
+    names, paths = list_images(args.root, args.splits)
+    work = _annotate_from if args.source else _annotate_by_estimator
+    annotations, unreadable, figures = work(args, names, paths)
+    reasons = rejected(annotations, names, unreadable, "no annotation" if args.source else NOBODY)
+    if args.rejected is not None:
+        write_rejected(args.rejected, reasons)
+    if args.preview is not None:
+        files = dict(zip(names, paths, strict=True))
+        write_annotations_page(args.preview, annotations, files, reasons, args.preview_count)
+    counts = {"written": str(args.out), "annotations": len(annotations), "images": len(names)}
+    print_figures({**counts, **count_rejected(reasons), **figures}, args.json)
+
+
+def _require_annotate_options(args: argparse.Namespace) -> None:
+    """Raises BadInput for what would fail after hours of work."""
+    if args.out.suffix != ".npz":
+        raise BadInput(f"--out: {args.out}, expected a name that ends in .npz")
+    for option, path in (("out", args.out), ("rejected", args.rejected), ("preview", args.preview)):
+        if path is not None and path.is_dir():
+            raise BadInput(f"--{option}: {path}: is a directory; name a file")
+    given = {name: getattr(args, name) for name in _OF_ESTIMATORS}
+    strange = [name for name, value in given.items() if args.source and value is not None and value is not False]
+    if strange:
+        raise BadInput(f"--{strange[0].replace('_', '-')}: needs --estimator, not --from")
+    for name in ("preview_count", "batch_size", "workers"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise BadInput(f"--{name.replace('_', '-')}: {getattr(args, name)}, needed at least 1")
+    if args.min_confidence is not None and not 0 <= args.min_confidence < 1:
+        raise BadInput(f"--min-confidence: {args.min_confidence:g}, needed at least 0 and below 1")
+
+
+def _annotate_from(args: argparse.Namespace, names: list[str], paths: list[Path]) -> tuple[Any, dict[str, str], Any]:
+    """The annotations of another program's file."""
+    from xingaug.data.annotations import match, write_npz
+    from xingaug.data.foreign import READERS
+    from xingaug.data.listing import named_as
+
+    kind, file = args.source[0], Path(args.source[1])
+    if kind not in READERS:
+        raise BadInput(f"--from: unknown format '{kind}'; known: {', '.join(READERS)}")
+    annotations, report = READERS[kind](file)
+    annotations = named_as(annotations, names)
+    if not (annotations.lookup(names) >= 0).any():
+        raise BadInput(f"{file}: annotates none of the {len(names)} images of {args.root}")
+    reports = [report, match(annotations, names, paths)]
+    write_npz(args.out, annotations.names, annotations.xy, annotations.visibility, annotations.source)
+    for report in reports:
+        for line in report.lines():
+            print(line, file=sys.stderr)
+    return annotations, {}, {}
+
+
+def _annotate_by_estimator(
+    args: argparse.Namespace, names: list[str], paths: list[Path]
+) -> tuple[Any, dict[str, str], Any]:
+    """What an estimator finds in the images."""
+    from xingaug.poses.annotate import annotate
+    from xingaug.poses.estimators import ESTIMATORS, load_estimator
+
+    if args.estimator not in ESTIMATORS:
+        raise BadInput(f"--estimator: unknown '{args.estimator}'; known: {', '.join(ESTIMATORS)}")
+    least = {} if args.min_confidence is None else {"min_confidence": args.min_confidence}
+    estimator = load_estimator(args.estimator, args.weights, args.device, args.mirror, **least)
+    settings = {**least, "mirror": args.mirror, "device": args.device}
+    done = annotate(names, paths, estimator, args.out, settings, args.batch_size or 16, args.workers, args.restart)
+    figures = {
+        "joints_outside": done.joints_outside,
+        "resumed": done.resumed,
+        "images_per_second": round(done.images_per_second, 2),
+    }
+    return done.annotations, done.unreadable, figures
+
+
+def _add_compare_annotations(commands: Any) -> None:
+    text = "Compare two annotations of the same images: distances, PCK, joints only one shows, exchanged sides."
+    parser = add_command(
+        commands, "compare-annotations", _compare_annotations, text, "xingaug compare-annotations A.npz B.npz"
+    )
+    parser.add_argument("a", type=Path, help="the reference, .npz or .csv")
+    parser.add_argument("b", type=Path, help="what is compared with it")
+    parser.add_argument("--data", type=Path, help="their images, for --preview: a dataset or a folder")
+    parser.add_argument("--preview", type=Path, metavar="PAGE.html", help="also write a page of the differences")
+    parser.add_argument("--preview-count", type=int, default=60, metavar="N", help="images of the page")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def _compare_annotations(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from xingaug.data.annotations import read_annotations
+    from xingaug.poses.agreement import compare
+
+    if (args.preview is None) != (args.data is None):
+        raise BadInput("--preview, --data: give both or neither")
+    if args.preview_count < 1:
+        raise BadInput(f"--preview-count: {args.preview_count}, needed at least 1")
+    a, b = read_annotations(args.a), read_annotations(args.b)
+    agreement = compare(a, b)
+    if args.preview is not None:
+        from xingaug.data.listing import list_images
+        from xingaug.report.annotations import write_agreement_page
+
+        files = dict(zip(*list_images(args.data), strict=True))
+        write_agreement_page(args.preview, agreement, a, b, files, args.preview_count)
+    joints = {name: asdict(joint) for name, joint in agreement.joints.items()}
+    if args.json:
+        print(json.dumps({**agreement.figures(), "joints": joints, "swapped": agreement.swapped}))
+        return
+    print_figures(agreement.figures(), False)
+    print()
+    print_table([{"joint": name, **_rounded(joint)} for name, joint in joints.items()])
+    for limb, names in agreement.swapped.items():
+        for name in names:
+            print(f"exchanged {limb}: {name}")
+
+
+def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 3) if isinstance(value, float) else value for key, value in figures.items()}

@@ -1,0 +1,100 @@
+"""`xingaug generate`."""
+
+import argparse
+import json
+import os
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from xingaug.commands.parser import add_command, print_figures
+from xingaug.errors import BadInput
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser's."""
+    text = "Write an augmented dataset: the real images, and each again in poses from a bank. Continues if stopped."
+    parser = add_command(
+        commands, "generate", _generate, text,
+        "xingaug generate --data ROOT --annotations A.npz --bank bank --per-image 2 --out augmented",
+    )  # fmt: skip
+    parser.add_argument("--data", type=Path, help="a Market-1501 tree")
+    parser.add_argument("--annotations", type=Path, help="keypoints of its training images")
+    parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
+    parser.add_argument("--bank", type=Path, help="directory of the bank")
+    parser.add_argument("--out", type=Path, help="directory to write, new or of the same run")
+    parser.add_argument("--verify", type=Path, metavar="DIR", help="instead: check a dataset that was written, whole")
+    parser.add_argument("--dry-run", action="store_true", help="print counts, bytes and time; write nothing")
+
+    what = parser.add_argument_group("which images")
+    what.add_argument("--per-image", type=int, metavar="N", help="synthetic images for each real one (default: 1)")
+    what.add_argument("--per-identity", type=int, metavar="N", help="fill each identity up to N training images")
+    what.add_argument("--budget", type=int, metavar="N", help="synthetic images in all, at most")
+    what.add_argument(
+        "--sampler",
+        default="uniform",
+        help="how poses are drawn: uniform, near, far, diverse, "
+        "inverse-density, gap, camera, or a mixture such as uniform=3,near=1",
+    )
+    what.add_argument("--fit", choices=("frame", "source"), default="frame",
+                      help="a pose stands where it was seen, or where and as large as the source")  # fmt: skip
+    what.add_argument("--seed", type=int, default=0, help="of the draws")
+    what.add_argument("--allow-test", action="store_true", help="take poses of query and gallery images too")
+    what.add_argument("--gate", nargs="*", metavar="KEY=VALUE",
+                      help="leave bad images out: min_contrast=0.05, max_saturated=0.3, and with features=NETWORK.pt2 "
+                      "min_identity=0.5, the least cosine of its features of real and synthetic image")  # fmt: skip
+    what.add_argument("--tries", type=int, default=3, help="poses tried, at most, for an image that is left out")
+
+    how = parser.add_argument_group("how they are written")
+    how.add_argument("--format", choices=("folder", "webdataset"), default="folder",
+                     help="Market-1501's layout, or tar shards of the training images")  # fmt: skip
+    how.add_argument("--shard-size", type=int, default=1024, help="images rendered for a shard")
+    how.add_argument("--real", choices=("copy", "link", "omit"), default="copy", help="what becomes of real images")
+
+    where = parser.add_argument_group("where they are rendered")
+    where.add_argument("--device", default="cpu", help="such as cuda")
+    where.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the generator")
+    where.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: by memory)")
+    where.add_argument("--engine", choices=("local", "torchrun", "ray"), default="local",
+                       help="this process, those that torchrun started, or actors of Ray Data")  # fmt: skip
+    where.add_argument("--workers", type=int, metavar="N", help="actors of ray (default: one for each GPU or core)")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+
+def _generate(args: argparse.Namespace) -> int | None:
+    from dataclasses import asdict, fields
+
+    from xingaug.augment.gate import GateConfig
+    from xingaug.config import from_mapping, override
+    from xingaug.offline.config import GenerateConfig
+    from xingaug.offline.generate import estimate, generate
+
+    if args.verify is not None:
+        return _verify(args)
+    lacking = [f"--{name}" for name in ("data", "annotations", "bank", "out") if getattr(args, name) is None]
+    if lacking:
+        raise BadInput(f"{', '.join(lacking)}: missing; see xingaug generate --help")
+    if args.gate is not None:
+        args.gate = from_mapping(GateConfig, override({}, args.gate), "--gate")
+    config = GenerateConfig(**{field.name: getattr(args, field.name) for field in fields(GenerateConfig)})
+    with redirect_stdout(sys.stderr):  # Ray says on stdout what becomes of its workers
+        figures = asdict(estimate(config) if args.dry_run else generate(config))
+    if config.engine != "torchrun" or os.environ.get("RANK", "0") == "0":
+        print_figures(figures, args.json)
+    return None
+
+
+def _verify(args: argparse.Namespace) -> int:
+    """Prints what is wrong with a dataset; exit code 1 if anything is."""
+    from dataclasses import asdict
+
+    from xingaug.offline.verify import verify
+
+    verdict = verify(args.verify)
+    if args.json:
+        print(json.dumps(asdict(verdict)))
+    else:
+        print("\n".join([*verdict.problems, f"real: {verdict.real}", f"synthetic: {verdict.synthetic}"]))
+        print("whole" if not verdict.problems else f"{len(verdict.problems)} problems")
+    return 1 if verdict.problems else 0

@@ -1,0 +1,127 @@
+"""`xingaug train`, `convert`, `export` and `evaluate`: generators."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from xingaug.commands.parser import add_command, print_figures
+from xingaug.errors import BadInput
+
+
+def add(commands: Any) -> None:
+    """Adds the commands to the parser's."""
+    _add_train(commands)
+    _add_convert(commands)
+    _add_export(commands)
+    _add_evaluate(commands)
+
+
+def _add_train(commands: Any) -> None:
+    text = "Train a generator; run again on the same directory, it continues where it was stopped."
+    parser = add_command(
+        commands, "train", _train, text, "xingaug train configs/train_pedestrians.yaml steps=200 --out runs/short"
+    )
+    parser.add_argument("config", type=Path, help="YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as lr=2e-4")
+    parser.add_argument("--out", type=Path, help="run directory (default: runs/ and the file's name)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
+    parser.add_argument("--overfit-one-batch", action="store_true", help="train on the first step's pairs alone")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from xingaug.config import load_config
+    from xingaug.training.config import TrainConfig
+    from xingaug.training.loop import plan, train
+
+    out = args.out or Path("runs") / args.config.stem
+    config = load_config(TrainConfig, args.config, args.overrides)
+    if args.dry_run:
+        print(plan(config, out), end="")
+    else:
+        print(train(config, out, overfit_one_batch=args.overfit_one_batch))
+
+
+def _add_convert(commands: Any) -> None:
+    text = "Turn a released XingGAN checkpoint (netG, .pth) into a generator that every command reads."
+    parser = add_command(commands, "convert", _convert, text, "xingaug convert latest_net_netG.pth xinggan.safetensors")
+    parser.add_argument("checkpoint", type=Path, help="state dict of the released netG")
+    parser.add_argument("out", type=Path, help="file to write, .safetensors; a .json is written beside it")
+    parser.add_argument("--size", type=int, nargs=2, default=(128, 64), metavar=("HEIGHT", "WIDTH"),
+                        help="pixels of its images; 256 176 for DeepFashion")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from xingaug.generators.official import convert
+    from xingaug.generators.xinggan import XingGANConfig
+
+    try:
+        size = XingGANConfig(size=tuple(args.size)).size
+    except ValueError as error:
+        raise BadInput(f"--{error}") from None
+    network = convert(args.checkpoint, args.out, size)
+    parameters = sum(p.numel() for p in network.parameters())
+    print_figures({"written": str(args.out), "blocks": len(network.blocks), "parameters": parameters}, args.json)
+
+
+def _add_export(commands: Any) -> None:
+    text = "Write a generator as an ONNX file, which runs without torch, and compare its images with torch's."
+    parser = add_command(
+        commands, "export", _export, text, "xingaug export --generator pedestrians-small --onnx pedestrians-small.onnx"
+    )
+    parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
+    parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="file to write, .onnx")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from xingaug.generators.export import export_onnx
+
+    print_figures(export_onnx(args.generator, args.onnx), args.json)
+
+
+def _add_evaluate(commands: Any) -> None:
+    text = "Measure generated images against true ones, beside copying the source and the identity's mean image."
+    parser = add_command(
+        commands, "evaluate", _evaluate, text,
+        "xingaug evaluate --generator pedestrians-small --data ROOT --annotations A.npz --pairs pairs.csv --json",
+    )  # fmt: skip
+    parser.add_argument("--generator", required=True, help="bundled name or .safetensors file")
+    parser.add_argument("--data", type=Path, required=True, help="folder of a known dataset, or a YAML file")
+    parser.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
+    parser.add_argument("--pairs", type=Path, required=True, help="CSV with the header from,to")
+    parser.add_argument("--split", choices=("train", "query", "gallery"), default="gallery", help="where images lie")
+    parser.add_argument("--limit", type=int, help="measure the first pairs only")
+    parser.add_argument("--pose-estimator", type=Path, metavar="FILE.pt2",
+                        help="adds pckh (share of joints, at 0.5 of the head): a torch.export program from images "
+                        "(B, 3, H, W) in [0, 1] to (B, 18, 3), x and y in their pixels and a confidence in [0, 1]; "
+                        "it can run code, so name only a file that you trust")  # fmt: skip
+    parser.add_argument("--perceptual", nargs="+", choices=("lpips", "fid", "is"), default=(), metavar="NAME",
+                        help="adds any of lpips, fid, is; needs xingaug[metrics] and the networks' weights, from the "
+                        "cache in TORCH_HOME or downloaded into it")  # fmt: skip
+    parser.add_argument("--inception", type=Path, metavar="FILE.pth", help="weights for fid and is, by torch-fidelity")
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from xingaug.training.evaluate import EvaluateConfig, evaluate
+
+    fields = (
+        "generator", "data", "annotations", "pairs", "split", "limit", "batch_size", "device", "pose_estimator",
+        "perceptual", "inception",
+    )  # fmt: skip
+    figures = evaluate(EvaluateConfig(**{name: getattr(args, name) for name in fields}))
+    if args.json:
+        print(json.dumps(figures))
+        return
+    print(f"{figures.pop('pairs')} pairs")
+    of_true, networks = figures.pop("pckh_of_true", None), figures.pop("perceptual", {})
+    for name, row in {"generated": figures, **figures.pop("baselines")}.items():
+        print(f"{name:>14}: " + ", ".join(f"{key} {row[key]:.4f}" for key in figures))
+    if of_true is not None:
+        print(f"{'true':>14}: pckh {of_true:.4f}")
+    for name, text in networks.items():
+        print(f"{name:>14}: {text}")

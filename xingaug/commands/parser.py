@@ -1,0 +1,63 @@
+"""What all commands share: the parser, its help, and how figures are printed."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that complains as every other part does: one line that starts with `error:`."""
+
+    def parse_words(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """Parses, and also takes `key=value` words that come after an option, where argparse gives up on them."""
+        args, rest = self.parse_known_args(arguments)
+        if rest and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        elif rest:
+            args.overrides += rest
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with exit code 2."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that gives a default only where there is one, and leaves an example on one line, to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("example:") else super()._fill_text(text, width, indent)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def add_command(commands: Any, name: str, run: Any, help_text: str, example: str, torch: bool = True) -> Any:
+    """A subparser of `commands` that calls `run`; `torch`: whether the command imports it."""
+    parser = commands.add_parser(
+        name,
+        help=help_text,
+        description=help_text,
+        epilog=f"example: {example}",
+        formatter_class=Help,
+    )
+    parser.set_defaults(run=run, needs_torch=torch)
+    return parser
+
+
+def print_figures(figures: dict[str, Any], as_json: bool) -> None:
+    """One JSON line, or a line a figure."""
+    if as_json:
+        print(json.dumps(figures))
+        return
+    for key, value in figures.items():
+        print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Rows under their keys, in columns."""
+    cells = [list(rows[0]), *(["" if value is None else str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
