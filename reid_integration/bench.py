@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -95,7 +96,7 @@ def _bench_model(
     flop = _flop(lambda: step(batch["img"].to(device)))
     renderings = {value: _Rendering(generator, value, p, batch, size) for value in reuse}
     variants: dict[str, Callable[[], object]] = {"plain": lambda: step(batch["img"].to(device))}
-    variants |= {str(value): partial(_posed_step, rendering, step) for value, rendering in renderings.items()}
+    variants |= {str(value): partial(rendering.step, step) for value, rendering in renderings.items()}
     timed: dict[str, Timing] = alternate(variants, rounds, device)
     return [
         {
@@ -112,8 +113,25 @@ def _bench_model(
 class _Epochs(PoseLoader):
     """A loader that gives one batch for ever, each time as of the next epoch."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._finished, self._changed = 0, threading.Condition()
+
     def rendered(self, batch: dict[str, Any], epoch: int, step: int) -> dict[str, Any]:
-        return super().rendered(dict(batch), step, 0)
+        try:
+            return super().rendered(dict(batch), step, 0)
+        finally:
+            with self._changed:
+                self._finished += 1
+                self._changed.notify_all()
+
+    def settle(self, given: int) -> None:
+        """Waits for the batch that a GPU renders ahead, so that its time counts for the step that it runs beside."""
+        is_ahead = self._stream is not None
+        with self._changed:
+            self._changed.wait_for(lambda: self._finished >= given + is_ahead)
+        if self._stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
 
 class _Rendering:
@@ -131,18 +149,20 @@ class _Rendering:
         generator.register_forward_pre_hook(self._count)
         augment = XingPose(generator, bank, p, reuse=reuse)
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        loader = _Epochs(_Repeated(batch, persons), augment, ["random_flip", "random_crop"], size, mean, std)  # type: ignore[arg-type]
-        self.rendered, self._rows = list[int](), 0
-        self._batches = iter(loader)
+        self._loader = _Epochs(_Repeated(batch, persons), augment, ["random_flip", "random_crop"], size, mean, std)
+        self.rendered, self._rows, self._given = list[int](), 0, 0
+        self._batches = iter(self._loader)
         for _ in range(3 * reuse if reuse > 1 else 0):
-            self.next()
+            self.step(lambda images: None)
 
-    def next(self) -> dict[str, Any]:
-        """The batch of the next epoch."""
+    def step(self, train: Callable[[Tensor], None]) -> None:
+        """Trains on the batch of the next epoch; ends when all is done that was begun."""
         before = self._rows
         batch: dict[str, Any] = next(self._batches)
+        self._given += 1
+        train(batch["img"])
+        self._loader.settle(self._given)
         self.rendered.append(self._rows - before)
-        return batch
 
     def _count(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._rows += len(inputs[0])
@@ -157,10 +177,6 @@ class _Repeated:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while True:
             yield self.batch
-
-
-def _posed_step(rendering: _Rendering, step: Callable[[Tensor], None]) -> None:
-    step(rendering.next()["img"])
 
 
 def _step(model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor) -> None:

@@ -188,5 +188,12 @@ def test_on_a_gpu(network: PoseGenerator, monkeypatch: pytest.MonkeyPatch) -> No
     placed = network.eval().cuda()
     expected = render(placed, batch)  # type: ignore[arg-type]
     torch.testing.assert_close(render(placed.optimize(torch.float32), batch), expected, rtol=0, atol=3e-4)  # type: ignore[arg-type]
-    if has_bfloat16("cuda"):
-        assert psnr(render(placed.optimize(), batch), expected) > 40  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["pedestrians-small", "market1501-small"])
+def test_trained_weights_in_bfloat16_on_a_gpu(name: str) -> None:
+    network = load_generator(name, "cuda")
+    batch = example_batch(network, 4, torch.device("cuda"))
+    assert psnr(render(network.optimize(torch.bfloat16), batch), render(network, batch)) > 40
