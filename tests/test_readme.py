@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from reid_integration.config import reid_config
+from xingaug.config import load_config
 from xingaug.data.annotations import read_annotations, write_patn_csv
 from xingaug.data.pedestrians import write_world
+from xingaug.data.readers.config import DatasetConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -82,10 +84,20 @@ def test_python_of_the_readme(user: Path, monkeypatch: pytest.MonkeyPatch) -> No
         exec(compile(text, "README.md", "exec"), {})
 
 
-def test_yaml_of_the_readme() -> None:
-    assert len(blocks("yaml")) == 2
-    for text in blocks("yaml"):
+def test_yaml_of_the_readme(tmp_path: Path) -> None:
+    dataset, *others = blocks("yaml")
+    (tmp_path / "crops.yaml").write_text(dataset)
+    assert load_config(DatasetConfig, tmp_path / "crops.yaml").layout == "pattern"
+    assert len(others) == 2
+    for text in others:
         assert reid_config(yaml.safe_load(text), "README.md").augmentation is not None
+
+
+def test_commands_for_a_folder_of_crops_are_the_tutorials_which_has_a_test_of_its_own() -> None:
+    tutorial = (ROOT / "examples" / "own_dataset.md").read_text().splitlines()
+    (three,) = blocks("sh")
+    assert len(three.splitlines()) == 3
+    assert set(three.splitlines()) <= set(tutorial)
 
 
 def test_example_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
