@@ -78,11 +78,14 @@ def _annotate(args: argparse.Namespace) -> None:
 
 def _require_annotate_options(args: argparse.Namespace) -> None:
     """Raises BadInput for what would fail after hours of work."""
-    if args.out.suffix != ".npz":
-        raise BadInput(f"--out: {args.out}, expected a name that ends in .npz")
-    for option, path in (("out", args.out), ("rejected", args.rejected), ("preview", args.preview)):
-        if path is not None and path.is_dir():
+    for option, suffix in (("out", ".npz"), ("rejected", ".csv"), ("preview", ".html")):
+        path = getattr(args, option)
+        if path is None:
+            continue
+        if path.is_dir():
             raise BadInput(f"--{option}: {path}: is a directory; name a file")
+        if path.suffix != suffix:
+            raise BadInput(f"--{option}: {path}, expected a name that ends in {suffix}")
     given = {name: getattr(args, name) for name in _OF_ESTIMATORS}
     strange = [name for name, value in given.items() if args.source and value is not None and value is not False]
     if strange:

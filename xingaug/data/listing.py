@@ -39,6 +39,9 @@ def list_images(root: Path, splits: Sequence[SplitName] | None = None) -> tuple[
     if splits:
         raise BadInput(f"--splits: {root} is a plain folder, which has none; leave the option out")
     names = sorted(_walk(root))
+    strange = next((name for name in names if not _is_text(name)), None)
+    if strange is not None:
+        raise BadInput(f"{root}: {strange!r}, a file name that is not UTF-8; rename the file")
     if not names:
         raise BadInput(f"{root}: holds no dataset and no image ({', '.join(SUFFIXES)}); needed one of them")
     return names, [root / name for name in names]
@@ -99,6 +102,14 @@ def _walk(root: Path) -> list[str]:
             (above / file).as_posix() for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")
         ]
     return names
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _file_name(name: str) -> str:

@@ -92,6 +92,7 @@ def annotate(
         "batch_size": batch_size,
         "images": len(names),
         "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "files_sha256": hashlib.sha256("\n".join(map(_state, paths)).encode()).hexdigest(),
     }
     parts = Parts(out.with_name(out.name + ".parts"))
     with parts.claimed(facts, restart):
@@ -153,6 +154,15 @@ def write_rejected(path: Path, reasons: Sequence[tuple[str, str]]) -> None:
     """Writes a CSV `name,reason`."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, lineterminator="\n").writerows([("name", "reason"), *reasons])
+
+
+def _state(path: Path) -> str:
+    """Changes when a file is written again; its content is not read."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""  # said when it is to be read
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _rows_of_parts(count: int, batch_size: int) -> list[range]:

@@ -14,7 +14,7 @@ from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
 
 _MARKERS: dict[Layout, tuple[str, ...]] = {
-    "market1501": tuple(FOLDERS.values()),
+    "market1501": (FOLDERS["train"], FOLDERS["gallery"]),  # "query" is a name that any folder may have
     "msmt17": msmt17.MARKERS,
     "cuhk03": cuhk03.MARKERS,
     "veri": veri.MARKERS,
