@@ -43,6 +43,15 @@ def test_any_folder_is_listed_whole(tmp_path):
         list_images(tmp_path, ["train"])
 
 
+def test_odd_folders(tmp_path):
+    write_crops(tmp_path, query=["a.jpg"])
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert list_images(tmp_path)[0] == ["query/a.jpg"]
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_text("")
+    with pytest.raises(BadInput, match=r"a file name that is not UTF-8; rename the file"):
+        list_images(tmp_path)
+
+
 def test_a_tree_is_listed_by_its_splits(place):
     names, paths = list_images(place / "world")
     train = read_split(place / "world", "train")
@@ -239,6 +248,9 @@ def test_other_settings_do_not_go_on(many, tmp_path):
     ):
         with pytest.raises(BadInput, match=rf"config.json: was begun with {said}.*--restart to begin anew$"):
             annotate(*arguments)
+    others = [paths[1], paths[0], *paths[2:]]  # the same names, other files
+    with pytest.raises(BadInput, match=r"files_sha256 = "):
+        annotate(names, others, ByColour(), out, {"min_confidence": 0.3})
     done = annotate(names, paths, ByColour(), out, {"min_confidence": 0.4}, restart=True)
     assert (done.resumed, len(done.annotations)) == (0, 599)
 
@@ -292,7 +304,7 @@ def test_a_killed_command_goes_on_and_writes_the_same_bytes(many, tmp_path):
     assert whole.returncode == 0, err
     assert json.loads(out)["resumed"] == 0
     parts = tmp_path / "a.npz.parts"
-    for wanted, delay in ((1, 0.4), (5, 0.1)):
+    for wanted, delay in ((1, 1.0), (5, 0.5)):
         process = start(arguments("a.npz"), delay)
         while len(list(parts.glob("*.npz"))) < wanted:
             assert process.poll() is None

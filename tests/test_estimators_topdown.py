@@ -216,6 +216,13 @@ def test_networks_that_are_no_such_model(outputs: list, shape: tuple, said: str 
         assert "\n" not in str(raised.value)
 
 
+def test_a_network_that_answers_for_one_image_of_two(tmp_path: Path) -> None:
+    path = constant_network(tmp_path / "net.onnx", [ones(1, 17, 64, 48)], (None, 3, 256, 192))
+    estimator = load_estimator("vitpose", path)
+    with pytest.raises(BadInput, match=r"net\.onnx: gave \(1, 17, 64, 48\) for 2 images; needed a row for each$"):
+        estimator(torch.rand(2, 3, 128, 64))
+
+
 def test_files_that_are_no_network(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(BadInput, match=r"none\.onnx: no such file; the estimator 'rtmpose' needs its weights, \.onnx$"):
         load_estimator("rtmpose", tmp_path / "none.onnx")

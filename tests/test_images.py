@@ -28,6 +28,13 @@ def test_png_round_trip_is_exact(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "new" / "a.PNG"), image)
 
 
+def test_of_sixteen_bits_the_upper_eight_are_read(tmp_path):
+    ramp = np.linspace(0, 65535, 288).astype(np.uint16).reshape(24, 12)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(read, np.repeat((ramp >> 8).astype(np.uint8)[..., None], 3, -1))
+
+
 def test_jpeg_round_trip_is_close(tmp_path):
     image = np.asarray(Image.fromarray(noise(6, 3)).resize((12, 24), Image.Resampling.BICUBIC))
     sizes = []

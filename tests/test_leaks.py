@@ -76,13 +76,20 @@ def test_files_in_training_and_test_under_other_names(crops):
 def test_one_file_with_two_identities(crops):
     copy(crops, "train/1_1_a.jpg", "train/2_9_a.jpg")
     copy(crops, "train/1_1_a.jpg", "train/1_9_a.jpg")  # doubled, but no contradiction
-    copy(crops, "query/5_1_a.jpg", "gallery/0_9_a.jpg")  # which training never sees
+    copy(crops, "query/5_1_a.jpg", "gallery/0_9_a.jpg")  # a distractor is nobody
     found = report(crops)
     assert found.contradictions == (Leak("train/1_1_a.jpg", "train/2_9_a.jpg", (1, 2)),)
     assert found.files == ()
-    assert found.lines() == [
-        "1 training images are there as two identities: train/1_1_a.jpg (1) is train/2_9_a.jpg (2)"
-    ]
+    assert found.lines() == ["1 images are there as two identities: train/1_1_a.jpg (1) is train/2_9_a.jpg (2)"]
+
+
+def test_one_file_with_two_identities_in_query_and_gallery(crops):
+    copy(crops, "query/5_1_a.jpg", "gallery/6_9_a.jpg")
+    found = report(crops)
+    assert (found.identities, found.files) == ((), ())
+    (leak,) = found.contradictions
+    assert {leak.first, leak.second} == {"query/5_1_a.jpg", "gallery/6_9_a.jpg"}
+    assert set(leak.pids) == {5, 6}
 
 
 @given(
@@ -108,7 +115,7 @@ def test_everything_is_found_and_nothing_else(tmp_path_factory, contents):
     leaking = {f"{i:03d}.jpg" for i, (w, _, data) in enumerate(contents) if w != "t" and data in {d for _, d in train}}
     assert {leak.second for leak in found.files} == leaking
     assert all((root / leak.first).read_bytes() == (root / leak.second).read_bytes() for leak in found.files)
-    doubled = {data for pid, data in train for other, same in train if same == data and other != pid}
+    doubled = {a for rows in (train, tests) for pid, a in rows for other, b in rows if a == b and other != pid}
     assert {(root / leak.first).read_bytes() for leak in found.contradictions} == doubled
     assert all(leak.pids[0] != leak.pids[1] for leak in found.contradictions)
 

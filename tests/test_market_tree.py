@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,11 @@ def test_what_cannot_be_imported_leaves_nothing(tmp_path):
     ):
         with pytest.raises(BadInput, match=said):
             write_market_tree(data, out, progress=False)
+    for name, said in (("0001_c000_00000001_0.jpg", "has camera 0"), ("0000_c001_00000001_0.jpg", "has identity 0")):
+        strange = write_veri(tmp_path / f"strange {name}", lists=False)
+        shutil.copy(next((strange / "image_train").iterdir()), strange / "image_train" / name)
+        with pytest.raises(BadInput, match=rf"{name} {said}; needed numbers from 1"):
+            write_market_tree(strange, tmp_path / "tree", progress=False)
     assert not (tmp_path / "tree").exists()
     assert not list(tmp_path.glob(".*.tmp"))
 

@@ -23,14 +23,14 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         size: (height, width) to resize to, bilinear with antialiasing; None keeps the stored size.
 
     Returns:
-        uint8 (H, W, 3).
+        uint8 (H, W, 3); of 16 bits the upper 8.
 
     Raises:
         BadInput: the file is missing, truncated or no image.
     """
     try:
         with Image.open(path) as image:
-            rgb = image.convert("RGB")
+            rgb = (_eight_bits(image) if image.mode.startswith("I") else image).convert("RGB")
     except FileNotFoundError:
         raise BadInput(f"{path}: no such image") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -39,6 +39,11 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     if size is not None and rgb.size != (size[1], size[0]):
         rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.array(rgb)  # a copy, because Pillow's own bytes are read-only
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits, whose values Pillow itself would cut off at 255."""
+    return Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
 
 
 def write_image(path: Path, image: np.ndarray, quality: int = 95) -> None:

@@ -23,7 +23,7 @@ class Leak:
     """A file whose bytes are there twice.
 
     Attributes:
-        first: path of a training image below the root.
+        first: path of an image below the root, one of training where there is one.
         second: of another image with the same bytes.
         pids: identities of both.
     """
@@ -40,7 +40,7 @@ class LeakReport:
     Attributes:
         identities: those of training that query or gallery have too, without distractors and junk, ascending.
         files: images of query or gallery that are byte for byte a training image.
-        contradictions: training images that are byte for byte one of another identity.
+        contradictions: images, both of training or both not, that are byte for byte one of another identity.
     """
 
     identities: tuple[int, ...]
@@ -65,7 +65,7 @@ class LeakReport:
                 f"{leak.first} ({leak.pids[0]}) is {leak.second} ({leak.pids[1]})"
                 for leak in self.contradictions[:_EXAMPLES]
             )
-            found.append(f"{len(self.contradictions)} training images are there as two identities: {examples}")
+            found.append(f"{len(self.contradictions)} images are there as two identities: {examples}")
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -95,11 +95,12 @@ def find_leaks(
     files, contradictions = [], []
     for same in _identical([train, *tests], progress):
         trained = [(split, i) for split, i in same if split is train]
-        if not trained:
-            continue
-        # Of a training image with several identities, the first is what the others are compared with.
-        files += [_leak(trained[0], other) for other in same if other[0] is not train]
-        contradictions += [_leak(trained[0], o) for o in trained[1:] if train.pids[o[1]] != train.pids[trained[0][1]]]
+        others = [(split, i) for split, i in same if split is not train]
+        files += [_leak(trained[0], other) for other in others if trained]
+        for alike in (trained, others):
+            # Of an image with several identities, the first is what the others are compared with.
+            pairs = [_leak(alike[0], other) for other in alike[1:]]
+            contradictions += [pair for pair in pairs if pair.pids[0] != pair.pids[1] and min(pair.pids) > 0]
     return LeakReport(
         tuple(shared[shared > 0].tolist()),
         tuple(sorted(files, key=lambda leak: leak.second)),
@@ -145,12 +146,12 @@ def content_hash(path: str | Path) -> bytes:
 
 
 def _identical(splits: Sequence[Split], progress: bool) -> Iterator[list[tuple[Split, int]]]:
-    """Groups of images with the same bytes, where one at least is of the first split; by split, then by name."""
+    """Groups of images with the same bytes; by split, then by name."""
     by_size: dict[int, list[tuple[Split, int]]] = defaultdict(list)
     for split in splits:
         for i in range(len(split)):
             by_size[_checked(os.path.getsize, split.path(i))].append((split, i))
-    groups = [group for group in by_size.values() if len(group) > 1 and group[0][0] is splits[0]]
+    groups = [group for group in by_size.values() if len(group) > 1]
     candidates = [image for group in groups for image in group]
     by_content: dict[bytes, list[tuple[Split, int]]] = defaultdict(list)
     for split, i in tqdm(candidates, "comparing files", unit="image", disable=None if progress else True):

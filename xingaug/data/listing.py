@@ -73,7 +73,8 @@ def named_as(annotations: Annotations, names: Sequence[str]) -> Annotations:
 def _is_dataset(folder: Path) -> bool:
     """Whether a folder is a dataset of a known layout, or holds one."""
     with os.scandir(folder) as entries:
-        return any(layout_of(Path(entry)) for entry in entries if entry.is_dir()) or layout_of(folder) is not None
+        inner = any(layout_of(Path(entry)) for entry in entries if os.path.isdir(entry.path))
+        return inner or layout_of(folder) is not None
 
 
 def _of_dataset(dataset: Dataset, splits: Sequence[SplitName]) -> tuple[list[str], list[Path]]:

@@ -80,6 +80,7 @@ def write_market_tree(
     for split in splits.values():
         if split.synthetic.any():
             raise BadInput(f"{data}: {split.names[split.synthetic][0]} is synthetic; import the real dataset")
+    _require_numbers(data, splits)
     known = np.unique(np.concatenate([split.pids for split in splits.values()]))
     names = _market_names(splits, known[known > 0])
     rows = None if annotations is None else _translated(read_annotations(annotations), splits, names, annotations)
@@ -96,6 +97,16 @@ def write_market_tree(
     notes = tuple(dict.fromkeys(note for split in splits.values() for note in split.notes))
     counts = {name: len(split) for name, split in splits.items()}
     return ImportSummary(out, counts, int((known > 0).sum()), reencoded, 0 if rows is None else len(rows), notes)
+
+
+def _require_numbers(data: Path, splits: Mapping[SplitName, Split]) -> None:
+    """Raises `BadInput` for images that would not be read back from a Market-1501 tree."""
+    for name, split in splits.items():
+        for what, wrong in (("camera", split.camids < 1), ("identity", (split.pids < 1) & (name == "train"))):
+            if wrong.any():
+                row = int(np.flatnonzero(wrong)[0])
+                number = (split.camids if what == "camera" else split.pids)[row]
+                raise BadInput(f"{data}: {split.file(row)} has {what} {number}; needed numbers from 1")
 
 
 def _market_names(splits: Mapping[SplitName, Split], known: np.ndarray) -> dict[SplitName, list[str]]:

@@ -83,7 +83,11 @@ class TopDown:
         except Exception as error:  # onnxruntime's own, which share no class but this one
             taken = f"does not take images {tuple(inputs.shape)} ({first_line(error)})"
             raise BadInput(f"{self.path}: {taken}; export it for this size and any batch") from None
-        return [torch.from_numpy(np.asarray(output, np.float32))[:count] for output in outputs]
+        arrays = [np.asarray(output, np.float32) for output in outputs]
+        if any(array.shape[:1] != inputs.shape[:1] for array in arrays):
+            shapes = ", ".join(str(array.shape) for array in arrays)
+            raise BadInput(f"{self.path}: gave {shapes} for {len(inputs)} images; needed a row for each")
+        return [torch.from_numpy(array)[:count] for array in arrays]
 
 
 def _session(kind: str, path: Path, device: torch.device) -> Any:
