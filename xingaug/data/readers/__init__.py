@@ -1,5 +1,6 @@
 """Datasets of every known layout: a folder that is recognised by its files, or a YAML file that describes one."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def open_dataset(where: Path) -> Dataset:
 def layout_of(folder: Path) -> Layout | None:
     """The layout of a folder, by what lies in it; None where nothing tells."""
     for layout, markers in _MARKERS.items():
-        if any((folder / marker).exists() for marker in markers):
+        if any(os.path.exists(folder / marker) for marker in markers):  # False, not an error, in a locked folder
             return layout
     return None
 
