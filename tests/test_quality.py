@@ -34,6 +34,36 @@ def test_ssim_equals_scikit_image() -> None:
         assert ours[i] < 0.95
 
 
+def slow_ssim(generated: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """SSIM by its definition: at every pixel moments under a window of 11x11 weights."""
+    offsets = np.arange(-5, 6)
+    line = np.exp(-(offsets**2) / (2 * 1.5**2))
+    window = np.outer(line, line)[..., None] / line.sum() ** 2
+    found = np.zeros((len(true), true.shape[1] - 10, true.shape[2] - 10))
+    for i, row, column in np.ndindex(found.shape):
+        x, y = (side[i, row : row + 11, column : column + 11].astype(float) for side in (generated, true))
+        span = float(generated[i].max()) - float(generated[i].min())
+        c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+        mean_x, mean_y = ((window * side).sum((0, 1)) for side in (x, y))
+        var_x, var_y = ((window * (s - m) ** 2).sum((0, 1)) for s, m in ((x, mean_x), (y, mean_y)))
+        covariance = (window * (x - mean_x) * (y - mean_y)).sum((0, 1))
+        value = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+        found[i, row, column] = (value / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean()
+    return found
+
+
+@pytest.mark.parametrize("size", [(11, 11), (12, 40), (43, 27), (27, 11)])  # around the blocks of the banded matrix
+def test_ssim_is_its_definition(size: tuple[int, int]) -> None:
+    generated, true = pair(1, 2, size)
+    np.testing.assert_allclose(ssim_map(generated, true), slow_ssim(generated, true), atol=1e-9)
+
+
+def test_ssim_of_many_pairs_is_that_of_each() -> None:
+    generated, true = pair(count=19)  # more than are computed at a time
+    single = [ssim_map(generated[i : i + 1], true[i : i + 1]) for i in range(19)]
+    np.testing.assert_allclose(ssim_map(generated, true), np.concatenate(single), atol=1e-12)
+
+
 def test_measure_by_hand() -> None:
     generated, true = pair(count=5)
     quality = measure(generated, true, chunk=2)

@@ -1,10 +1,11 @@
 """How close generated images are to true ones: SSIM and mask-SSIM by PATN's protocol, person SSIM, L1, PSNR, PCKh."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from xingaug.keypoints import JOINTS, Keypoints
@@ -13,6 +14,8 @@ HEAD = tuple(JOINTS.index(name) for name in ("nose", "neck", "right_eye", "left_
 """Joints whose box is the head of PCKh, as PATN has it: the neck is one of them."""
 
 _SIGMA, _RADIUS = 1.5, 5  # scikit-image's Gaussian window: truncated at 3.5 sigma
+_CACHED = 8  # pairs of 128x64 whose SSIM a core's cache holds
+_BLOCK = 16  # rows of a banded matrix in one product
 
 
 def ssim_map(generated: np.ndarray, true: np.ndarray, data_range: np.ndarray | None = None) -> np.ndarray:
@@ -33,32 +36,54 @@ def ssim_map(generated: np.ndarray, true: np.ndarray, data_range: np.ndarray | N
     if generated.shape != true.shape or generated.ndim != 4 or min(generated.shape[1:3]) <= 2 * _RADIUS:
         needed = f"two equal (N, H, W, 3), H and W above {2 * _RADIUS}"
         raise ValueError(f"generated {generated.shape} and true {true.shape}: needed {needed}")
-    x, y = _planes(generated), _planes(true)
     if data_range is None:
         flat = generated.reshape(len(generated), -1)
         data_range = flat.max(1).astype(np.float64) - flat.min(1)
-    scale = torch.from_numpy(np.asarray(data_range, np.float64)).clamp(min=1e-12)[:, None, None, None]
+    parts = [slice(start, start + _CACHED) for start in range(0, len(generated), _CACHED)]
+    maps = [_ssim_of_few(generated[part], true[part], data_range[part]) for part in parts]
+    return np.concatenate(maps)
+
+
+def _ssim_of_few(generated: np.ndarray, true: np.ndarray, data_range: np.ndarray) -> np.ndarray:
+    """`ssim_map` of so few pairs that what it computes stays in the processor's cache."""
+    x, y = _rows_first(generated), _rows_first(true)  # (H, B, 3, W)
+    scale = torch.from_numpy(np.asarray(data_range, np.float64)).clamp(min=1e-12)[:, None, None]
     c1, c2 = (0.01 * scale) ** 2, (0.03 * scale) ** 2
-    mean_x, mean_y = _blur(x), _blur(y)
-    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
-    covariance = _blur(x * y) - mean_x * mean_y
-    value = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return value.mean(1).numpy()
+    mean_x, mean_y, squares, product = (_blur(z) for z in (x, y, x * x + y * y, x * y))
+    mean_xy, mean_squares = mean_x * mean_y, mean_x.square_().add_(mean_y.square_())
+    value = (2 * mean_xy + c1) * (product - mean_xy).mul_(2).add_(c2)
+    value /= (mean_squares + c1) * (squares - mean_squares).add_(c2)
+    return value.mean(2).transpose(0, 1).numpy()
 
 
-def _planes(images: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1).double()
+def _rows_first(images: np.ndarray) -> Tensor:
+    """(B, H, W, 3) uint8 to (H, B, 3, W) float64."""
+    return torch.from_numpy(images).permute(1, 0, 3, 2).to(torch.float64, memory_format=torch.contiguous_format)
 
 
 def _blur(x: Tensor) -> Tensor:
-    """Gaussian window over the pixels where it fits wholly."""
-    offsets = torch.arange(-_RADIUS, _RADIUS + 1, dtype=x.dtype)
+    """Gaussian window over the pixels where it fits wholly: (H, B, 3, W) to (H - 10, B, 3, W - 10).
+
+    Along each axis it is a product with a banded matrix, of which the empty corners are passed over.
+    """
+    height, width = x.shape[0] - 2 * _RADIUS, x.shape[-1] - 2 * _RADIUS
+    band, flat = _band(height), x.reshape(len(x), -1)
+    rows = torch.empty(height, flat.shape[1], dtype=x.dtype)
+    for start in range(0, height, _BLOCK):
+        stop = min(start + _BLOCK, height)
+        torch.mm(band[start:stop, start : stop + 2 * _RADIUS], flat[start : stop + 2 * _RADIUS], out=rows[start:stop])
+    return (rows.reshape(-1, x.shape[-1]) @ _band(width).T).reshape(height, *x.shape[1:3], width)
+
+
+@lru_cache
+def _band(outputs: int) -> Tensor:
+    """(outputs, outputs + 10): the window, one pixel further right in each row."""
+    offsets = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
     weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
-    weights = weights / weights.sum()
-    n, c, h, w = x.shape
-    flat = x.reshape(n * c, 1, h, w)
-    flat = F.conv2d(F.conv2d(flat, weights[None, None, :, None]), weights[None, None, None, :])
-    return flat.reshape(n, c, *flat.shape[2:])
+    band = torch.zeros(outputs, outputs + 2 * _RADIUS, dtype=torch.float64)
+    for row in range(outputs):
+        band[row, row : row + 2 * _RADIUS + 1] = weights / weights.sum()
+    return band
 
 
 @dataclass(frozen=True)
@@ -92,7 +117,7 @@ def measure(
     generated: np.ndarray,
     true: np.ndarray,
     masks: np.ndarray | None = None,
-    chunk: int = 256,
+    chunk: int = 64,
     pose_masks: np.ndarray | None = None,
 ) -> Quality:
     """Compares images with the true ones.
@@ -102,31 +127,41 @@ def measure(
         true: the same.
         masks: (N, H, W), above 0 where a person stands in the source or in the true image; None leaves
             `person_ssim` out.
-        chunk: pairs at a time, which bounds memory.
+        chunk: pairs that a thread takes at a time, which bounds memory.
         pose_masks: (N, H, W), above 0 in the pose mask of the true image (`xingaug.training.masks.pose_mask`); None
             leaves `mask_ssim` out.
     """
     if len(generated) == 0:
         raise ValueError("generated: no images, needed at least one pair")
-    sums = np.zeros(5)
-    for start in range(0, len(generated), chunk):
-        rows = slice(start, start + chunk)
-        similarity = ssim_map(generated[rows], true[rows])
-        difference = generated[rows].astype(np.float64) / 255 - true[rows].astype(np.float64) / 255
-        squared = np.maximum((difference**2).mean((1, 2, 3)), 1e-10)
-        sums[0] += similarity.mean((1, 2)).sum()
-        sums[3] += np.abs(difference).mean((1, 2, 3)).sum()
-        sums[4] += (-10 * np.log10(squared)).sum()
-        if pose_masks is not None:
-            kept = pose_masks[rows, ..., None] > 0
-            sums[1] += ssim_map(generated[rows] * kept, true[rows] * kept).mean((1, 2)).sum()
-        if masks is not None:
-            inside = masks[rows, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS] > 0
-            sums[2] += ((similarity * inside).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1)).sum()
+    columns = (generated, true, masks, pose_masks)
+    parts = [
+        [None if column is None else column[start : start + chunk] for column in columns]
+        for start in range(0, len(generated), chunk)
+    ]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # by pairs: torch's own threads share out too little
+        sums = sum(pool.map(lambda part: _sums(*part), parts), np.zeros(5))
     ssim, masked, person, l1, psnr = (sums / len(generated)).tolist()
     return Quality(
         len(generated), ssim, None if masks is None else person, l1, psnr, None if pose_masks is None else masked
     )
+
+
+def _sums(
+    generated: np.ndarray, true: np.ndarray, masks: np.ndarray | None, pose_masks: np.ndarray | None
+) -> np.ndarray:
+    """Sums over pairs of SSIM, mask-SSIM, person SSIM, L1 and PSNR; 0 for what is not known."""
+    similarity = ssim_map(generated, true)
+    masked, person = 0.0, 0.0
+    if pose_masks is not None:
+        kept = (pose_masks > 0)[..., None]
+        masked = ssim_map(generated * kept, true * kept).mean((1, 2)).sum()
+    if masks is not None:
+        inside = masks[:, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS] > 0
+        person = ((similarity * inside).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1)).sum()
+    difference = np.subtract(generated, true, dtype=np.int16).astype(np.int32)
+    squared = np.maximum((difference**2).mean((1, 2, 3)) / 255**2, 1e-10)
+    l1 = np.abs(difference).mean((1, 2, 3)).sum() / 255
+    return np.array([similarity.mean((1, 2)).sum(), masked, person, l1, (-10 * np.log10(squared)).sum()])
 
 
 def pckh(predicted: Keypoints, true: Keypoints, threshold: float = 0.5) -> float:
