@@ -1,15 +1,25 @@
 import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from telling import read_or_told
 
 from xingaug.errors import BadInput
 from xingaug.images import (
+    MAX_PIXELS,
     bytes_to_unit,
+    decode_image,
+    image_size,
     read_image,
     signed_to_unit,
     unit_to_bytes,
@@ -94,8 +104,11 @@ def test_missing_image(tmp_path):
 def test_text_directory_and_empty_file_are_no_images(tmp_path):
     (tmp_path / "a.jpg").write_text("not an image")
     (tmp_path / "b.jpg").touch()
-    for path in (tmp_path / "a.jpg", tmp_path / "b.jpg", tmp_path):
+    for path in (tmp_path / "a.jpg", tmp_path / "b.jpg"):
         assert "not a readable image" in one_line(path)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert "is a directory; needed a regular file as image" in one_line(tmp_path)
+    assert "is a pipe" in one_line(tmp_path / "pipe.jpg")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -110,13 +123,104 @@ def test_truncated_image_is_refused_wherever_it_ends(tmp_path, suffix):
         assert "not a readable image" in one_line(path)
 
 
-def test_header_that_claims_a_gigantic_image_is_refused(tmp_path):
-    buffer = io.BytesIO()
-    Image.fromarray(noise()).save(buffer, "BMP")
-    data = bytearray(buffer.getvalue())
-    data[18:26] = (60_000).to_bytes(4, "little") + (60_000).to_bytes(4, "little")  # width and height
-    (tmp_path / "a.bmp").write_bytes(bytes(data))
-    assert "not a readable image" in one_line(tmp_path / "a.bmp")
+def claiming(width: int, height: int) -> bytes:
+    """A PNG of 66 bytes that says it is of that size."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b""))
+    parts = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("side", [20_000, 13_000, 6_400])
+def test_header_that_claims_a_gigantic_image_is_refused(tmp_path, side):
+    (tmp_path / "a.png").write_bytes(claiming(side, side))
+    said = one_line(tmp_path / "a.png")
+    assert f"has {side}x{side} pixels, needed at most 40 million" in said or "could be decompression bomb" in said
+    with pytest.raises(BadInput, match="pixels"):
+        image_size(tmp_path / "a.png")
+
+
+def test_an_image_as_large_as_may_be_is_read(tmp_path):
+    Image.new("L", (MAX_PIXELS // 5_000, 5_000)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").shape == (5_000, MAX_PIXELS // 5_000, 3)
+
+
+@pytest.mark.parametrize("suffix", ["GIF", "PPM", "DDS", "ICNS", "PCX", "TGA"])
+def test_other_formats_are_no_images_whatever_their_name(tmp_path, suffix):
+    Image.fromarray(noise(32, 32)).save(tmp_path / "a", suffix)
+    (tmp_path / "a").rename(tmp_path / "a.jpg")
+    assert one_line(tmp_path / "a.jpg").endswith("not a readable image (none of JPEG, PNG, BMP, WEBP, TIFF)")
+
+
+UPRIGHT = {
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1), 6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: a.swapaxes(0, 1)[::-1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif", "jpg"])
+def test_exif_decides_what_is_up(tmp_path, orientation, suffix):
+    path, stored = tmp_path / f"a.{suffix}", noise()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"tif": {"tiffinfo": {0x0112: orientation}}}.get(suffix, {"exif": exif, "lossless": True})
+    Image.fromarray(stored).save(path, **options)
+    if suffix == "jpg":
+        bare = io.BytesIO()
+        Image.fromarray(stored).save(bare, "JPEG")
+        stored = decode_image(bare.getvalue(), "bare")
+    expected = UPRIGHT[orientation](stored)
+    np.testing.assert_array_equal(read_image(path), expected)
+    assert image_size(path) == expected.shape[:2]
+    if suffix != "tif":  # OpenCV 5 cannot read those that lie
+        cv2 = pytest.importorskip("cv2")
+        np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], expected)
+
+
+@pytest.mark.parametrize("said", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_is_passed_over(tmp_path, said):
+    exif = Image.Exif()
+    exif[0x0112] = said
+    Image.fromarray(noise()).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), noise())
+    Image.fromarray(noise()).save(tmp_path / "a.png", exif=b"Exif\0\0not at all")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), noise())
+
+
+def encoded(kind: str) -> bytes:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise()).save(buffer, kind, **({} if kind == "BMP" else {"exif": exif}))
+    return buffer.getvalue()
+
+
+ENCODED = {kind: encoded(kind) for kind in ("JPEG", "PNG", "BMP", "WEBP", "TIFF")}
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_damaged_image_is_read_or_told(kind, data):
+    damaged = bytearray(ENCODED[kind])
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(damaged) - 1), st.integers(0, 255)))):
+        damaged[place] = value
+    image = read_or_told("here: ", decode_image, bytes(damaged), "here")
+    assert image is None or image.shape[2] == 3
+
+
+def test_nothing_that_pillow_warns_of_reaches_standard_error(tmp_path):
+    Image.new("L", (9_600, 9_600)).save(tmp_path / "bomb.png")
+    damaged = bytearray(ENCODED["TIFF"])
+    damaged[4:8] = (len(damaged) - 9).to_bytes(4, "little")
+    (tmp_path / "a.tif").write_bytes(damaged)
+    (tmp_path / "b.tif").write_bytes(ENCODED["TIFF"][:-3])
+    code = (
+        "import sys; from pathlib import Path; from xingaug.images import read_image\n"
+        "for path in sys.argv[1:]:\n  try: read_image(path)\n  except ValueError: pass"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *map(str, tmp_path.iterdir())], capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from xingaug.errors import BadInput
+from xingaug.files import with_home
 
 T = TypeVar("T")
 
@@ -214,8 +215,11 @@ def _convert_container(hint: Any, origin: Any, arguments: tuple[Any, ...], value
 def _convert_scalar(hint: Any, value: Any, where: str, key: str) -> Any:
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
+    if hint in (Path, str) and isinstance(value, str):
+        try:
+            return hint(with_home(value))  # no setting but a path begins as `~/` does
+        except BadInput as error:
+            raise BadInput(f"{where}: {key}: {error}") from None
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise _wrong_type(where, key, value, _name(hint))

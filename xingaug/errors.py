@@ -42,5 +42,19 @@ def guarded(command: Callable[[], int | None]) -> int:
         return 130
 
 
+def printable(text: str) -> str:
+    """A text as one line that a terminal and any encoding can show.
+
+    Whatever is not printable, such as the escape character or the bytes of a file name that is not UTF-8, stands as
+    Python writes it in a string.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+
+
+def say(message: str) -> None:
+    """Tells the user something on standard error, as one line."""
+    print(printable(message), file=sys.stderr)
+
+
 def _complain(error: Exception | str) -> None:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    say(f"error: {error}")

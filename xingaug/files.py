@@ -1,15 +1,30 @@
-"""Writing files so that a reader never sees half of one."""
+"""Paths, and writing files so that a reader never sees half of one."""
 
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from xingaug.errors import BadInput
+
+
+def with_home(path: str) -> str:
+    """A path in which a leading `~` or `~user` is the home directory, as the shell has it; any other text as it is.
+
+    Raises:
+        BadInput: there is no such user.
+    """
+    if not re.match(r"~[\w.-]*(/|$)", path):
+        return path
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise BadInput(f"{path}: there is no home directory of {path.partition('/')[0]}; write the path without ~")
+    return expanded
 
 
 @contextmanager
@@ -100,6 +115,34 @@ def _is_file(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def require_no_links_out(root: Path, paths: Iterable[Path], option: str) -> None:
+    """Raises `BadInput` where a symbolic link, of a file or of a folder above it, leads out of a tree.
+
+    Who copies such a tree would copy files that its maker may not have meant, or that are not theirs to give away.
+
+    Args:
+        root: the tree; it may be a link itself.
+        paths: files below `root`.
+        option: what the user can say to have them copied all the same, for the message.
+    """
+    inside = os.path.join(os.path.realpath(root), "")
+    folders: dict[str, str] = {}
+    found = []
+    for path in map(str, paths):
+        parent, name = os.path.split(path)
+        if parent not in folders:
+            folders[parent] = os.path.realpath(parent)
+        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(folders[parent], name)
+        if not real.startswith(inside):
+            found.append((path, real))
+    if found:
+        path, real = found[0]
+        raise BadInput(
+            f"{path}: leads to {real}, out of {root} ({len(found)} links do); "
+            f"take them out, or copy what they lead to by {option}"
+        )
 
 
 def require_new_directory(path: Path) -> None:

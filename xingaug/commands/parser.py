@@ -3,7 +3,11 @@
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
+
+from xingaug.errors import BadInput, printable
+from xingaug.files import with_home
 
 
 class Parser(argparse.ArgumentParser):
@@ -12,15 +16,26 @@ class Parser(argparse.ArgumentParser):
     def parse_words(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Parses, and also takes `key=value` words that come after an option, where argparse gives up on them."""
         args, rest = self.parse_known_args(arguments)
+        for name, value in vars(args).items():
+            setattr(args, name, self._with_home(name, value))
         if rest and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         elif rest:
             args.overrides += rest
         return args
 
+    def _with_home(self, name: str, value: Any) -> Any:
+        """An option's value, in which every path may begin with `~`."""
+        if isinstance(value, list):
+            return [self._with_home(name, entry) for entry in value]
+        try:
+            return type(value)(with_home(str(value))) if isinstance(value, str | Path) else value
+        except BadInput as error:
+            self.error(f"{name.replace('_', '-')}: {error}")
+
     def error(self, message: str) -> NoReturn:
         """Ends the program with exit code 2."""
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, printable(f"error: {message}; see {self.prog} --help") + "\n")
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -52,12 +67,13 @@ def print_figures(figures: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(figures))
         return
     for key, value in figures.items():
-        print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+        print(printable(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}"))
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Rows under their keys, in columns."""
-    cells = [list(rows[0]), *(["" if value is None else str(value) for value in row.values()] for row in rows)]
+    shown = (["" if value is None else printable(str(value)) for value in row.values()] for row in rows)
+    cells = [list(rows[0]), *shown]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

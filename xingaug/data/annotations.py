@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from xingaug.data.readers import read_split
 from xingaug.data.split import Split, image_sizes
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
+from xingaug.images import image_size
 from xingaug.keypoints import JOINTS, Keypoints
 
 _log = logging.getLogger(__name__)
@@ -359,9 +359,8 @@ def match(annotations: Annotations, names: Sequence[str] | np.ndarray, paths: Se
             report.without_row.add(str(name))
             continue
         try:
-            with Image.open(path) as image:
-                size = image.height, image.width
-        except (OSError, SyntaxError, ValueError):
+            size = image_size(path)
+        except BadInput:
             report.unreadable.add(str(name))
             continue
         person = annotations.keypoints([row])

@@ -11,9 +11,7 @@ from xingaug.data.annotations import Annotations
 from xingaug.data.names import SplitName
 from xingaug.data.readers import Dataset, layout_of, open_dataset
 from xingaug.errors import BadInput
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-"""Names that count as images, in any case."""
+from xingaug.images import SUFFIXES
 
 
 def list_images(root: Path, splits: Sequence[SplitName] | None = None) -> tuple[list[str], list[Path]]:

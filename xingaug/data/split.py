@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from xingaug.data.names import FOLDERS, NAME, SplitName
 from xingaug.errors import BadInput
-from xingaug.images import read_image
+from xingaug.images import image_size, read_image
 
 
 class MissingSplit(BadInput):
@@ -76,19 +75,12 @@ class Split:
 
 
 def image_sizes(split: Split) -> np.ndarray:
-    """(N, 2) int64 (height, width) of the stored images; reads their headers only.
+    """(N, 2) int64 (height, width) of the images, upright; reads their headers only.
 
     Raises:
         BadInput: an image cannot be read.
     """
-    sizes = np.empty((len(split), 2), np.int64)
-    for i in range(len(split)):
-        try:
-            with Image.open(split.path(i)) as image:
-                sizes[i] = image.height, image.width
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadInput(f"{split.path(i)}: not a readable image ({error})") from None
-    return sizes
+    return np.array([image_size(split.path(i)) for i in range(len(split))], np.int64).reshape(-1, 2)
 
 
 def read_images(split: Split, size: tuple[int, int] | None = None) -> np.ndarray:

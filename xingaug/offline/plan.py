@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from xingaug.augment.checks import usable
 from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import Annotations, bring_to
 from xingaug.data.market1501 import Split
+from xingaug.errors import BadInput
+from xingaug.images import image_size
 from xingaug.keypoints import Keypoints
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.manifest import MAX_COPIES, synthetic_name
@@ -74,7 +75,7 @@ def find_sources(train: Split, annotations: Annotations, size: tuple[int, int]) 
     """
     rows = annotations.lookup(train.names)
     candidates = np.flatnonzero(rows >= 0)
-    sizes = [image_size(train.path(index)) for index in candidates.tolist()]
+    sizes = [_size_or_none(train.path(index)) for index in candidates.tolist()]
     readable = np.array([size is not None for size in sizes], dtype=bool)
     unreadable = [str(name) for name in train.names[candidates[~readable]]]
     candidates = candidates[readable]
@@ -184,10 +185,9 @@ def _drawn(aug: XingPose, sources: Sources, starts: np.ndarray, ends: np.ndarray
     return Items(*columns)
 
 
-def image_size(path: Path) -> tuple[int, int] | None:
-    """(height, width) from the file's header; None where it is missing or no image."""
+def _size_or_none(path: Path) -> tuple[int, int] | None:
+    """(height, width); None where the file is missing or no image."""
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return image_size(path)
+    except BadInput:
         return None

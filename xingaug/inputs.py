@@ -1,0 +1,190 @@
+"""Reading files that somebody else wrote: regular files only, of a size that is judged before they are read."""
+
+import ast
+import itertools
+import json
+import math
+import os
+import re
+import stat
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from xingaug.errors import BadInput
+
+MAX_TEXT_BYTES = 256_000_000
+"""Largest text or JSON file that is read; COCO's own file of keypoints has 233 MB (our choice)."""
+
+MAX_ARRAY_BYTES = 1_000_000_000
+"""Largest sum of the arrays in an .npz, as they are in memory: about two million annotated images (our choice)."""
+
+MAX_JSON_DEPTH = 64
+"""Deepest JSON that is read; no format here needs more than a tenth of it (our choice)."""
+
+_KINDS = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+_MAX_MEMBERS = 64
+_MAX_HEADER = 10_000
+_ARRAY_KINDS = "biufUS"
+
+
+def open_regular(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES) -> BinaryIO:
+    """Opens a file for reading, without waiting for a pipe's writer.
+
+    Args:
+        path: the file, or a symbolic link to it.
+        what: it should be, for the messages, such as "annotation file".
+        most: bytes that it may have.
+
+    Raises:
+        BadInput: there is none, it cannot be opened, it is no regular file, or it is larger.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such {what}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read as {what} ({error.strerror})") from None
+    except ValueError as error:  # a NUL in its name
+        raise BadInput(f"{path}: no name of a file ({error}); needed that of the {what}") from None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            kind = next((kind for is_kind, kind in _KINDS if is_kind(found.st_mode)), "a device")
+            raise BadInput(f"{path}: is {kind}; needed a regular file as {what}")
+        if found.st_size > most:
+            size = f"{found.st_size / 1e6:,.0f} MB"
+            raise BadInput(f"{path}: has {size}; needed at most {most / 1e6:,.0f} MB as {what}")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES) -> bytes:
+    """A regular file's bytes; errors as `open_regular`, and where reading fails."""
+    with open_regular(path, what, most) as file:
+        try:
+            return file.read(most)
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be read as {what} ({error.strerror})") from None
+
+
+def read_text(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES) -> str:
+    """A regular file's text, with or without a byte order mark; errors as `read_bytes`, and where it is not UTF-8."""
+    try:
+        return read_bytes(path, what, most).decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start}); needed that as {what}") from None
+
+
+def read_json(path: str | Path, what: str = "JSON file", most: int = MAX_TEXT_BYTES) -> Any:
+    """What a regular file holds as JSON; errors as `read_text`, and where it is no JSON or nested too deep."""
+    return parse_json(read_text(path, what, most), str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """What a text says as JSON.
+
+    Args:
+        text: of any length.
+        where: it stands, for the messages.
+
+    Raises:
+        BadInput: it is no JSON, or nested deeper than `MAX_JSON_DEPTH`.
+    """
+    try:
+        if _depth(text) > MAX_JSON_DEPTH:
+            raise BadInput(f"{where}: not usable JSON (nested deeper than {MAX_JSON_DEPTH} brackets)")
+        return json.loads(text)
+    except BadInput:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{where}: not JSON ({error})") from None
+
+
+def _depth(text: str) -> int:
+    """How deep brackets are nested, outside of strings."""
+    brackets = re.sub(r'"(?:[^"\\]|\\.)*+"|[^\[\]{}"]+', "", text, flags=re.DOTALL)
+    steps = {"[": 1, "{": 1, "]": -1, "}": -1, '"': 0}
+    return max(itertools.accumulate(steps[bracket] for bracket in brackets), default=0)
+
+
+def read_arrays(path: str | Path, what: str = "array file", most: int = MAX_ARRAY_BYTES) -> dict[str, np.ndarray]:
+    """All arrays of an .npz, whatever they are called; their headers are judged before any of them is read.
+
+    Args:
+        path: of the file.
+        what: it should be, for the messages, such as "annotation .npz".
+        most: bytes that all arrays together may take.
+
+    Returns:
+        Arrays of truth values, whole or real numbers, or text.
+
+    Raises:
+        BadInput: no such regular file, no .npz, damaged, encrypted, compressed otherwise than numpy does, larger than
+            it may be, or with complex numbers, records or pickled objects.
+    """
+    with open_regular(path, what, most) as file:
+        try:
+            magic = file.read(6)
+            if magic == b"\x93NUMPY":
+                raise BadInput(f"{path}: holds one bare array; needed an {what}")
+            with zipfile.ZipFile(file) as archive:
+                return _arrays_of(archive, f"{path}: not an {what}", most)
+        except BadInput:
+            raise
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be read as {what} ({error.strerror or error})") from None
+        except Exception as error:  # a damaged file can make the readers fail anywhere
+            reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+            raise BadInput(f"{path}: not an {what} ({reason})") from None
+
+
+def _arrays_of(archive: zipfile.ZipFile, wrong: str, most: int) -> dict[str, np.ndarray]:
+    members = archive.infolist()
+    if len(members) > _MAX_MEMBERS or len({member.filename for member in members}) < len(members):
+        raise BadInput(f"{wrong} ({len(members)} members, needed at most {_MAX_MEMBERS}, each once)")
+    total = sum(member.file_size for member in members)
+    if total > most:
+        raise BadInput(f"{wrong} (its arrays take {total / 1e6:,.0f} MB, needed at most {most / 1e6:,.0f} MB)")
+    arrays = {}
+    for member in members:
+        here = f"{wrong} ({member.filename}: "
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
+            raise BadInput(f"{here}encrypted, or compressed as numpy does not)")
+        if not member.filename.endswith(".npy"):
+            raise BadInput(f"{here}no array, needed a name that ends in .npy)")
+        with archive.open(member) as stream:
+            arrays[member.filename.removesuffix(".npy")] = _array_of(stream, member.file_size, here)
+    return arrays
+
+
+def _array_of(stream: Any, size: int, here: str) -> np.ndarray:
+    """One array of `size` bytes with its header, which is compared with the size first."""
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise BadInput(f"{here}version {version} of numpy's format, needed 1 to 3)")
+    length = int.from_bytes(stream.read(2 if version == (1, 0) else 4), "little")
+    if length > _MAX_HEADER:
+        raise BadInput(f"{here}a header of {length} bytes, needed at most {_MAX_HEADER})")
+    header = ast.literal_eval(stream.read(length).decode("latin1" if version < (3, 0) else "utf-8").strip())
+    shape, dtype = header["shape"], header["descr"]
+    if not isinstance(dtype, str) or np.dtype(dtype).kind not in _ARRAY_KINDS:
+        raise BadInput(f"{here}values {str(dtype)[:40]}, needed whole or real numbers or text)")
+    if not (isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)):
+        raise BadInput(f"{here}shape {str(shape)[:40]}, needed whole numbers)")
+    start = 6 + 2 + (2 if version == (1, 0) else 4) + length
+    if math.prod(shape) * np.dtype(dtype).itemsize != size - start:
+        raise BadInput(f"{here}{size - start} bytes for {dtype} of shape {str(shape)[:60]})")
+    flat = np.frombuffer(bytearray(stream.read()), np.dtype(dtype), math.prod(shape))
+    if flat.dtype.kind == "U" and not _is_text(flat.view(flat.dtype.byteorder + "u4")):
+        raise BadInput(f"{here}text with numbers that are no characters)")
+    return flat.reshape(shape, order="F" if header["fortran_order"] else "C")
+
+
+def _is_text(points: np.ndarray) -> bool:
+    """Whether all of some code points can be written as UTF-8, which halves of surrogate pairs cannot."""
+    return bool(((points < 0xD800) | ((points > 0xDFFF) & (points <= 0x10FFFF))).all())
