@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -88,10 +89,10 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _judged(file: io.IOBase, where: str) -> Iterator[Image.Image]:
+def _judged(file: BinaryIO, where: str) -> Iterator[Image.Image]:
     """An open image whose pixels are not decoded yet; errors while the block works with it name it too."""
     try:
-        with Image.open(file, formats=_FORMATS) as image:  # type: ignore[arg-type]
+        with Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.height}x{image.width} pixels"
                 raise BadInput(f"{where}: has {size}, needed at most {MAX_PIXELS // 1_000_000} million")
