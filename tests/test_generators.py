@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from xingaug.config import load_config
 from xingaug.errors import BadInput
 from xingaug.generators import SIZES, XingGANPlusPlus, load_generator, save_generator
+from xingaug.generators.pose import Poses
 from xingaug.generators.sizes import size_config
 from xingaug.generators.store import network_of
 from xingaug.generators.xinggan_pp import CoAttentionFusion, StageJoin, TextureAttention, XingGANPlusPlusConfig
@@ -150,7 +151,8 @@ def test_the_released_stem_and_decoder_are_xinggans() -> None:
         code, fine = ours.image_stem(source)
         assert torch.equal(code, theirs.appearance_encoder(source))
         assert fine.shape == (1, 4, 16, 8)
-        assert torch.equal(ours.heatmap_stem(first, second)[0], theirs.shape_encoder(torch.cat([first, second], 1)))
+        code, _ = ours.heatmap_stem(Poses.of_heatmaps(first, second), (32, 16), torch.float32)
+        assert torch.equal(code, theirs.shape_encoder(torch.cat([first, second], 1)))
     # Decoders have as many candidates as configured; all else is XingGAN's.
     for mine, released in (
         (fusion.decode_appearance, theirs.appearance_decoder),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xingaug.generators.checks import check_inputs
 from xingaug.generators.fast import optimize
+from xingaug.generators.pose import Poses
 
 
 class PoseGenerator(nn.Module, ABC):
@@ -25,7 +26,7 @@ class PoseGenerator(nn.Module, ABC):
     config: Any
     content_hash: str
     is_fast: bool
-    compiled: Callable[[Tensor, Tensor, Tensor], Tensor] | None
+    compiled: Callable[[Tensor, Poses], Tensor] | None
 
     def __init__(self, config: Any) -> None:
         """Args: `config`: the network's."""
@@ -50,6 +51,11 @@ class PoseGenerator(nn.Module, ABC):
         """The one size that it takes, or None where it takes any with sides divisible by 4."""
         return None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in; of a fast form perhaps another than the images', which come and go as float32."""
+        return next(self.parameters()).dtype
+
     def settings(self) -> dict[str, Any]:
         """The configuration as plain data, for storing."""
         return asdict(self.config)
@@ -61,7 +67,7 @@ class PoseGenerator(nn.Module, ABC):
         return optimize(self, dtype, compile, channels_last)
 
     def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
-        """Renders the source person in the target pose.
+        """Renders the source person in the target pose; `xingaug.generators.render` does it from joints, and faster.
 
         Args:
             source: (B, 3, H, W) float in [-1, 1], H and W divisible by 4 and at least 8.
@@ -76,8 +82,21 @@ class PoseGenerator(nn.Module, ABC):
                 ranges are not looked at; `optimize(compile=True)` keeps that check.
         """
         check_inputs(source, source_heatmaps, target_heatmaps, self.required_size)
-        return (self.compiled or self.render)(source, source_heatmaps, target_heatmaps)
+        return self.run(source, Poses.of_heatmaps(source_heatmaps, target_heatmaps))
+
+    def run(self, images: Tensor, poses: Poses) -> Tensor:
+        """`render`, compiled where it was."""
+        return (self.compiled or self.render)(images, poses)
 
     @abstractmethod
-    def render(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
-        """As `forward`, on inputs that have been checked."""
+    def render(self, images: Tensor, poses: Poses) -> Tensor:
+        """What the network computes, on inputs that have been checked: no checks, no reads by the host in here.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1].
+            poses: of source and target; `poses.xy` and `poses.present` are always there, maps are drawn by
+                `generators.pose.PoseMaps`.
+
+        Returns:
+            (B, 3, H, W) float32 in [-1, 1].
+        """

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_write
 from xingaug.generators.base import PoseGenerator
+from xingaug.generators.pose import Poses
 from xingaug.generators.store import load_generator
 from xingaug.keypoints import Keypoints, render_heatmaps
 
@@ -95,7 +96,7 @@ class _Unchecked(nn.Module):
         self.generator = generator
 
     def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
-        return self.generator.render(source, source_heatmaps, target_heatmaps)
+        return self.generator.render(source, Poses.of_heatmaps(source_heatmaps, target_heatmaps))
 
 
 def _inputs(size: tuple[int, int], count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xingaug.generators.pose import PoseMaps, Poses
 from xingaug.generators.xinggan import encoder
 
 Padding = Literal["zeros", "reflect"]
@@ -69,16 +70,19 @@ class ImageStem(nn.Module):
         return self.coarse(fine), fine
 
 
-class HeatmapStem(nn.Module):
+class PoseStem(nn.Module):
     """Both poses to a shape code: light (our choice), or XingGAN's encoder.
 
     The maps are smooth (sigma 6 px), so that the light stem loses nothing by beginning with their 4x4 means.
     """
 
-    def __init__(self, width: int, joints: int = 18, released: bool = False, hints: int = 0) -> None:
+    def __init__(
+        self, size: tuple[int, int], width: int, joints: int = 18, released: bool = False, hints: int = 0
+    ) -> None:
         """Builds the stem.
 
         Args:
+            size: (height, width) of the images.
             width: channels C of the code.
             joints: maps per pose.
             released: whether it is XingGAN's encoder.
@@ -86,20 +90,27 @@ class HeatmapStem(nn.Module):
         """
         super().__init__()
         self.released = released
+        self.draw = PoseMaps(size)
         self.mix = encoder(2 * joints, width // 4) if released else nn.Sequential(
             conv3(2 * joints + 16 * hints, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
             conv3(width, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
         )  # fmt: skip
 
     def forward(
-        self, source_heatmaps: Tensor, target_heatmaps: Tensor, hints: Tensor | None = None
+        self, poses: Poses, size: tuple[int, int], dtype: torch.dtype, hints: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Two (B, 18, H, W), at choice (B, hints, H, W), to the code (B, C, h, w) and reduced maps (B, 36, h, w)."""
-        both = (source_heatmaps, target_heatmaps)
-        maps = torch.cat([F.avg_pool2d(heatmaps, 4) for heatmaps in both], 1)
+        """To the code (B, C, h, w) and the maps' 4x4 means (B, 36, h, w).
+
+        Args:
+            poses: of source and target.
+            size: (height, width) of the images.
+            dtype: of both results.
+            hints: at choice (B, hints, H, W).
+        """
+        means = self.draw.means(poses, size).to(dtype)
         if self.released:
-            return self.mix(torch.cat(both, 1)), maps
-        return self.mix(maps if hints is None else torch.cat([maps, F.pixel_unshuffle(hints, 4)], 1)), maps
+            return self.mix(self.draw(poses, size).to(dtype)), means
+        return self.mix(means if hints is None else torch.cat([means, F.pixel_unshuffle(hints, 4)], 1)), means
 
 
 def region_bounds(length: int, regions: int) -> list[tuple[int, int]]:

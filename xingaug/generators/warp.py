@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xingaug.generators.layers import conv3, shuffle_up
+from xingaug.generators.pose import Coordinates, Poses
 from xingaug.keypoints import JOINTS
 
 
@@ -45,179 +46,189 @@ BONES = (
     *(Bone((f"{side}_knee",), (f"{side}_ankle",), 0.14) for side in ("right", "left")),
 )
 
+_TORSO = next(k for k, bone in enumerate(BONES) if bone.flat)
+
 _COUNTERPARTS = [0, 1, *(k + 1 if k % 2 == 0 else k - 1 for k in range(2, len(BONES)))]
 """The bone of the other side; right and left ones alternate after the two in the middle."""
 
 _FAR = 40.0
 """Squared distance, in radii, from which on a pixel is not near a limb at all."""
 
+_NOT_NEAR = 2.0612e-9
+"""exp(-_FAR / 2), rounded up."""
+
 _SHARPNESS = 4.0
 """How abruptly one limb's motion gives way to the next one's (our choice)."""
 
 
-def joints_of(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the joints of heatmaps lie: the vertex of a parabola through the logarithm, which is exact for a Gaussian.
+class Carry(Coordinates):
+    """Takes every pixel from a place of its own: between pixels by bilinear weights, beyond the border from the border."""
 
-    Args:
-        heatmaps: (B, 18, H, W), one Gaussian of any width each, H and W at least 3.
+    base: Tensor
+    scale: Tensor
 
-    Returns:
-        (B, 18, 2) pixels (x, y), and (B, 18) bool: whether the joint is there.
-    """
-    peak_x, peak_y = heatmaps.amax(-2), heatmaps.amax(-1)  # (B, 18, W), (B, 18, H)
-    xy = torch.stack([_vertex(peak_x), _vertex(peak_y)], -1)
-    return xy, peak_x.amax(-1) > 0
+    def __init__(self, size: tuple[int, int]) -> None:
+        """Args: `size`: (height, width) of the images; other sizes are taken too, at the cost of a few operations."""
+        super().__init__()
+        self.size = tuple(size)
+        base, scale = _sampling_grid(self.size, torch.device("cpu"))
+        self.register_buffer("base", base, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
 
+    def forward(self, image: Tensor, shifts: Tensor) -> Tensor:
+        """Takes one image or several from a source.
 
-def _vertex(profile: Tensor) -> Tensor:
-    """(B, 18, L) to the position of the maximum (B, 18), between pixels too."""
-    centre = profile.argmax(-1, keepdim=True).clamp(1, profile.shape[-1] - 2)
-    before, here, after = (profile.gather(-1, centre + k).clamp(min=1e-9).log() for k in (-1, 0, 1))
-    curvature = (2 * here - before - after).clamp(min=1e-6)
-    return (centre + ((after - before) / (2 * curvature)).clamp(-2, 2)).squeeze(-1)
+        Args:
+            image: (B, 3, H, W).
+            shifts: (B, 2 k, H, W), of each of k images from each pixel to the place it is taken from, (x, y) in pixels.
 
-
-def carry(image: Tensor, shift: Tensor) -> Tensor:
-    """Takes every pixel from a place of its own, between pixels by bilinear weights, beyond the border from the border.
-
-    Args:
-        image: (B, 3, H, W).
-        shift: (B, 2, H, W), from each pixel to the place it is taken from, (x, y) in pixels.
-
-    Returns:
-        (B, 3, H, W) float32.
-    """
-    height, width = image.shape[-2:]
-    x, y = (torch.arange(n, device=image.device, dtype=torch.float32) + 0.5 for n in (width, height))
-    grid = torch.stack([(shift[:, 0] + x) * (2 / width), (shift[:, 1] + y[:, None]) * (2 / height)], -1) - 1
-    return F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False)
+        Returns:
+            (B, 3 k, H, W) float32.
+        """
+        size = (image.shape[-2], image.shape[-1])
+        base, scale = (self.base, self.scale) if size == self.size else _sampling_grid(size, image.device)
+        places = shifts.float().unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2)  # (B, k, H, W, 2)
+        grid = torch.addcmul(base, places, scale).flatten(1, 2)  # (B, k H, W, 2): one image below the other
+        taken = F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False)
+        return taken.unflatten(2, (-1, size[0])).transpose(1, 2).flatten(1, 2)
 
 
-class LimbWarp(nn.Module):
+def _sampling_grid(size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where pixels lie as `grid_sample` counts, (H, W, 2) in [-1, 1], and how far it is to the next one, (2,)."""
+    y, x = ((torch.arange(n, device=device, dtype=torch.float32) + 0.5) * (2 / n) - 1 for n in size)
+    step = torch.cat([torch.full((1,), 2 / n, device=device) for n in reversed(size)])
+    return torch.stack(torch.broadcast_tensors(x, y[:, None]), -1), step
+
+
+class LimbWarp(Coordinates):
     """Where in the source each pixel of the target pose comes from; it has nothing to learn."""
 
     members: Tensor
     radius: Tensor
     flat: Tensor
+    counterparts: Tensor
+    unmoved: Tensor
+    turning: Tensor
+    field: Tensor
 
-    def __init__(self) -> None:
-        """Turns the names of `BONES` into tensors."""
+    def __init__(self, size: tuple[int, int]) -> None:
+        """Args: `size`: (height, width) of the images; other sizes are taken too, at the cost of a few operations."""
         super().__init__()
-        members = torch.zeros(2, len(BONES), len(JOINTS))
+        self.size = tuple(size)
+        members = torch.zeros(2, len(BONES), len(JOINTS), 1)
         for k, bone in enumerate(BONES):
             for end, names in enumerate((bone.start, bone.end)):
                 members[end, k, [JOINTS.index(name) for name in names]] = 1
-        self.register_buffer("members", members, persistent=False)
-        self.register_buffer("radius", torch.tensor([bone.radius for bone in BONES]), persistent=False)
-        self.register_buffer("flat", torch.tensor([bone.flat for bone in BONES]), persistent=False)
+        constants = {
+            "members": members,
+            "radius": torch.tensor([bone.radius for bone in BONES]),
+            "flat": torch.tensor([bone.flat for bone in BONES]),
+            "counterparts": torch.tensor(_COUNTERPARTS),
+            "unmoved": torch.tensor([[1.0, 0, 0], [0, 1, 0]]),
+            "turning": torch.tensor([-1.0, 1]),  # (x, y) turned by a right angle is (-y, x)
+            "field": _field(self.size, torch.device("cpu")),
+        }
+        for name, values in constants.items():
+            self.register_buffer(name, values, persistent=False)
 
     @torch.no_grad()
-    def forward(self, source_heatmaps: Tensor, target_heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, poses: Poses, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Moves the limbs.
 
         Args:
-            source_heatmaps: (B, 18, H, W), H and W even.
-            target_heatmaps: (B, 18, H, W).
+            poses: of source and target.
+            size: (height, width) of the images, both even.
 
         Returns:
-            The shift (B, 2, H, W) of each pixel of the target pose, for `carry`, and (B, 1, H, W) in [0, 1]: how near
+            The shift (B, 2, H, W) of each pixel of the target pose, for `Carry`, and (B, 1, H, W) in [0, 1]: how near
             a limb it is. A limb of the target that the source does not show takes its counterpart on the other side;
             one without either is left out, and where there is none at all the shift and the nearness are 0.
         """
-        height, width = source_heatmaps.shape[-2:]
-        maps, distance = self._bones_and_distances(source_heatmaps.float(), target_heatmaps.float(), height, width)
-        share = (-_SHARPNESS * distance).softmax(1)  # (B, K, H/2, W/2)
-        motion = torch.einsum("bkhw,bkn->bnhw", share, maps.flatten(2))  # (B, 6, H/2, W/2)
-        x, y = _centres(width, motion), _centres(height, motion)[:, None]
-        shift = [motion[:, 3 * i] * x + motion[:, 3 * i + 1] * y + motion[:, 3 * i + 2] - (x, y)[i] for i in (0, 1)]
-        nearest = distance.amin(1).clamp(max=_FAR)
-        nearness = (-nearest / 2).exp().masked_fill(nearest >= _FAR, 0)
-        # At half resolution up to here; the motion is as good as linear between two of its positions.
-        fields = F.interpolate(torch.stack([*shift, nearness], 1), scale_factor=2, mode="bilinear")
+        with torch.autocast(poses.xy.device.type, enabled=False):  # in bfloat16 a coordinate is off by up to 4 pixels
+            # At half resolution; the motion is as good as linear between two of its positions.
+            fields = F.interpolate(self._fields(poses, size), scale_factor=2, mode="bilinear")
         return fields[:, :2], fields[:, 2:]
 
-    def _bones_and_distances(
-        self, source_heatmaps: Tensor, target_heatmaps: Tensor, height: int, width: int
-    ) -> tuple[Tensor, Tensor]:
-        """Of every bone the map (B, K, 2, 3) from target to source, and its distance (B, K, H/2, W/2) in radii."""
-        (s_xy, s_present), (t_xy, t_present) = joints_of(source_heatmaps), joints_of(target_heatmaps)
-        s_start, s_end, s_known = self._bones(s_xy, s_present)
-        t_start, t_end, t_known = self._bones(t_xy, t_present)
-        s_length, t_length = (
-            _body_length(a, b, known, height) for a, b, known in ((s_start, s_end, s_known), (t_start, t_end, t_known))
-        )
-        s_width, t_width = (
-            _body_width(xy, seen, n) for xy, seen, n in ((s_xy, s_present, s_length), (t_xy, t_present, t_length))
-        )
-        other = s_known.unsqueeze(-1)
-        s_start, s_end = (torch.where(other, end, end[:, _COUNTERPARTS]) for end in (s_start, s_end))
-        known = t_known & (s_known | s_known[:, _COUNTERPARTS])
-        scale = (s_length / t_length)[:, None]  # (B, 1)
-        across = torch.where(self.flat, (s_width / t_width)[:, None], scale)  # (B, K)
-        maps = _similarities(s_start, s_end, t_start, t_end, scale, across)
-        maps = torch.where(known[..., None, None], maps, maps.new_tensor([[1.0, 0, 0], [0, 1, 0]]))
-        turned = (t_width / (0.6 * t_length)).clamp(0.6, 1.0)[:, None]
-        radius = self.radius.float() * t_length[:, None] * torch.where(self.flat, turned, torch.ones_like(turned))
-        distance = _squared_distances(t_start, t_end, height, width) / (radius**2)[..., None, None]
-        return maps, distance.masked_fill(~known[..., None, None], 100 * _FAR)
+    def _fields(self, poses: Poses, size: tuple[int, int]) -> Tensor:
+        """Shift and nearness, (B, 3, H/2, W/2)."""
+        field = self.field if size == self.size else _field(size, poses.xy.device)  # (3, H/2, W/2)
+        ends, known = self._ends(poses)  # (B, 2, 2, K, 2), (B, 2, K)
+        bone = ends[:, :, 1] - ends[:, :, 0]  # (B, 2, K, 2)
+        length = torch.linalg.vector_norm(bone, dim=-1)  # (B, 2, K)
+        # Neck to hips in pixels (B, 2); a share of the image's height where they are missing.
+        body = torch.where(known[:, :, _TORSO], length[:, :, _TORSO], 0.28 * size[0]).clamp(min=4)
+        width = _body_width(poses, body)  # (B, 2)
+        length = length.clamp(min=0.5)
+        axis = bone / length[..., None]
+        drawn = known[:, 1] & (known[:, 0] | known[:, 0].index_select(1, self.counterparts))  # (B, K)
+        motion = self._motions(ends[:, :, 0], axis, length, body, width) * drawn[..., None, None]  # (B, K, 2, 3)
+        turned = (width[:, 1:] / (0.6 * body[:, 1:])).clamp(0.6, 1.0)
+        radius = self.radius * body[:, 1:] * torch.where(self.flat, turned, 1.0)  # (B, K)
+        distance = _squared_distances(ends[:, 1, 0], axis[:, 1], length[:, 1], radius, field)  # (B, K, H/2, W/2)
+        distance = distance.masked_fill(~drawn[..., None, None], 100 * _FAR)
+        share = (distance * -_SHARPNESS).softmax(1).flatten(2)
+        moved = motion.flatten(2).transpose(1, 2) @ share  # (B, 6, H/2 W/2)
+        shift = (moved.view(-1, 2, *field.shape) * field).sum(2)  # (B, 2, H/2, W/2)
+        nearest = distance.amin(1, keepdim=True).clamp(max=_FAR)
+        nearness = F.threshold((nearest * -0.5).exp(), _NOT_NEAR, 0)
+        return torch.cat([shift, nearness], 1)
 
-    def _bones(self, xy: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Start and end (B, K, 2) of every bone, and whether both are known (B, K)."""
-        weight = self.members.float()[:, None] * present[:, None].float()  # (2, B, K, 18)
-        count = weight.sum(-1)
-        start, end = (weight @ xy) / count.clamp(min=1)[..., None]
-        return start, end, (count > 0).all(0)
+    def _ends(self, poses: Poses) -> tuple[Tensor, Tensor]:
+        """Starts and ends (B, 2 poses, 2, K, 2) of every bone, and whether both are known (B, 2, K)."""
+        seen = torch.cat([poses.xy, poses.present[..., None]], -1)[:, :, None, None]  # (B, 2, 1, 1, 18, 3)
+        sums = (seen * self.members).sum(-2)  # (B, 2, 2, K, 3), no matrix product: a GPU may round those to 10 bits
+        ends = sums[..., :2] / sums[..., 2:].clamp(min=1)
+        known = (sums[..., 2] > 0).all(2)
+        other = ends[:, 0].index_select(2, self.counterparts)
+        source = torch.where(known[:, 0, None, :, None], ends[:, 0], other)
+        return torch.stack([source, ends[:, 1]], 1), known
+
+    def _motions(self, start: Tensor, axis: Tensor, length: Tensor, body: Tensor, width: Tensor) -> Tensor:
+        """What similarities that lay the target's bones on the source's add to a pixel's place.
+
+        Args:
+            start: (B, 2, K, 2) of the bones of both poses.
+            axis: (B, 2, K, 2) their directions.
+            length: (B, 2, K) in pixels.
+            body: (B, 2) length of the body.
+            width: (B, 2) width of the body.
+
+        Returns:
+            (B, K, 2, 3), to be multiplied by (x, y, 1).
+        """
+        scale = body[:, :1] / body[:, 1:]  # (B, 1)
+        along = (length[:, 0] / length[:, 1]).clamp(scale / 2.5, scale * 2.5)  # a limb seen end on has no length
+        across = torch.where(self.flat, width[:, :1] / width[:, 1:], scale)
+        basis = torch.stack([axis, axis.flip(-1) * self.turning], -1)  # (B, 2, K, 2, 2): columns along and across
+        stretched = basis[:, 0] * torch.stack([along, across], -1)[..., None, :]
+        turn = (stretched[..., :, None, :] * basis[:, 1, :, None]).sum(-1)  # (B, K, 2, 2)
+        shift = start[:, 0] - (turn * start[:, 1, :, None]).sum(-1)
+        return torch.cat([turn, shift[..., None]], -1) - self.unmoved
 
 
-def _centres(length: int, like: Tensor) -> Tensor:
-    """Where the pixels of the half-size image lie in the whole one, (length / 2)."""
-    return 2 * torch.arange(length // 2, device=like.device, dtype=torch.float32) + 0.5
+def _field(size: tuple[int, ...], device: torch.device) -> Tensor:
+    """(x, y, 1) of the pixels of the half-size image in pixels of the whole one, (3, H/2, W/2)."""
+    y, x = (2 * torch.arange(n // 2, device=device, dtype=torch.float32) + 0.5 for n in size)
+    return torch.stack(torch.broadcast_tensors(x, y[:, None], torch.ones_like(x)))
 
 
-def _body_length(start: Tensor, end: Tensor, valid: Tensor, height: int) -> Tensor:
-    """Neck to hips (B,) in pixels; a share of the image's height where they are missing."""
-    torso = next(k for k, bone in enumerate(BONES) if bone.flat)
-    length = (end[:, torso] - start[:, torso]).norm(dim=-1)
-    return torch.where(valid[:, torso], length, 0.28 * height).clamp(min=4)
-
-
-def _body_width(xy: Tensor, present: Tensor, length: Tensor) -> Tensor:
-    """Shoulder to shoulder (B,) along x, which shrinks as the person turns, but not below the body's depth."""
+def _body_width(poses: Poses, length: Tensor) -> Tensor:
+    """Shoulder to shoulder (B, 2) along x, which shrinks as the person turns, but not below the body's depth."""
     right, left = (JOINTS.index(name) for name in _SHOULDERS)
-    width = (xy[:, right, 0] - xy[:, left, 0]).abs()
-    known = (present[:, right] * present[:, left]) > 0
+    width = (poses.xy[:, :, right, 0] - poses.xy[:, :, left, 0]).abs()
+    known = poses.present[:, :, right] * poses.present[:, :, left] > 0
     return torch.where(known, torch.maximum(width, 0.35 * length), 0.6 * length)
 
 
-def _similarities(
-    s_start: Tensor, s_end: Tensor, t_start: Tensor, t_end: Tensor, scale: Tensor, across: Tensor
-) -> Tensor:
-    """Maps (B, K, 2, 3) from the target's pixels to the source's, bone on bone."""
-    s_axis, s_length = _axis(s_start, s_end)
-    t_axis, t_length = _axis(t_start, t_end)
-    along = (s_length / t_length).clamp(min=scale / 2.5, max=scale * 2.5)  # a limb seen end on has no length
-    s_normal, t_normal = (torch.stack([-axis[..., 1], axis[..., 0]], -1) for axis in (s_axis, t_axis))
-    turn = along[..., None, None] * s_axis[..., :, None] * t_axis[..., None, :]
-    turn = turn + across[..., None, None] * s_normal[..., :, None] * t_normal[..., None, :]
-    shift = s_start[..., None] - turn @ t_start[..., None]
-    return torch.cat([turn, shift], -1)
-
-
-def _axis(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Direction (B, K, 2) and length (B, K) of bones."""
-    length = (end - start).norm(dim=-1).clamp(min=0.5)
-    return (end - start) / length[..., None], length
-
-
-def _squared_distances(start: Tensor, end: Tensor, height: int, width: int) -> Tensor:
-    """Of every pixel to every bone, (B, K, H, W)."""
-    axis, length = _axis(start, end)
-    x = _centres(width, start) - start[..., 0, None]  # (B, K, W)
-    y = _centres(height, start) - start[..., 1, None]  # (B, K, H)
-    x, y = x[..., None, :], y[..., None]
-    dx, dy = axis[..., 0, None, None], axis[..., 1, None, None]
-    along = (x * dx + y * dy).clamp(min=0).minimum(length[..., None, None])
-    return (x - along * dx) ** 2 + (y - along * dy) ** 2
+def _squared_distances(start: Tensor, axis: Tensor, length: Tensor, radius: Tensor, field: Tensor) -> Tensor:
+    """Of every pixel to every bone, (B, K, H/2, W/2), in radii of the bone."""
+    x, y = field[0, 0] - start[..., :1], field[1, :, 0] - start[..., 1:]  # (B, K, W/2), (B, K, H/2)
+    unit = axis / radius[..., None]
+    dx, dy = unit[..., :1], unit[..., 1:]
+    along = (x * dx)[..., None, :] + (y * dy)[..., None]
+    aside = (y * dx)[..., None] - (x * dy)[..., None, :]
+    beyond = along - along.clamp(min=0).minimum((length / radius)[..., None, None])
+    return torch.addcmul(aside * aside, beyond, beyond)
 
 
 class FlowCorrection(nn.Module):
@@ -236,19 +247,17 @@ class FlowCorrection(nn.Module):
         nn.init.normal_(last.weight, std=0.02)  # a tenth of a pixel: enough to tell both corrections apart
         self.out = nn.Sequential(conv3(32 + fine, 48), nn.BatchNorm2d(48), nn.ReLU(inplace=True), last)
 
-    def forward(self, image: Tensor, shift: Tensor, shape_code: Tensor, fine: Tensor) -> list[Tensor]:
-        """Three images that are made of the source's pixels.
+    def forward(self, shift: Tensor, shape_code: Tensor, fine: Tensor) -> Tensor:
+        """Where three images are taken from.
 
         Args:
-            image: (B, 3, H, W), the source.
             shift: (B, 2, H, W), of the limb warp.
             shape_code: (B, 2C, h, w), the last stage's.
             fine: (B, fine, H/2, W/2).
 
         Returns:
-            3 times (B, 3, H, W) float32.
+            Shifts (B, 6, H, W) float32 for `Carry`.
         """
         half = self.out(torch.cat([self.up(shape_code), fine], 1)).float()  # (B, 6, H/2, W/2) in pixels
-        corrections = F.interpolate(half, scale_factor=2, mode="bilinear").chunk(self.candidates, 1)
-        bases = (shift, shift, torch.zeros_like(shift))
-        return [carry(image, base + more) for base, more in zip(bases, corrections, strict=True)]
+        corrections = F.interpolate(half, scale_factor=2, mode="bilinear")
+        return corrections + torch.cat([shift, shift, torch.zeros_like(shift)], 1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.checks import JOINT_MAPS, check_size
+from xingaug.generators.pose import PoseMaps, Poses
 
 CANDIDATES = 10
 """RGB candidates of each branch."""
@@ -135,6 +136,7 @@ class XingGAN(PoseGenerator):
         """Args: `config`: the fields of `XingGANConfig`."""
         super().__init__(XingGANConfig(**config))
         width, code = self.config.width, 4 * self.config.width
+        self.pose_maps = PoseMaps(self.config.size)
         self.appearance_encoder = encoder(3, width)
         self.shape_encoder = encoder(2 * JOINT_MAPS, width)
         self.blocks = nn.ModuleList(
@@ -146,17 +148,17 @@ class XingGAN(PoseGenerator):
         self.map_decoder = map_decoder(3 * code, width, 2 * CANDIDATES + 1)
         self.apply(_initialise)
 
-    def render(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
-        """As `forward`, on inputs that have been checked."""
-        dtype = next(self.parameters()).dtype  # of a fast form perhaps another than the images'
-        appearance = self.appearance_encoder(source.to(dtype))  # (B, C, h, w)
-        shape = self.shape_encoder(torch.cat([source_heatmaps, target_heatmaps], 1).to(dtype))  # (B, C, h, w)
+    def render(self, images: Tensor, poses: Poses) -> Tensor:
+        """As `PoseGenerator.render`."""
+        heatmaps = self.pose_maps(poses, (images.shape[-2], images.shape[-1]))  # (B, 36, H, W)
+        appearance = self.appearance_encoder(images.to(self.dtype))  # (B, C, h, w)
+        shape = self.shape_encoder(heatmaps.to(self.dtype))  # (B, C, h, w)
         for block in self.blocks:
             appearance, shape = block(appearance, shape)  # (B, C, h, w), (B, 2C, h, w)
         rgb = [
             self.appearance_decoder(appearance).unflatten(1, (CANDIDATES, 3)),
             self.shape_decoder(self.shape_squeeze(shape)).unflatten(1, (CANDIDATES, 3)),
-            source.unsqueeze(1),
+            images.unsqueeze(1),
         ]
         candidates = torch.cat([r.float() for r in rgb], 1)  # (B, 21, 3, H, W)
         maps = self.map_decoder(torch.cat([appearance, shape], 1)).float().softmax(1)  # (B, 21, H, W)

@@ -16,14 +16,15 @@ from xingaug.generators.checks import check_size
 from xingaug.generators.layers import (
     CrossedAttention,
     EnhancedAttention,
-    HeatmapStem,
     ImageStem,
     KeyTokens,
+    PoseStem,
     ShuffleDecoder,
     attend,
     conv_block,
 )
-from xingaug.generators.warp import FlowCorrection, LimbWarp, carry
+from xingaug.generators.pose import Poses
+from xingaug.generators.warp import Carry, FlowCorrection, LimbWarp
 from xingaug.generators.xinggan import decoder, map_decoder
 
 HINTS = 4
@@ -348,9 +349,11 @@ class XingGANPlusPlus(PoseGenerator):
         super().__init__(XingGANPlusPlusConfig(**config))
         c = self.config
         self.image_stem = ImageStem(c.width, released=c.stem == "released")
-        self.warp = LimbWarp() if c.limb_warp else None
+        self.warp = LimbWarp(c.size) if c.limb_warp else None
+        self.carry = Carry(c.size)
         self.flow = FlowCorrection(c.width, 4 * (HINTS + 3)) if c.limb_warp and c.flow else None
-        self.heatmap_stem = HeatmapStem(c.width, released=c.stem == "released", hints=HINTS if c.limb_warp else 0)
+        hints = HINTS if c.limb_warp else 0
+        self.heatmap_stem = PoseStem(c.size, c.width, released=c.stem == "released", hints=hints)
         self.stages = nn.ModuleList(Stage(c, first=t == 0) for t in range(c.blocks))
         self.texture = TextureAttention(c) if c.texture_attention else None
         self.fusion = CoAttentionFusion(c)
@@ -360,18 +363,17 @@ class XingGANPlusPlus(PoseGenerator):
         """Its own where EA ties it to the grid."""
         return self.size if self.config.enhanced else None
 
-    def render(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
-        """As `forward`, on inputs that have been checked."""
-        dtype = next(self.parameters()).dtype  # of a fast form perhaps another than the images'
-        image = source.to(dtype)
-        moved, fine, hints = [source], [], None
+    def render(self, images: Tensor, poses: Poses) -> Tensor:
+        """As `PoseGenerator.render`."""
+        size = (images.shape[-2], images.shape[-1])
+        image = images.to(self.dtype)
+        moved, fine, hints = [images], [], None
         if self.warp is not None:
-            shift, nearness = self.warp(source_heatmaps, target_heatmaps)
-            warps = [carry(source, shift)]
-            hints = torch.cat([warps[0], nearness], 1).to(dtype)  # (B, 4, H, W)
+            shift, nearness = self.warp(poses, size)  # (B, 2, H, W), (B, 1, H, W)
+            warped = self.carry(images, shift)  # (B, 3, H, W)
+            hints = torch.cat([warped, nearness], 1).to(self.dtype)  # (B, 4, H, W)
         code, finer = self.image_stem(image)  # (B, C, h, w), (B, C/2, H/2, W/2)
-        # (B, C, h, w), (B, 36, h, w)
-        shape, maps = self.heatmap_stem(source_heatmaps.to(dtype), target_heatmaps.to(dtype), hints)
+        shape, means = self.heatmap_stem(poses, size, self.dtype, hints)  # (B, C, h, w), (B, 36, h, w)
         appearance = code
         appearances, shapes = [], []
         for stage in self.stages:
@@ -379,13 +381,16 @@ class XingGANPlusPlus(PoseGenerator):
             appearances.append(appearance)
             shapes.append(shape)
         if hints is not None:
+            more = []
             if self.flow is not None:
-                warps = self.flow(source, shift, shape, F.pixel_unshuffle(torch.cat([hints, image], 1), 2))
-            moved += warps
-            seen = torch.cat([warps[0], nearness, source, *warps[1:]], 1).to(dtype)  # (B, 7 or 13, H, W)
+                shifts = self.flow(shift, shape, F.pixel_unshuffle(torch.cat([hints, image], 1), 2))
+                corrected = self.carry(images, shifts)  # (B, 9, H, W)
+                warped, more = corrected[:, :3], [corrected[:, 3:]]
+            moved += [warped, *more]
+            seen = torch.cat([warped, nearness, images, *more], 1).to(self.dtype)  # (B, 7 or 13, H, W)
             fine.append(F.pixel_unshuffle(seen, 2))  # (B, 28 or 52, H/2, W/2)
         if self.texture is not None:
-            candidates, carried = self.texture(image, finer, code, maps, shape)
+            candidates, carried = self.texture(image, finer, code, means, shape)
             moved.append(candidates.flatten(1, 2))
             fine.append(carried)
         return self.fusion(appearances, shapes, moved, fine)
