@@ -62,7 +62,7 @@ _SHARPNESS = 4.0
 
 
 class Carry(Coordinates):
-    """Takes every pixel from a place of its own: between pixels by bilinear weights, beyond the border from the border."""
+    """Takes every pixel from a place of its own: bilinear between pixels, beyond the border what the border shows."""
 
     base: Tensor
     scale: Tensor
