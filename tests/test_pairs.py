@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from xingaug.data.pairs import DiskImages, PairData, pairs_from_pedestrians, pairs_from_tree, read_pairs
 from xingaug.data.pedestrians import write_world
 from xingaug.errors import BadInput
+from xingaug.images import write_image
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,33 @@ def test_every_allowed_pair_can_be_drawn_and_no_other(members: list[tuple[int, i
     drawn = set(zip(usable.names[sources].tolist(), usable.names[targets].tolist(), strict=True))
     assert drawn <= allowed
     assert {i for i, _ in drawn} == {i for i, _ in allowed}
+
+
+def test_a_share_of_the_pairs_is_from_one_camera(world: Path) -> None:
+    apart = pairs_from_tree(world, world / "annotations.npz", "cross-camera").usable()
+    mixed = pairs_from_tree(world, world / "annotations.npz", "cross-camera", same_camera=0.5).usable()
+    assert apart.blocks is not None
+    assert mixed.blocks is not None
+    for data, low, high in ((apart, 0.0, 0.0), (mixed, 0.4, 0.6)):
+        sources, targets, _ = data.draw(1000, 0, 0)
+        assert (sources != targets).all()
+        assert (data.pids[sources] == data.pids[targets]).all()
+        assert low <= (data.blocks[sources] == data.blocks[targets]).mean() <= high
+    with pytest.raises(BadInput, match="same_camera: no person has two images from one camera"):
+        replace(mixed, cameras=np.arange(len(mixed))).usable()
+
+
+def test_masks_may_lie_in_a_folder_of_their_own(world: Path, tmp_path: Path) -> None:
+    beside = pairs_from_tree(world, world / "annotations.npz")
+    assert isinstance(beside.masks, np.ndarray)
+    for name, mask in zip(beside.names.tolist(), beside.masks, strict=True):
+        write_image(tmp_path / Path(name).with_suffix(".png"), 255 - np.repeat(mask[..., None], 3, 2))
+    apart = pairs_from_tree(world, world / "annotations.npz", masks=tmp_path)
+    assert isinstance(apart.masks, np.ndarray)
+    assert (apart.masks == 255 - beside.masks).all()
+    next(tmp_path.iterdir()).unlink()
+    with pytest.raises(BadInput, match="no mask .*png; needed a PNG named as each of"):
+        pairs_from_tree(world, world / "annotations.npz", masks=tmp_path)
 
 
 def test_listed_pairs_are_the_only_ones(world: Path, tmp_path: Path) -> None:

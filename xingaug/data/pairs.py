@@ -52,6 +52,9 @@ class PairData:
         names: (N,) str.
         blocks: (N,) int64, images of one group and block may not be paired; None where each is its own block.
         listed: (P, 2) rows of the pairs to draw from, source and target; None where groups say it.
+        cameras: (N,) int64, images of one person under one camera; with `same_camera` a share of the pairs is from
+            these. None where there is no such share.
+        same_camera: that share, in [0, 1].
     """
 
     images: np.ndarray | DiskImages
@@ -63,6 +66,8 @@ class PairData:
     names: np.ndarray
     blocks: np.ndarray | None = None
     listed: np.ndarray | None = None
+    cameras: np.ndarray | None = None
+    same_camera: float = 0.0
 
     def __len__(self) -> int:
         """Number of images."""
@@ -86,9 +91,10 @@ class PairData:
         if listed is not None:
             listed = (np.cumsum(chosen) - 1)[listed[chosen[listed].all(1)]]
         columns = {name: getattr(self, name)[rows] for name in ("xy", "visibility", "pids", "groups", "names")}
-        blocks = None if self.blocks is None else self.blocks[rows]
+        for name in ("blocks", "cameras"):
+            columns[name] = None if getattr(self, name) is None else getattr(self, name)[rows]
         masks = None if self.masks is None else _rows_of(self.masks, rows)
-        return PairData(**columns, images=_rows_of(self.images, rows), masks=masks, blocks=blocks, listed=listed)
+        return replace(self, **columns, images=_rows_of(self.images, rows), masks=masks, listed=listed)
 
     def usable(self, min_visible: int = MIN_VISIBLE) -> "PairData":
         """The images with enough visible joints that have a partner of whom the same holds.
@@ -109,7 +115,10 @@ class PairData:
             keep[rows[others == 0]] = False
         if not keep.any():
             raise BadInput(f"pairs: none of {len(self)} images has a partner and {min_visible} visible joints")
-        return self.select(keep)
+        chosen = self.select(keep)
+        if chosen.cameras is not None and len(np.unique(chosen.cameras)) == len(chosen):
+            raise BadInput("data.same_camera: no person has two images from one camera; needed 0")
+        return chosen
 
     def hold_out(self, identities: int, seed: int) -> tuple["PairData", "PairData | None"]:
         """Splits off some persons.
@@ -152,18 +161,30 @@ class PairData:
         if self.listed is not None:
             sources, targets = self.listed[rng.integers(len(self.listed), size=count)].T
             return sources, targets, rng.random(count) < 0.5
-        order, ends, others = _partners(self.groups, self.blocks)
-        _, starts, sizes = np.unique(self.groups[order], return_index=True, return_counts=True)
-        group = rng.integers(len(starts), size=count)
-        first = rng.integers(sizes[group])
-        sources = order[starts[group] + first]
-        # The partners of an image are those after the end of its block, and on from the start of the group.
-        second = (ends[sources] + rng.integers(others[sources])) % sizes[group]
-        return sources, order[starts[group] + second], rng.random(count) < 0.5
+        sources, targets = _draw(self.groups, self.blocks, count, rng)
+        if self.cameras is not None:
+            near = rng.random(count) < self.same_camera
+            near_sources, near_targets = _draw(self.cameras, None, count, rng)
+            sources, targets = np.where(near, near_sources, sources), np.where(near, near_targets, targets)
+        return sources, targets, rng.random(count) < 0.5
 
 
 def _rows_of(stored: np.ndarray | DiskImages, rows: np.ndarray) -> np.ndarray | DiskImages:
     return stored.select(rows) if isinstance(stored, DiskImages) else stored[rows]
+
+
+def _draw(
+    groups: np.ndarray, blocks: np.ndarray | None, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (count,) of sources and of targets: groups alike often, then their images that have a partner."""
+    order, ends, others = _partners(groups, blocks)
+    order = order[others[order] > 0]
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    group = rng.integers(len(starts), size=count)
+    sources = order[starts[group] + rng.integers(sizes[group])]
+    # The partners of an image are those after the end of its block, and on from the start of the group.
+    second = (ends[sources] + rng.integers(others[sources])) % sizes[group]
+    return sources, order[starts[group] + second]
 
 
 def _partners(groups: np.ndarray, blocks: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -191,6 +212,8 @@ def pairs_from_tree(
     size: tuple[int, int] = (128, 64),
     pairs: Path | None = None,
     memory_bytes: int = 8_000_000_000,
+    masks: Path | None = None,
+    same_camera: float = 0.0,
 ) -> PairData:
     """Reads the training split of a dataset; masks are taken where every image has a PNG beside it.
 
@@ -201,15 +224,16 @@ def pairs_from_tree(
         size: (height, width) to bring images, keypoints and masks to.
         pairs: CSV with the header `from,to` that lists the pairs instead.
         memory_bytes: decoded images that would take more stay on disk.
+        masks: a folder of PNG files named as the images, white on the person, instead of those beside the images.
+        same_camera: with `within` "identity" or "cross-camera", the share of the pairs that is from one camera.
 
     Raises:
-        BadInput: unreadable input; a listed pair whose images are unknown, have no keypoints or show two persons.
+        BadInput: unreadable input; an image without a mask in `masks`; a listed pair whose images are unknown, have no keypoints or show two persons.
     """
     split, table = annotated_training(root, annotations)
     keypoints = keypoints_of(table, split, size)
-    groups = split.pids
-    if within == "camera":
-        groups = np.unique(np.stack([split.pids, split.camids]), axis=1, return_inverse=True)[1].ravel()
+    cameras = np.unique(np.stack([split.pids, split.camids]), axis=1, return_inverse=True)[1].ravel()
+    groups = cameras if within == "camera" else split.pids
     paths = [split.path(i) for i in range(len(split))]
     fits = len(split) * size[0] * size[1] * 4 <= memory_bytes  # three channels and perhaps a mask
     data = PairData(
@@ -222,12 +246,14 @@ def pairs_from_tree(
         split.names,
         blocks=split.camids if within == "cross-camera" else None,
         listed=None if pairs is None else _listed_rows(pairs, split),
+        cameras=cameras if same_camera and within != "camera" else None,
+        same_camera=same_camera,
     )
-    beside = _masks_beside(split)
-    if beside is None:
+    files = _masks_beside(split) if masks is None else _masks_in(masks, split)
+    if files is None:
         return data
-    masks = DiskImages(beside, size, grey=True)
-    return replace(data, masks=masks[np.arange(len(split))] if fits else masks)
+    on_disk = DiskImages(files, size, grey=True)
+    return replace(data, masks=on_disk[np.arange(len(split))] if fits else on_disk)
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
@@ -276,6 +302,15 @@ def _masks_beside(split: Split) -> list[Path] | None:
     images = [split.path(i) for i in range(len(split))]
     masks = [path.with_suffix(".png") for path in images]
     return masks if all(mask != path and mask.is_file() for mask, path in zip(masks, images, strict=True)) else None
+
+
+def _masks_in(folder: Path, split: Split) -> list[Path]:
+    """The PNG of each image in a folder of masks."""
+    masks = [Path(folder) / Path(name).with_suffix(".png") for name in split.names.tolist()]
+    missing = next((mask for mask in masks if not mask.is_file()), None)
+    if missing is not None:
+        raise BadInput(f"{folder}: no mask {missing.name}; needed a PNG named as each of {len(masks)} images")
+    return masks
 
 
 def pairs_from_pedestrians(

@@ -46,7 +46,9 @@ class TreeData:
         annotations: keypoints of its images.
         within: which images of one identity make a pair: "camera", both from one (before one background);
             "identity", any two; "cross-camera", of two cameras.
+        same_camera: share of the pairs that is from one camera whatever `within` says.
         pairs: a CSV with the header `from,to` that lists the pairs to draw from; `within` then does not count.
+        masks: a folder of PNG files named as the images, white on the person; None takes those beside the images.
         min_visible: joints that both images of a pair must show (our choice: 8).
         memory_mb: most memory for decoded images; above it they are read from disk anew for every step.
     """
@@ -54,14 +56,16 @@ class TreeData:
     root: Path
     annotations: Path
     within: Literal["camera", "identity", "cross-camera"] = "camera"
+    same_camera: float = 0.0
     pairs: Path | None = None
+    masks: Path | None = None
     min_visible: int = MIN_VISIBLE
     memory_mb: int = 8000
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        if not 1 <= self.min_visible <= 18 or self.memory_mb < 0:
-            raise ValueError("min_visible: needed 1 to 18; memory_mb: needed at least 0")
+        if not 1 <= self.min_visible <= 18 or self.memory_mb < 0 or not 0 <= self.same_camera <= 1:
+            raise ValueError("min_visible: needed 1 to 18; memory_mb: at least 0; same_camera: in [0, 1]")
 
 
 @dataclass(frozen=True)

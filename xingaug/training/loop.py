@@ -164,7 +164,8 @@ def load_pairs(config: TrainConfig, progress: bool = True) -> tuple[PairData, Pa
         data = pairs_from_pedestrians(d.identities, d.tracklets, d.poses, d.seed, progress=progress).usable()
     else:
         size, memory = config.network.size, d.memory_mb * 1_000_000
-        data = pairs_from_tree(d.root, d.annotations, d.within, size, d.pairs, memory).usable(d.min_visible)
+        tree = pairs_from_tree(d.root, d.annotations, d.within, size, d.pairs, memory, d.masks, d.same_camera)
+        data = tree.usable(d.min_visible)
     return data.hold_out(config.validation.identities, config.seed)
 
 
