@@ -120,7 +120,7 @@ def test_masks_may_lie_in_a_folder_of_their_own(world: Path, tmp_path: Path) -> 
     assert isinstance(apart.masks, np.ndarray)
     assert (apart.masks == 255 - beside.masks).all()
     next(tmp_path.iterdir()).unlink()
-    with pytest.raises(BadInput, match="no mask .*png; needed a PNG named as each of"):
+    with pytest.raises(BadInput, match=r"no mask .*png; needed a PNG named as each of"):
         pairs_from_tree(world, world / "annotations.npz", masks=tmp_path)
 
 

@@ -228,7 +228,8 @@ def pairs_from_tree(
         same_camera: with `within` "identity" or "cross-camera", the share of the pairs that is from one camera.
 
     Raises:
-        BadInput: unreadable input; an image without a mask in `masks`; a listed pair whose images are unknown, have no keypoints or show two persons.
+        BadInput: unreadable input; an image without a mask in `masks`; a listed pair whose images are unknown, have no
+            keypoints or show two persons.
     """
     split, table = annotated_training(root, annotations)
     keypoints = keypoints_of(table, split, size)

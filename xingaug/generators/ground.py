@@ -1,7 +1,8 @@
 """Person and ground of the source: where the person stands, and the same picture without the person (our choice).
 
 An augmented image keeps its source's camera, so it keeps its ground, pixel for pixel where the person does not hide it.
-What the person hides is guessed from around it: means over ever larger squares first, then a network that corrects them.
+What the person hides is guessed from around it: means over ever larger squares first, then a network that corrects
+them.
 """
 
 import torch
