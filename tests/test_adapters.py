@@ -155,6 +155,22 @@ def test_albumentations_own_randomness_is_neither_used_nor_moved() -> None:
     assert np.array_equal(chains[0](**sample)["image"], chains[1](image=sample["image"])["image"])
 
 
+def test_a_replay_gives_the_same_pose_and_pixels_and_refuses_another_image() -> None:
+    flip = albumentations.HorizontalFlip(p=0.5)
+    chain = albumentations.ReplayCompose(
+        [for_albumentations.RenderPose(make()), flip], keypoint_params=for_albumentations.KEYPOINTS
+    )
+    for row in range(COUNT):  # rendered and real ones, flipped and not
+        found = chain(**album_sample(row))
+        again = albumentations.ReplayCompose.replay(found["replay"], **album_sample(row))
+        for name in ("image", "keypoints", "visibility"):
+            np.testing.assert_array_equal(again[name], found[name])
+    with pytest.raises(ValueError, match="another image than was recorded"):
+        albumentations.ReplayCompose.replay(found["replay"], **album_sample(0))
+    with pytest.raises(ValueError, match="augment: None, and nothing to replay"):
+        compose(for_albumentations.RenderPose())(**album_sample(0))
+
+
 @pytest.mark.parametrize("more", ["mask", "depth"])
 def test_what_cannot_follow_a_pose_is_refused(more: str) -> None:
     chain = albumentations.Compose(

@@ -1,6 +1,11 @@
+import errno
 import fcntl
+import multiprocessing
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -8,8 +13,17 @@ from typing import Any
 
 import pytest
 
-from xingaug.errors import BadInput
-from xingaug.files import atomic_directory, atomic_write, locked, require_new_directory
+from xingaug import files
+from xingaug.errors import BadInput, guarded
+from xingaug.files import (
+    atomic_directory,
+    atomic_write,
+    claimed_directory,
+    locked,
+    require_new_directory,
+    require_writable,
+    with_home,
+)
 
 
 def everything(folder: Path) -> list[str]:
@@ -172,3 +186,131 @@ def test_a_lock_that_was_removed_while_waiting_is_taken_again(tmp_path, monkeypa
         monkeypatch.undo()
         with pytest.raises(BadInput, match=r"^busy$"), locked(lock, "busy"):
             pass
+
+
+def test_home_directories(monkeypatch):
+    monkeypatch.setenv("HOME", "/h")
+    assert [with_home(path) for path in ("~", "~/x", "x/~", "~x y", "a")] == ["/h", "/h/x", "x/~", "~x y", "a"]
+    with pytest.raises(BadInput, match=r"^~nobody-here/x: there is no home directory of ~nobody-here"):
+        with_home("~nobody-here/x")
+
+
+# What killed processes leave
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from xingaug.files import atomic_directory, atomic_write, claimed_directory
+out = Path(sys.argv[1])
+with claimed_directory(out / "run", "training"), atomic_write(out / "a.txt") as file, atomic_directory(out / "d") as d:
+    with atomic_write(out / "run" / "checkpoints" / "1.pt") as checkpoint:
+        file.write_text("half"), (d / "x").write_text("half"), checkpoint.write_text("half")
+        print("ready", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Another process that writes a file, a directory and a checkpoint, and does not end by itself."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        yield child
+        child.kill()
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path, writer, monkeypatch):
+    def start_anew() -> None:
+        monkeypatch.setattr(files, "_swept", set())
+        with atomic_write(tmp_path / "other"):
+            pass
+
+    (tmp_path / ".mine.0123abcd.tmp").touch()  # another program's
+    before = everything(tmp_path)
+    assert sum(name.endswith(".xingaug.tmp") for name in before) == 3
+    start_anew()
+    assert everything(tmp_path) == sorted([*before, "other"])
+    with pytest.raises(BadInput, match="another process is training into it"):
+        claimed_directory(tmp_path / "run", "training").__enter__()
+    writer.kill()
+    writer.wait()
+    start_anew()
+    with claimed_directory(tmp_path / "run", "training"):
+        assert everything(tmp_path / "run") == [".lock", "checkpoints"]
+    assert everything(tmp_path) == [".mine.0123abcd.tmp", "other", "run", "run/checkpoints"]
+
+
+def live_until(ready: int, end: int) -> None:
+    os.write(ready, b"x")
+    os.read(end, 1)
+
+
+def test_a_child_does_not_go_on_holding_a_lock(tmp_path):
+    (ready, its_ready), (its_end, end) = os.pipe(), os.pipe()
+    child = multiprocessing.get_context("fork").Process(target=live_until, args=(its_ready, its_end))
+    with locked(tmp_path / ".lock", "busy"):
+        child.start()
+        os.read(ready, 1)
+    with locked(tmp_path / ".lock", "busy"):
+        assert child.is_alive()
+    os.write(end, b"x")
+    child.join()
+    for descriptor in (ready, its_ready, its_end, end):
+        os.close(descriptor)
+
+
+def test_a_claimed_directory_that_stays_empty_is_removed_with_the_parents_that_were_made(tmp_path):
+    with claimed_directory(tmp_path / "a" / "b", "training"):
+        assert everything(tmp_path) == ["a", "a/b", "a/b/.lock"]
+    assert everything(tmp_path) == []
+    with claimed_directory(tmp_path / "a" / "b", "training"):
+        (tmp_path / "a" / "c").touch()
+    assert everything(tmp_path) == ["a", "a/c"]
+
+
+# Signals and a full disk
+
+
+def test_a_signal_cleans_up_as_an_interrupt_does(tmp_path, capsys):
+    def command(number: int) -> None:
+        with atomic_directory(tmp_path / "out") as folder:
+            (folder / "half").touch()
+            os.kill(os.getpid(), number)
+            raise AssertionError
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        assert guarded(lambda number=number: command(number)) == 128 + number
+        assert capsys.readouterr().err == f"error: ended by {signal.Signals(number).name}\n"
+        assert signal.getsignal(number) is signal.SIG_DFL
+    assert everything(tmp_path) == []
+
+
+class TornError(Exception):
+    """What a library makes of a full disk."""
+
+
+@pytest.mark.parametrize("raised", [TornError(), OSError("encoder error -2"), OSError(errno.ENOSPC, "full", "f")])
+def test_a_full_disk_is_one_line_whatever_a_library_says(tmp_path, monkeypatch, capsys, raised):
+    def work() -> None:
+        with atomic_write(tmp_path / "a.pt"):
+            raise raised
+
+    if not getattr(raised, "errno", None):
+        with pytest.raises(type(raised)):
+            work()  # the disk is not full
+        monkeypatch.setattr(files, "_refusal", lambda probe: errno.ENOSPC)
+    assert guarded(lambda: work()) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'a.pt'}: No space left on device\n"
+    assert everything(tmp_path) == []
+
+
+def test_places_that_cannot_be_written_are_known_before(tmp_path):
+    (tmp_path / "file").touch()
+    require_writable(tmp_path / "new" / "deep" / "page.html")
+    for path, reason in ((tmp_path, "is a directory"), (tmp_path / "file" / "page.html", "lies below a file")):
+        with pytest.raises(BadInput, match=f"^--preview: {path}: {reason}"):
+            require_writable(path, "--preview")
+    with pytest.raises(BadInput, match=r"^/proc/x/page\.html: cannot be written"):
+        require_writable(Path("/proc/x/page.html"))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = (
     ("xingaug",),  # the package itself: its version, and names that it hands on when asked
     ("xingaug.errors",),
-    ("xingaug.files", "xingaug.inputs"),
+    ("xingaug.files", "xingaug.inputs", "xingaug.progress"),
     ("xingaug.keypoints", "xingaug.config", "xingaug.programs"),
     ("xingaug.images",),
     ("xingaug.data", "xingaug.generators"),

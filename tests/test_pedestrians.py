@@ -1,9 +1,13 @@
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -143,6 +147,41 @@ def test_the_world_says_what_it_does_not_have(world, tmp_path):
     (tmp_path / "world.json").write_text(json.dumps({"version": 0}))
     with pytest.raises(BadInput, match="version"):
         ped.load_world(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seed": -1}, {"seed": 2**64}, {"identities": 1e9}, {"images_per_identity": 10**9}, {"train_poses": None},
+     {"train_poses": {"yaws_deg": 3}}],
+)  # fmt: skip
+def test_a_world_json_that_does_not_describe_one_is_bad_input(world, tmp_path, wrong):
+    described = json.loads((world[0] / "world.json").read_text())
+    (tmp_path / "world.json").write_text(json.dumps(described | wrong))
+    with pytest.raises(BadInput, match="does not describe a world"):
+        ped.load_world(tmp_path)
+
+
+def test_a_world_that_is_there_already_stays_as_it_is(world, tmp_path):
+    ped.write_world(tmp_path / "w", 4, 4, 3, workers=1, progress=False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "w").rglob("*")}
+    summary = ped.write_world(tmp_path / "w", 4, 4, 3, workers=1, progress=False)
+    assert summary.train_images + summary.query_images + summary.gallery_images == 16
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "w").rglob("*")} == before
+    with pytest.raises(BadInput, match="not empty"):
+        ped.write_world(tmp_path / "w", 4, 4, 4, workers=1, progress=False)
+
+
+def test_a_signal_leaves_no_folder_and_its_workers_say_nothing(tmp_path):
+    command = [sys.executable, "-m", "xingaug", "world", str(tmp_path / "w"), "--identities", "400"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, process_group=0)
+    while not list(tmp_path.glob(".*/*/*.jpg")):
+        time.sleep(0.05)
+        assert child.poll() is None
+    os.killpg(child.pid, signal.SIGTERM)
+    assert child.communicate()[1] == b"error: ended by SIGTERM\n"
+    assert child.returncode == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_input_leaves_nothing_behind(tmp_path):

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xingaug.augment.gate import QualityGate as QualityGate
     from xingaug.augment.transform import XingPose as XingPose
     from xingaug.errors import BadInput as BadInput
     from xingaug.errors import WorkFailed as WorkFailed
@@ -23,6 +24,7 @@ _HOMES = {
     "BadInput": "xingaug.errors",
     "Keypoints": "xingaug.keypoints",
     "PoseBank": "xingaug.poses.bank",
+    "QualityGate": "xingaug.augment.gate",
     "WorkFailed": "xingaug.errors",
     "XingPose": "xingaug.augment.transform",
     "load_generator": "xingaug.generators.store",

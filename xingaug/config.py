@@ -6,7 +6,9 @@ dicts, other such dataclasses, or unions of these with None. Every key, value an
 
 import dataclasses
 import difflib
+import math
 import re
+import reprlib
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +18,51 @@ import yaml
 
 from xingaug.errors import BadInput
 from xingaug.files import with_home
+from xingaug.inputs import read_text
 
 T = TypeVar("T")
 
+_DEEPEST = 32
+"""Levels of lists and mappings within one another (our choice: no configuration here has more than 5)."""
+
+_MOST_NODES = 20_000
+"""Keys, values and lists of a file, those that an alias repeats counted each time (our choice)."""
+
+_MOST_BYTES = 1_000_000
+"""Of a file (our choice: the longest here has 4,000)."""
+
+_INT_LIMIT = 2**63
+
+_LONGEST = 10_000
+"""Characters of a value (our choice)."""
+
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, except that `3e-4` is a number and a key given twice is an error."""
+    """The safe loader, except that `3e-4` is a number, a key given twice is an error, and nothing grows without end."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._count = 0
+        self._nodes: dict[int, int] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        """As inherited; counts what aliases stand for, before anything is built of it."""
+        is_alias, line = self.check_event(yaml.AliasEvent), self.peek_event().start_mark.line + 1
+        self._depth, self._count = self._depth + 1, self._count + 1
+        if self._depth > _DEEPEST:
+            raise BadInput(f"line {line}: nested more than {_DEEPEST} levels deep")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST:
+            raise BadInput(f"line {line}: a value of {len(node.value)} characters, needed at most {_LONGEST}")
+        if not is_alias:
+            inner = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
+            self._nodes[id(node)] = 1 + sum(self._nodes[id(part)] for part in parts)
+        # An alias to what it lies in has no count yet.
+        if max(self._count, self._nodes.get(id(node), _MOST_NODES + 1)) > _MOST_NODES:
+            raise BadInput(f"line {line}: more than {_MOST_NODES} values, or an alias that holds itself")
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -36,7 +77,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    re.compile(r"^[-+]?(\d[\d_]*(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
 
@@ -56,12 +97,8 @@ def load_config(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Reads a YAML file whose top level is a mapping (an empty file is an empty mapping)."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadInput(f"{path}: cannot read the configuration ({reason})") from None
+    """Reads a YAML file of at most 1 MB whose top level is a mapping (an empty file is an empty mapping)."""
+    text = read_text(path, "configuration", _MOST_BYTES)
     data = _parse(text, str(path))
     if data is None:
         return {}
@@ -104,7 +141,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "configu
     hints = get_type_hints(cls)
     for key in mapping:
         if key not in fields:
-            raise BadInput(f"{where}: unknown key '{prefix}{key}'; {_nearest(str(key), list(fields))}")
+            raise BadInput(f"{where}: unknown key '{prefix}{_key(key)}'; {_nearest(_key(key), list(fields))}")
     values = {name: _convert(hints[name], mapping[name], where, prefix + name) for name in fields if name in mapping}
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -142,9 +179,29 @@ def _parse(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise BadInput(f"{where}:{line} not valid YAML ({getattr(error, 'problem', None) or error})") from None
-    except ValueError as error:  # such as the date 2025-02-30
-        raise BadInput(f"{where}: not valid YAML ({error})") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise BadInput(f"{where}:{line} not valid YAML ({problem})") from None
+    except Exception as error:  # the date 2025-02-30, `!!int ""`, `!!timestamp x`: PyYAML fails in any way it likes
+        raise BadInput(f"{where}: not valid YAML ({shown(error)})") from None
+
+
+def shown(value: Any) -> str:
+    """A value in a message: cut where it is long, and to two levels where it is deep."""
+    return _SHORT.repr(value) if not isinstance(value, Exception) else str(value)[:200] or type(value).__name__
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) else shown(key)
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        """As inherited, but Python refuses to write out thousands of digits."""
+        return super().repr_int(x, level) if abs(x) < 1 << 1000 else f"a number of {x.bit_length()} bits"
+
+
+_SHORT = _Short()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 200, 200, 60
 
 
 def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
@@ -158,7 +215,7 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         if value in arguments and type(value) in {type(a) for a in arguments}:
             return value
         known = ", ".join(map(str, arguments))
-        raise BadInput(f"{where}: {key}: {value!r}, expected one of {known}")
+        raise BadInput(f"{where}: {key}: {shown(value)}, expected one of {known}")
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, Mapping):
             return from_mapping(hint, value, where, f"{key}.")
@@ -192,7 +249,7 @@ def _convert_union(hint: Any, options: tuple[Any, ...], value: Any, where: str, 
 def _known_keys(cls: Any, mapping: Mapping[Any, Any]) -> int:
     """How many keys of a mapping a class has or nearly has."""
     names = [f.name for f in dataclasses.fields(cls)]
-    return sum(bool(difflib.get_close_matches(str(key), names, n=1, cutoff=0.8)) for key in mapping)
+    return sum(bool(difflib.get_close_matches(key, names, n=1, cutoff=0.8)) for key in mapping if isinstance(key, str))
 
 
 def _convert_container(hint: Any, origin: Any, arguments: tuple[Any, ...], value: Any, where: str, key: str) -> Any:
@@ -200,7 +257,7 @@ def _convert_container(hint: Any, origin: Any, arguments: tuple[Any, ...], value
         if not isinstance(value, Mapping):
             raise _wrong_type(where, key, value, _name(hint))
         return {
-            _convert(arguments[0], k, where, f"{key} (key)"): _convert(arguments[1], v, where, f"{key}.{k}")
+            _convert(arguments[0], k, where, f"{key} (key)"): _convert(arguments[1], v, where, f"{key}.{_key(k)}")
             for k, v in value.items()
         }
     if not isinstance(value, list | tuple):
@@ -213,20 +270,25 @@ def _convert_container(hint: Any, origin: Any, arguments: tuple[Any, ...], value
 
 
 def _convert_scalar(hint: Any, value: Any, where: str, key: str) -> Any:
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
+        raise _wrong_type(where, key, value, f"{_name(hint)}, of 64 bits at most")
+    if hint is float and is_number:
+        if not math.isfinite(value):
+            raise _wrong_type(where, key, value, "a finite number")
         return float(value)
     if hint in (Path, str) and isinstance(value, str):
         try:
             return hint(with_home(value))  # no setting but a path begins as `~/` does
         except BadInput as error:
             raise BadInput(f"{where}: {key}: {error}") from None
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     raise _wrong_type(where, key, value, _name(hint))
 
 
 def _wrong_type(where: str, key: str, value: Any, expected: str) -> BadInput:
-    return BadInput(f"{where}: {key}: {value!r} ({_kind(value)}), expected {expected}")
+    return BadInput(f"{where}: {key}: {shown(value)} ({_kind(value)}), expected {expected}")
 
 
 def _nearest(key: str, known: list[str]) -> str:

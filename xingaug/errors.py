@@ -1,8 +1,15 @@
-"""The two ways in which work can end badly, and what a command does about them."""
+"""The ways in which work can end badly, and what a command does about them."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_LONGEST = 1500
+"""Characters of a message: what a file gives is not repeated without end."""
 
 
 class BadInput(ValueError):
@@ -16,16 +23,27 @@ class WorkFailed(RuntimeError):
     """The input was fine, but the work could not be finished; exit code 1."""
 
 
+class Ended(BaseException):
+    """A signal asked the process to end; on its way out it cleans up, as after an interrupt."""
+
+    def __init__(self, number: int) -> None:
+        """Args: `number`: of the signal."""
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+
+
 def guarded(command: Callable[[], int | None]) -> int:
     """Runs a command and turns its errors into one line on stderr and an exit code.
 
     Returns:
-        What `command` returned (None counts as 0), 2 for `BadInput`, 1 for `WorkFailed` and operating system errors,
-        130 when the user interrupted it. Any other exception is a defect of ours and keeps its traceback.
+        What `command` returned (None counts as 0), 2 for `BadInput`, 1 for `WorkFailed`, operating system errors and
+        lack of memory, 130 when the user interrupted it, 128 and the signal's number when SIGTERM or SIGHUP ended it.
+        Any other exception is a defect of ours and keeps its traceback.
     """
     try:
-        code = command() or 0
-        sys.stdout.flush()  # here, where a failure can still be answered
+        with _ending_in_order():
+            code = command() or 0
+            sys.stdout.flush()  # here, where a failure can still be answered
         return code
     except BadInput as error:
         _complain(error)
@@ -34,12 +52,21 @@ def guarded(command: Callable[[], int | None]) -> int:
         # The reader of a pipe has gone; what is left to print goes nowhere, or Python would complain on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (WorkFailed, OSError) as error:
+    except OSError as error:
+        _complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
+        return 1
+    except WorkFailed as error:
         _complain(error)
+        return 1
+    except MemoryError as error:
+        _complain(f"not enough memory ({error})" if str(error) else "not enough memory")
         return 1
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130
+    except Ended as error:
+        _complain(error)
+        return 128 + error.number
 
 
 def printable(text: str) -> str:
@@ -56,5 +83,28 @@ def say(message: str) -> None:
     print(printable(message), file=sys.stderr)
 
 
-def _complain(error: Exception | str) -> None:
-    say(f"error: {error}")
+def _complain(error: BaseException | str) -> None:
+    message = str(error)
+    say(f"error: {message if len(message) <= _LONGEST else message[: _LONGEST - 6] + ' [...]'}")
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into `Ended`, where they would end the process at once."""
+    numbers = [signal.SIGTERM, signal.SIGHUP]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # signals are handled in the main thread only
+    mine = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in mine:
+            signal.signal(each, signal.SIG_IGN)  # `timeout` sends two, and the second must not cut the cleaning short
+        raise Ended(number)
+
+    try:
+        for number in mine:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)

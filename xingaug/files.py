@@ -1,4 +1,4 @@
-"""Paths, and writing files so that a reader never sees half of one."""
+"""Paths, writing files so that a reader never sees half of one, and holding a directory meanwhile."""
 
 import errno
 import fcntl
@@ -6,11 +6,36 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, WorkFailed
+
+LOCK_NAME = ".lock"
+"""An empty file in a directory that one process at a time may write into."""
+
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.xingaug\.tmp")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk is no mistake of the user's: such errors stay what they are."""
+
+_held: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+_swept: set[tuple[int, int]] = set()
+"""Folders, by device and inode, in which this process has looked for what others left."""
+
+
+def _let_go_in_child() -> None:
+    """A forked child does not go on holding what its parent holds: it may live longer."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def with_home(path: str) -> str:
@@ -31,6 +56,8 @@ def with_home(path: str) -> str:
 def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`; when the block ends well it takes the place of `path` in one step.
 
+    What killed processes left in the folder is removed before the first file is written there.
+
     Args:
         path: the file to write; its folder is created.
         durable: wait until the disk has it, so that after a power cut it is there in full or as it was before.
@@ -40,22 +67,18 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
 
     Raises:
         BadInput: `path` is a directory, or lies below a file.
+        OSError: the disk is full, also where a library says so in an error of its own.
     """
     path = Path(path)
     if path.is_dir():
         raise BadInput(f"{path}: is a directory; name a file")
-    _make_parent(path)
-    temporary = _beside(path)
-    _create(temporary.touch, path)
-    try:
+    with _temporary(path, _new_file) as temporary, _telling_of_disk(path, temporary):
         yield temporary
         if durable:
             _sync(temporary)
         os.replace(temporary, path)
         if durable:
             _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -70,19 +93,15 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
     Raises:
         BadInput: `path` holds something already, or lies below a file.
+        OSError: as of `atomic_write`.
     """
     path = Path(path)
     require_new_directory(path)
-    _make_parent(path)
-    temporary = _beside(path)
-    _create(temporary.mkdir, path)
-    try:
+    with _temporary(path, os.mkdir) as temporary, _telling_of_disk(path, temporary / "room"):
         yield temporary
         if path.exists():
             path.rmdir()
         os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -99,22 +118,55 @@ def locked(lock: Path, busy: str) -> Iterator[None]:
     while True:
         _make_parent(lock)
         _create(lock.touch, lock)
-        with lock.open("a") as handle:
+        try:
+            descriptor = _open(lock)
+        except FileNotFoundError:  # its holder removed it just now
+            continue
+        try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BadInput(busy) from None
-            if _is_file(handle.fileno(), lock):
+            if _is_at(descriptor, lock):
                 yield
                 return
+        finally:
+            _let_go(descriptor)
 
 
-def _is_file(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one at `path`, and not one that has been removed there since."""
+@contextmanager
+def claimed_directory(folder: Path, doing: str) -> Iterator[None]:
+    """Holds a directory for this process while the block runs, and sweeps what killed processes left in it.
+
+    Args:
+        folder: is made if absent, and removed at the end if nothing else came into it.
+        doing: what the holder does, for the message, such as "training".
+
+    Raises:
+        BadInput: another process holds it, or it cannot be made.
+    """
+    made = [above for above in (folder, *folder.parents) if not above.exists()]
+    lock = folder / LOCK_NAME
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        with locked(lock, f"{folder}: another process is {doing} into it; wait for it or name another directory"):
+            try:
+                for inner, _, _ in os.walk(folder):
+                    sweep(Path(inner))
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):  # the first one that holds something
+            for above in made:
+                above.rmdir()
+
+
+def sweep(folder: Path) -> None:
+    """Removes temporary files and directories of this module's in `folder` that no living process writes."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if _LEFTOVER.fullmatch(name):
+                _remove_if_left(folder / name)
 
 
 def require_no_links_out(root: Path, paths: Iterable[Path], option: str) -> None:
@@ -157,6 +209,138 @@ def require_new_directory(path: Path) -> None:
         raise BadInput(f"{path}: exists and is no directory; name a new one")
 
 
+def require_writable(path: Path, option: str = "") -> None:
+    """Raises `BadInput` unless a file could be written at `path`; for what would be noticed only after hours of work.
+
+    Args:
+        path: the file; its folder need not exist.
+        option: its name for the message, such as "--preview".
+    """
+    said = f"{option}: {path}" if option else str(path)
+    if path.is_dir():
+        raise BadInput(f"{said}: is a directory; name a file")
+    parent = next(above for above in path.absolute().parents if os.path.lexists(above))
+    if not parent.is_dir():
+        raise BadInput(f"{said}: lies below a file; name a place in a directory")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise BadInput(f"{said}: cannot be written ({error.strerror}); name another place") from None
+
+
+@contextmanager
+def _temporary(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """A new file or directory beside `path`, locked as long as it lives, so that nobody takes it for a leftover."""
+    _make_parent(path)
+    _sweep_once(path.parent)
+    # A hidden name that nobody else has; `tempfile` would make it readable by its owner alone.
+    shown = os.fsdecode(os.fsencode(path.name)[:150])
+    temporary = path.with_name(f".{shown}.{secrets.token_hex(4)}.xingaug.tmp")
+    descriptor = -1
+    try:
+        while descriptor < 0:
+            _create(lambda: make(temporary), path)
+            descriptor = _hold_new(temporary)
+        yield temporary
+    finally:
+        _let_go(descriptor)
+        _remove(temporary)
+
+
+def _new_file(path: Path) -> None:
+    path.touch(exist_ok=False)
+
+
+def _hold_new(path: Path) -> int:
+    """Locks what was just made; -1 where somebody has swept it in between."""
+    try:
+        descriptor = _open(path)
+    except FileNotFoundError:
+        return -1
+    with suppress(OSError):  # a file system without locks, on which nothing is swept
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if _is_at(descriptor, path):
+        return descriptor
+    _let_go(descriptor)
+    return -1
+
+
+@contextmanager
+def _telling_of_disk(path: Path, probe: Path) -> Iterator[None]:
+    """Has a full disk be an `OSError` that names `path`, whatever a library made of it."""
+    try:
+        yield
+    except (BadInput, WorkFailed):
+        raise
+    except Exception as error:  # torch, safetensors, FAISS and Pillow tell of it in words of their own
+        number = error.errno if isinstance(error, OSError) and error.errno else _refusal(probe)
+        if number not in _FULL:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from None
+
+
+def _refusal(probe: Path) -> int:
+    """The error's number where the disk does not take another 16 MB; else 0."""
+    try:
+        with probe.open("ab") as stream:
+            for _ in range(16):
+                stream.write(bytes(1 << 20))
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def _sweep_once(folder: Path) -> None:
+    with suppress(OSError):
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) not in _swept:
+            _swept.add((status.st_dev, status.st_ino))
+            sweep(folder)
+
+
+def _remove_if_left(path: Path) -> None:
+    """Removes what is not locked: its process has ended."""
+    if stat.S_IFMT(path.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        return
+    descriptor = _open(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(path)
+    except OSError:  # its writer lives
+        return
+    finally:
+        _let_go(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> int:
+    """A descriptor to be locked, which ends with this process and not with its children."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    _held.add(descriptor)
+    return descriptor
+
+
+def _let_go(descriptor: int) -> None:
+    if descriptor in _held:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one at `path`, and not one that has been removed there since."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _make_parent(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,19 +360,10 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""A full disk is no mistake of the user's: such errors stay what they are."""
-
-
-def _create(make: Callable[[], None], path: Path) -> None:
+def _create(make: Callable[[], object], path: Path) -> None:
     try:
         make()
     except OSError as error:
         if error.errno in _FULL:
             raise
         raise BadInput(f"{path}: cannot be written ({error.strerror}); name another place") from None
-
-
-def _beside(path: Path) -> Path:
-    """A hidden name in the same folder that nobody else has; `tempfile` would make it readable by its owner alone."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -1,7 +1,8 @@
 """`XingPose` as an albumentations transform, for pipelines that run on CPU workers."""
 
 import os
-from typing import Any
+import warnings
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,19 +25,30 @@ class RenderPose(SampleAdapter, albumentations.DualTransform):
     Chance is the transform's own, by (seed, epoch, key); `set_epoch` reaches worker processes too. A sampler that goes
     by identity or camera takes them from the bank, by the image's name. albumentations' own flips mirror the keypoints
     and leave left and right joints where they are in the list.
+
+    `ReplayCompose` records pose and pixels of a sample, and `ReplayCompose.replay` gives them again for the same image.
     """
 
-    def __init__(self, augment: XingPose) -> None:
+    def __init__(self, augment: XingPose | None = None) -> None:
         """Wraps a transform.
 
         Args:
-            augment: in mode "replace", with its generator on the CPU.
+            augment: in mode "replace", with its generator on the CPU; None, as albumentations makes it, only replays
+                what was recorded.
 
         Raises:
             ValueError: another mode.
         """
         super().__init__(p=1.0)
-        self._hold(augment)
+        if augment is not None:
+            self._hold(augment)
+
+    def set_deterministic(self, flag: bool, save_key: str = "replay") -> Self:
+        """As inherited, without the warning that a replay for another image goes wrong, for it is refused here."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            super().set_deterministic(flag, save_key)
+        return self
 
     @property
     def targets_as_params(self) -> list[str]:
@@ -47,8 +59,10 @@ class RenderPose(SampleAdapter, albumentations.DualTransform):
         """Renders the sample.
 
         Raises:
-            ValueError: not 18 keypoints, or no visibility with them.
+            ValueError: not 18 keypoints, or no visibility with them; or there is no transform to render with.
         """
+        if not hasattr(self, "augment"):
+            raise ValueError("augment: None, and nothing to replay; needed a XingPose")
         image, table, key = data["image"], np.asarray(data["keypoints"]), data["key"]
         if table.ndim != 2 or len(table) != len(JOINTS) or table.shape[1] != _COLUMNS:
             raise ValueError(
@@ -72,9 +86,11 @@ class RenderPose(SampleAdapter, albumentations.DualTransform):
         """The rendered image, or the real one where chance left it.
 
         Raises:
-            ValueError: another target than the image.
+            ValueError: another target than the image, or a replay for another image.
         """
         if not np.array_equal(img, source):
+            if self.replay_mode:
+                raise ValueError("RenderPose: another image than was recorded; a replay gives that one's pose again")
             raise ValueError("RenderPose: renders `image` alone; masks and additional targets cannot follow a new pose")
         return img if rendered is None else rendered
 

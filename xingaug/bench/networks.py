@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from xingaug.bench.timing import Timing, alternate, positive
 from xingaug.generators.base import PoseGenerator
@@ -18,6 +17,7 @@ from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.sizes import SIZES, size_config
 from xingaug.generators.store import load_generator, network_of
 from xingaug.keypoints import Keypoints, render_heatmaps
+from xingaug.progress import ProgressBar
 
 if TYPE_CHECKING:
     from xingaug.training.batches import Batch
@@ -69,7 +69,7 @@ def bench_generator(
     inputs = {name: example_batch(network, batch_size, place) for name, network in networks.items()}
     costs = {name: _cost(network, inputs[name]) for name, network in networks.items()}
     variants = [v for name, network in networks.items() for v in _variants(name, network, inputs[name], compile)]
-    memory = {v.key: peak_memory_mb(v.run, place) for v in tqdm(variants, desc="memory", disable=None)}
+    memory = {v.key: peak_memory_mb(v.run, place) for v in ProgressBar(variants, "memory", unit="variant")}
     timed, peak = _timed_with_peak({v.key: v.run for v in variants}, rounds, place)
     base = timed[variants[0].key].median
     rows = []

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
 from xingaug.errors import BadInput
+from xingaug.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def alternate(
         device: where they run; on a GPU its own events take the time.
     """
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for number in tqdm(range(rounds + 1), desc="bench", disable=None, unit="round"):
+    for number in ProgressBar(range(rounds + 1), "bench", unit="round"):
         for name, run in variants.items():
             seconds = _seconds(run, device)
             if number:

@@ -6,12 +6,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from xingaug.data.annotations import Annotations, Report, annotations_from_arrays, read_arrays, read_patn_csv
 from xingaug.data.layouts import LAYOUTS, joint_names, to_joints18
 from xingaug.data.lsp import read_lsp_mat
 from xingaug.errors import BadInput
+from xingaug.progress import ProgressBar
 
 OPENPOSE_SUFFIX = "_keypoints.json"
 _OPENPOSE_LAYOUTS = {18: "openpose18", 25: "body25"}
@@ -41,7 +41,7 @@ def read_openpose_json(folder: Path) -> tuple[Annotations, Report]:
     if not files:
         raise BadInput(f"{folder}: holds no *{OPENPOSE_SUFFIX}; needed one for each image")
     persons: dict[str, list[_Person]] = {}
-    for file in tqdm(files, desc="OpenPose", unit="file", disable=None):
+    for file in ProgressBar(files, "OpenPose", unit="file"):
         candidates: list[_Person] = []
         for index, person in enumerate(_list(_read_json(file), "people", str(file))):
             where = f"{file}: people[{index}]"

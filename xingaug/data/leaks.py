@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from xingaug.data.readers import open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
+from xingaug.progress import ProgressBar
 
 _EXAMPLES = 3
 
@@ -154,7 +154,7 @@ def _identical(splits: Sequence[Split], progress: bool) -> Iterator[list[tuple[S
     groups = [group for group in by_size.values() if len(group) > 1]
     candidates = [image for group in groups for image in group]
     by_content: dict[bytes, list[tuple[Split, int]]] = defaultdict(list)
-    for split, i in tqdm(candidates, "comparing files", unit="image", disable=None if progress else True):
+    for split, i in ProgressBar(candidates, "comparing files", shown=progress):
         by_content[_checked(content_hash, split.path(i))].append((split, i))
     return (group for group in by_content.values() if len(group) > 1)
 

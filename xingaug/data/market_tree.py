@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from xingaug.data.annotations import Annotations, read_annotations, write_npz
 from xingaug.data.names import FOLDERS, SplitName
@@ -23,6 +22,7 @@ from xingaug.data.split import Split
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
 from xingaug.images import write_image
+from xingaug.progress import ProgressBar
 
 Link = Literal["copy", "hard", "symbolic"]
 TABLE_NAME = "names.csv"
@@ -151,7 +151,7 @@ def _place_all(
     ]
     for name in splits:
         (folder / FOLDERS[name]).mkdir()
-    for split, i, target in tqdm(images, "import", unit="image", disable=None if progress else True):
+    for split, i, target in ProgressBar(images, "import", shown=progress):
         if split.path(i).suffix.lower() in (".jpg", ".jpeg"):
             _place(split.path(i), target, link)
         else:

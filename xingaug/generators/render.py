@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.pose import SIGMA, Poses, draw_maps
 from xingaug.images import bytes_to_unit, signed_to_unit, unit_to_bytes, unit_to_signed
 from xingaug.keypoints import Keypoints
+from xingaug.progress import ProgressBar
 
 
 def render(
@@ -69,7 +69,7 @@ def render_images(
     """
     rendered = np.empty_like(images)
     starts = range(0, len(images), batch_size)
-    for first in tqdm(starts, desc=progress, disable=None if progress else True, unit="batch"):
+    for first in ProgressBar(starts, progress, unit="batch"):
         rows = slice(first, first + batch_size)
         pixels = unit_to_signed(bytes_to_unit(torch.from_numpy(images[rows]).to(device)))
         start_xy, start_seen = source.xy[rows].to(device), source.visibility[rows].to(device)

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.offline.config import GenerateConfig
@@ -32,6 +31,7 @@ from xingaug.offline.render import Part, Progress, Renderer
 from xingaug.offline.resources import free_bytes, require_room
 from xingaug.offline.target import claimed, read_facts
 from xingaug.poses.spacing import evenly_spaced
+from xingaug.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -250,11 +250,10 @@ def _shown(
     """What is done, with a bar, which says of a gate what share it keeps."""
     total, left = (sum(len(part.items) for part in several) for several in (parts, todo))
     asked = kept = 0
-    disable = None if progress else True
-    with tqdm(desc="rendering", total=total, initial=total - left, unit="image", disable=disable) as bar:
+    with ProgressBar[None](None, "rendering", total=total, initial=total - left, shown=progress) as bar:
         for part in done:
             asked, kept = asked + part.asked, kept + part.kept
             if job.config.gate is not None and asked:
-                bar.set_postfix_str(f"kept {kept / asked:.1%}", refresh=False)
+                bar.beside(f"kept {kept / asked:.1%}")
             bar.update(part.asked)
             yield part

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from tqdm import tqdm
-
 from xingaug.data.market1501 import FOLDERS
 from xingaug.offline.formats import Expected, Sample, ShardStore
 from xingaug.offline.job import Job
 from xingaug.offline.manifest import sha256_of
 from xingaug.offline.render import rounded
 from xingaug.offline.target import place
+from xingaug.progress import ProgressBar
 
 
 def place_real(job: Job, progress: bool) -> dict[str, str]:
@@ -22,7 +21,7 @@ def place_real(job: Job, progress: bool) -> dict[str, str]:
     if job.config.format == "webdataset":
         return _write_shards(job, progress)
     files = job.real_files()
-    for file in tqdm(files, "real images", unit="image", disable=None if progress else True):
+    for file in ProgressBar(files, "real images", shown=progress):
         target = job.config.out / file
         if not (target.is_file() and sha256_of(target) == job.listing[file]):
             place(job.config.data / file, target, link=job.config.real == "link")
@@ -35,7 +34,7 @@ def _write_shards(job: Job, progress: bool) -> dict[str, str]:
     rows = job.annotations.lookup(job.train.names)
     listed: dict[str, str] = {}
     starts = range(0, len(files), store.part_size)
-    for number, start in enumerate(tqdm(starts, "real images", unit="shard", disable=None if progress else True)):
+    for number, start in enumerate(ProgressBar(starts, "real images", unit="shard", shown=progress)):
         expected, samples = {}, []
         for file in files[start : start + store.part_size]:
             index = index_of[file]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from xingaug.data.annotations import read_npz
 from xingaug.data.market1501 import FOLDERS, parse_name
@@ -19,6 +18,7 @@ from xingaug.offline.describe import ANNOTATIONS_NAME, MANIFEST_NAME, REAL_NAME,
 from xingaug.offline.formats import SHARDS, hash_of, labels_name, member_name, read_shard
 from xingaug.offline.manifest import ManifestLine, read_manifest, synthetic_name
 from xingaug.offline.target import CONFIG_NAME, read_facts
+from xingaug.progress import ProgressBar
 
 THREADS = 8
 
@@ -100,7 +100,7 @@ def _check_folders(out: Path, hashes: Mapping[str, str], progress: bool) -> list
     }
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda file: _wrong_file(out, file, hashes[file]), hashes)
-        bar = tqdm(found, "verifying", total=len(hashes), unit="image", disable=None if progress else True)
+        bar = ProgressBar(found, "verifying", total=len(hashes), shown=progress)
         problems = [problem for problem in bar if problem]
     return problems + [_unlisted(file) for file in sorted(present - hashes.keys())]
 
@@ -109,7 +109,7 @@ def _check_shards(out: Path, hashes: Mapping[str, str], lines: Mapping[str, Mani
     present = {f"{SHARDS}/{path.name}" for path in (out / SHARDS).glob("*.tar")}
     shards = sorted(present | {file.rpartition("/")[0] for file in hashes})
     problems, seen = [], set()
-    for shard in tqdm(shards, "verifying", unit="shard", disable=None if progress else True):
+    for shard in ProgressBar(shards, "verifying", unit="shard", shown=progress):
         try:
             members = read_shard(out / shard)
         except (OSError, tarfile.TarError) as error:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from xingaug.data.annotations import Annotations, write_npz
 from xingaug.errors import BadInput, WorkFailed
@@ -22,6 +21,7 @@ from xingaug.images import bytes_to_unit, read_image
 from xingaug.keypoints import JOINTS, MIN_VISIBLE, Keypoints
 from xingaug.poses.estimators import Estimator
 from xingaug.poses.parts import Part, Parts
+from xingaug.progress import ProgressBar
 
 NOBODY = "nobody found"
 """Why an image is rejected that was read and has no joint."""
@@ -183,7 +183,7 @@ def _work(
     left = sum(len(rows[number]) for number in todo)
     images = _decoded((paths[row] for number in todo for row in rows[number]), workers, batch_size + workers)
     count = sum(map(len, rows))
-    with tqdm(total=count, initial=count - left, desc="annotate", unit="image", disable=None) as bar:
+    with ProgressBar[None](None, "annotate", total=count, initial=count - left) as bar:
         for number in todo:
             batches = []
             for first in range(0, len(rows[number]), batch_size):

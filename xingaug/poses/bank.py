@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xingaug.config import from_mapping
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
 from xingaug.keypoints import JOINTS, Keypoints
@@ -25,7 +26,7 @@ from xingaug.poses.descriptor import (
     shapes_with_torsos,
 )
 from xingaug.poses.groups import Groups
-from xingaug.poses.index import CandidateIndex, IndexSettings, training_rows
+from xingaug.poses.index import CandidateIndex, IndexSettings, require_factory, training_rows
 from xingaug.poses.kernel import KernelFeatures
 from xingaug.poses.spacing import FIT_ROWS, evenly_spaced
 from xingaug.poses.storage import ARRAYS, FORMAT, INDEX_FILE, read_arrays, write_arrays
@@ -315,10 +316,8 @@ class PoseBank:
         arrays, manifest = read_arrays(path)
         statistics = Statistics(np.array(arrays.pop("mean")), np.array(arrays.pop("covariance")))
         expansion = [torch.from_numpy(np.array(arrays.pop(name))) for name in ("landmarks", "projection")]
-        try:
-            settings = IndexSettings(**manifest["index"])
-        except (TypeError, ValueError) as error:
-            raise BadInput(f"{path}: index: {error}; build the bank again") from None
+        settings = from_mapping(IndexSettings, manifest["index"], str(path / "bank.json"), "index.")
+        require_factory(settings.factory_for(int(arrays["usable"].sum())), int(arrays["usable"].sum()))
         height, width = manifest["frame"]
         return cls(
             **arrays, statistics=statistics, features=KernelFeatures(*expansion), frame=(height, width),
@@ -390,7 +389,7 @@ class PoseBank:
     @cached_property
     def _index(self) -> CandidateIndex:
         if self.path is not None and (self.path / INDEX_FILE).exists():
-            return CandidateIndex.read(self.path / INDEX_FILE, self.settings)
+            return CandidateIndex.read(self.path / INDEX_FILE, len(self.usable_rows), self.settings)
         sample = self._features(self.usable_rows[training_rows(len(self.usable_rows))])
         return CandidateIndex.build(self._feature_chunks(), sample, len(self.usable_rows), self.settings)
 

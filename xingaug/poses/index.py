@@ -1,6 +1,7 @@
 """FAISS over the kernel features of a bank: which poses are worth being judged by OKS."""
 
 import math
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +22,14 @@ FLAT_LIMIT = 200_000
 _CODE_BYTES = 24
 _TRAINING_ROWS = 65_536
 _MOST_ON_GPU = 2048  # candidates that FAISS finds there
+_MOST_CANDIDATES = 65_536
 _QUERIES_AT_ONCE = 32  # always so many, for rounding must not depend on how many are asked together
+_NUMBER = r"([1-9]\d{0,8})"
+_FACTORY = re.compile(
+    rf"(?:(?:OPQ|PCA){_NUMBER}(?:_{_NUMBER})?,)?(?:IVF{_NUMBER},)?"
+    rf"(?:Flat|HNSW{_NUMBER}(?:,Flat)?|PQ{_NUMBER}(?:x{_NUMBER})?(?:np)?|SQ(?:4|6|8|fp16))"
+)
+"""The indexes that are taken: with others FAISS ends the process, or fills the memory, before it says anything."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +39,12 @@ class IndexSettings:
     Attributes:
         factory: what FAISS's `index_factory` makes, such as "Flat" or "IVF4096,PQ24np"; "auto" is "Flat" up to
             200,000 poses, and beyond them inverted lists of product-quantised features, as many as four times the root
-            of the number of poses.
+            of the number of poses. Known are Flat, HNSW, PQ and SQ, behind IVF, and behind OPQ or PCA.
         candidates: poses that OKS judges for each query; 0 takes max(256, 8 k) of a scan and twice as many of lists.
         probes: inverted lists that are searched; 0 takes an eighth of them, at most 256.
 
     Raises:
-        ValueError: a number below 0.
+        ValueError: a number below 0, or more candidates than 65,536.
     """
 
     factory: str = "auto"
@@ -48,6 +56,8 @@ class IndexSettings:
         for name in ("candidates", "probes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)}, needed 0 (automatic) or more")
+        if self.candidates > _MOST_CANDIDATES:
+            raise ValueError(f"candidates: {self.candidates}, needed at most {_MOST_CANDIDATES}")
 
     def factory_for(self, poses: int) -> str:
         """The factory string for a bank of so many poses."""
@@ -91,8 +101,9 @@ class CandidateIndex:
         Raises:
             BadInput: a factory string that FAISS does not know, or that cannot be trained with so few poses.
         """
-        faiss = _faiss()
         factory = settings.factory_for(poses)
+        require_factory(factory, poses)
+        faiss = _faiss()
         try:
             index = faiss.index_factory(LENGTH, factory, faiss.METRIC_INNER_PRODUCT)
             lists = faiss.try_extract_index_ivf(index)
@@ -109,16 +120,20 @@ class CandidateIndex:
         return cls(index, settings)
 
     @classmethod
-    def read(cls, path: Path, settings: IndexSettings) -> "CandidateIndex":
-        """Opens an index that `write` wrote.
+    def read(cls, path: Path, poses: int, settings: IndexSettings) -> "CandidateIndex":
+        """Opens an index over so many poses that `write` wrote.
 
         Raises:
-            BadInput: not readable by this FAISS.
+            BadInput: not readable by this FAISS, or not of so many poses.
         """
+        faiss = _faiss()
         try:
-            return cls(_faiss().read_index(str(path)), settings)
-        except RuntimeError as error:
+            index = faiss.read_index(str(path))
+        except (RuntimeError, MemoryError) as error:
             raise BadInput(f"{path}: FAISS cannot read it ({_reason(error)}); build the bank again") from None
+        if (index.d, index.ntotal, index.metric_type) != (LENGTH, poses, faiss.METRIC_INNER_PRODUCT):
+            raise BadInput(f"{path}: of {index.ntotal} vectors of {index.d}, not of this bank; build the bank again")
+        return cls(index, settings)
 
     def write(self, path: Path) -> None:
         """Writes the index as FAISS does."""
@@ -146,6 +161,24 @@ class CandidateIndex:
         return found
 
 
+def require_factory(factory: str, poses: int) -> None:
+    """Raises `BadInput` unless FAISS can make such an index, in a size that so many poses are worth."""
+    found = _FACTORY.fullmatch(factory) if len(factory) < 100 else None
+    if found is None:
+        known = "needed such as Flat, HNSW32, PQ24np or IVF256,PQ24np"
+        raise BadInput(f"index: {factory!r:.100} does not fit {poses} poses: not known; {known}")
+    before, kept, lists, links, parts, bits = (int(number) if number else None for number in found.groups())
+    for name, value, least, most in (
+        ("OPQ or PCA", before, 1, LENGTH), ("OPQ or PCA", kept, 1, LENGTH),
+        ("IVF", lists, 1, min(poses, _TRAINING_ROWS)), ("HNSW", links, 4, 64),
+        ("PQ", parts, 1, LENGTH), ("bits of PQ", bits, 4, 8),
+    ):  # fmt: skip
+        if value is not None and not least <= value <= most:
+            raise BadInput(
+                f"index: {factory!r} does not fit {poses} poses: {value} after {name}, needed {least} to {most}"
+            )
+
+
 def training_rows(poses: int) -> np.ndarray:
     """Positions, evenly spaced, that an index over so many poses is trained with."""
     return evenly_spaced(poses, min(poses, _TRAINING_ROWS))
@@ -164,6 +197,6 @@ def _on_gpu(faiss: Any, index: Any) -> Any:
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index, options)
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """What FAISS says, without the place in its source."""
-    return str(error).strip().rsplit(": ", 1)[-1].splitlines()[0]
+    return (str(error).strip().rsplit(": ", 1)[-1].splitlines() or [type(error).__name__])[0]

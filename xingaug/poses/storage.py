@@ -2,22 +2,33 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from xingaug.errors import BadInput
-from xingaug.keypoints import JOINTS
-from xingaug.poses.descriptor import DESCRIPTOR_LENGTH
+from xingaug.inputs import open_regular, read_json
+from xingaug.keypoints import JOINTS, Keypoints
+from xingaug.poses.descriptor import DESCRIPTOR_LENGTH, is_usable
 from xingaug.poses.kernel import FEATURES, LANDMARKS
 
 FORMAT, VERSION = "xingaug-pose-bank", 2
 INDEX_FILE = "index.faiss"
 """The trained FAISS index of a bank that is too large to be scanned; absent from smaller banks."""
 
+MOST_POSES = 5_000_000
+"""Of a bank that is read: 3.3 GB on disk (our choice)."""
+
 _MANIFEST = "bank.json"
+_MOST_SIDE = 65_535  # of a frame, as of a JPEG
+_LONGEST_NAME = 4096  # characters, as of a path
+_MOST_HEADER = 10_000  # bytes of a .npy file before its values
+_MOST_INDEX_BYTES = 8_000_000_000
+_CHUNK = 65_536
 
 # What each file holds: its shape beside the axis of poses, its dtype on disk, whether it has an axis of poses.
 ARRAYS: dict[str, tuple[tuple[int, ...], str, bool]] = {
@@ -48,7 +59,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray], described: Mapp
     for name, (_, dtype, _) in ARRAYS.items():
         array = np.asarray(arrays[name], dtype=None if dtype == "U" else dtype)
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    checksums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    checksums = {file.name: _sha256(file, _MOST_INDEX_BYTES) for file in sorted(folder.iterdir())}
     manifest = {"format": FORMAT, "version": VERSION, **described, "sha256": checksums}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -60,37 +71,61 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         The arrays by name, read-only, and bank.json.
 
     Raises:
-        BadInput: no bank there, another version, or a file that is missing, changed, truncated or holds NaN.
+        BadInput: no bank there, another version, a file that is missing, changed, truncated or holds NaN, or values
+            that no bank has: no usable pose, one that is marked so and is not, a visibility outside [0, 1].
     """
     manifest = _read_manifest(path)
+    arrays = {name: _load_array(path, name, manifest) for name in ARRAYS}
     if INDEX_FILE in manifest["sha256"] or (path / INDEX_FILE).exists():
-        _require_intact(path / INDEX_FILE, manifest)
-    return {name: _load_array(path, name, manifest) for name in ARRAYS}, manifest
+        _require_intact(path / INDEX_FILE, manifest, _MOST_INDEX_BYTES)
+    wrong = next(_wrong_values(arrays, tuple(manifest["frame"])), None)
+    if wrong:
+        raise BadInput(f"{path / wrong}; build the bank again")
+    return arrays, manifest
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _wrong_values(arrays: Mapping[str, np.ndarray], frame: tuple[int, int]) -> Iterator[str]:
+    """File by file what no bank has, though every checksum may fit."""
+    if not arrays["usable"].any():
+        yield "usable.npy: no pose is usable, needed one at least"
+    values = np.linalg.eigvalsh(arrays["covariance"])
+    if not (values.min() > 1e-9 and values.max() < 1e6):
+        yield "covariance.npy: not positive definite"
+    for name, least, most in (
+        ("xy", -1e6, 1e6), ("visibility", 0, 1), ("descriptors", -1e4, 1e4), ("mean", -1e4, 1e4), ("rarity", 0, 1e6),
+        ("landmarks", -1e4, 1e4), ("projection", -1e6, 1e6),
+    ):  # fmt: skip
+        if arrays[name].min() < least or arrays[name].max() > most:
+            yield f"{name}.npy: values outside [{least:g}, {most:g}]"
+    for start in range(0, len(arrays["usable"]), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        poses = Keypoints(*(torch.from_numpy(np.array(arrays[name][rows])) for name in ("xy", "visibility")))
+        marked = arrays["usable"][rows]
+        if (marked & ~is_usable(poses, frame)).any():
+            yield "usable.npy: a pose is marked usable that has too few joints, no torso, or joints outside the frame"
+        if (arrays["clusters"][rows][marked] < 0).any():
+            yield "clusters.npy: a usable pose without a group"
+
+
+def _sha256(path: Path, most: int) -> str:
+    with open_regular(path, "file of a pose bank", most) as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / _MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadInput(
-            f"{path}: no pose bank here ({_MANIFEST} is missing); needed a directory that save wrote"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{file}: not readable as JSON ({error}); build the bank again") from None
+    if not file.exists():
+        raise BadInput(f"{path}: no pose bank here ({_MANIFEST} is missing); needed a directory that save wrote")
+    manifest = read_json(file, "description of a pose bank", 1_000_000)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BadInput(f"{file}: not the description of a pose bank; needed the format {FORMAT!r}")
     if manifest.get("version") != VERSION:
         raise BadInput(f"{file}: version {manifest.get('version')}, needed {VERSION}; build the bank again")
     frame, poses, checksums = (manifest.get(key) for key in ("frame", "poses", "sha256"))
     if not (
-        isinstance(frame, list) and len(frame) == 2 and all(type(side) is int and side > 0 for side in frame)
-        and type(poses) is int and poses > 0
+        isinstance(frame, list) and len(frame) == 2
+        and all(type(side) is int and 0 < side <= _MOST_SIDE for side in frame)
+        and type(poses) is int and 0 < poses <= MOST_POSES
         and isinstance(checksums, dict)
         and isinstance(manifest.get("index"), dict)
     ):  # fmt: skip
@@ -98,11 +133,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _require_intact(file: Path, manifest: Mapping[str, Any]) -> None:
+def _require_intact(file: Path, manifest: Mapping[str, Any], most: int) -> None:
     if not file.is_file():
         raise BadInput(f"{file}: missing from the pose bank; build the bank again")
     try:
-        intact = _sha256(file) == manifest["sha256"].get(file.name)
+        intact = _sha256(file, most) == manifest["sha256"].get(file.name)
     except OSError as error:
         raise BadInput(f"{file}: not readable ({error}); build the bank again") from None
     if not intact:
@@ -110,17 +145,27 @@ def _require_intact(file: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _load_array(path: Path, name: str, manifest: Mapping[str, Any]) -> np.ndarray:
-    """Memory-maps one array after checking its bytes, shape, dtype and values."""
+    """Memory-maps one array after checking its size, bytes, shape, dtype and values."""
     file = path / f"{name}.npy"
     shape, dtype, per_pose = ARRAYS[name]
-    _require_intact(file, manifest)
+    expected = (manifest["poses"], *shape) if per_pose else shape
+    each = 4 * _LONGEST_NAME if dtype == "U" else np.dtype(dtype).itemsize
+    _require_intact(file, manifest, _MOST_HEADER + each * math.prod(expected))
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise BadInput(f"{file}: not readable ({error}); build the bank again") from None
-    expected = (manifest["poses"], *shape) if per_pose else shape
+    except Exception as error:  # a header is an expression of Python's, which may fail in any way
+        reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        raise BadInput(f"{file}: not readable ({reason}); build the bank again") from None
     if array.shape != expected or (array.dtype.kind != "U" if dtype == "U" else array.dtype != np.dtype(dtype)):
         raise BadInput(f"{file}: {array.dtype} {array.shape}, needed {dtype} {expected}; build the bank again")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BadInput(f"{file}: NaN or infinite values; build the bank again")
+    if array.dtype.kind == "U" and not _is_text(array):
+        raise BadInput(f"{file}: names with numbers that are no characters; build the bank again")
     return array
+
+
+def _is_text(array: np.ndarray) -> bool:
+    """Whether all code points can be written as UTF-8, which halves of surrogate pairs cannot."""
+    points = np.ascontiguousarray(array).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
+    return bool(((points < 0xD800) | ((points > 0xDFFF) & (points <= 0x10FFFF))).all())

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from xingaug.data.annotations import keypoints_of, read_annotations
 from xingaug.data.market1501 import FOLDERS, Split, read_images
@@ -20,6 +19,7 @@ from xingaug.generators.store import load_generator
 from xingaug.images import bytes_to_unit
 from xingaug.keypoints import JOINTS, Keypoints
 from xingaug.programs import load_program, run_program
+from xingaug.progress import ProgressBar
 from xingaug.training.masks import pose_mask
 from xingaug.training.quality import has_head, measure, pckh
 
@@ -203,7 +203,7 @@ def estimate_poses(
         BadInput: the program does not take these images, or returns another shape or other values.
     """
     parts = []
-    for start in tqdm(range(0, len(images), batch_size), desc=progress, disable=None if progress else True):
+    for start in ProgressBar(range(0, len(images), batch_size), progress, unit="batch"):
         batch = bytes_to_unit(torch.from_numpy(images[start : start + batch_size]).to(device)).contiguous()
         found = run_program(program, path, batch)
         needed = (len(batch), len(JOINTS), 3)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
-from tqdm import tqdm
 
 from xingaug.config import to_mapping, to_yaml
 from xingaug.data.pairs import PairData, pairs_from_pedestrians, pairs_from_tree
 from xingaug.files import atomic_write
 from xingaug.generators.store import save_generator
 from xingaug.images import signed_to_unit, unit_to_bytes
+from xingaug.progress import ProgressBar
 from xingaug.training.batches import Batch, PairRows, make_batch, rows_of_steps
 from xingaug.training.config import PedestrianData, TrainConfig
 from xingaug.training.processes import processes_of
@@ -56,7 +56,7 @@ def train(
         KeyboardInterrupt: SIGINT, likewise.
     """
     run = RunDirectory(out)
-    with processes_of(config.device) as processes, stop_on_signals() as stop:
+    with processes_of(config.device) as processes, stop_on_signals() as stop, run.claimed(processes.is_first):
         run.require_own(config)
         processes.wait()  # or a slow process would find what the first one writes
         trainer = Trainer(config, processes, identity_network)
@@ -95,10 +95,9 @@ class Recorder:
             self.sheet = PairRows(sources, targets, np.zeros_like(mirror), np.zeros(count, np.int64))
         self.shown = shown
         size = self.config.batch_size
-        self.bar = tqdm(
-            total=self.config.steps * size, initial=trainer.step * size, unit=" images", unit_scale=True,
-            disable=None if progress and self.writes else True,
-        )  # fmt: skip
+        self.bar = ProgressBar[None](
+            None, "training", self.config.steps * size, trainer.step * size, shown=progress and self.writes
+        )
 
     def __enter__(self) -> "Recorder":
         """The recorder itself."""
@@ -113,7 +112,7 @@ class Recorder:
     def log(self, figures: dict[str, float]) -> None:
         """The loss terms of the step that was just done."""
         self.bar.update(self.config.batch_size)
-        self.bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()}, refresh=False)
+        self.bar.beside(figures)
         if self.writes:
             self.stats.write(self.trainer.step, figures)
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from xingaug.errors import BadInput
 from xingaug.images import bytes_to_unit
 from xingaug.programs import first_line
+from xingaug.progress import ProgressBar
 
 _INCEPTION = "Inception v3 of torch-fidelity (TensorFlow's of 2015-12-05)"
 _SPLITS = 10  # of the images, for IS
@@ -173,7 +173,7 @@ def _lpips(
     networks: PerceptualNetworks, images: np.ndarray, true: np.ndarray, batch_size: int, progress: str | None
 ) -> float:
     networks.lpips.reset()
-    for start in tqdm(range(0, len(images), batch_size), desc=progress, disable=None if progress else True):
+    for start in ProgressBar(range(0, len(images), batch_size), progress, unit="batch"):
         pair = (_batch(networks, side[start : start + batch_size]) for side in (images, true))
         networks.lpips.update(*(bytes_to_unit(side) for side in pair))
     return float(networks.lpips.compute())
@@ -182,7 +182,7 @@ def _lpips(
 def _features(networks: PerceptualNetworks, images: np.ndarray, batch_size: int, progress: str | None) -> Tensor:
     """(N, 2048) float32 on the networks' device."""
     parts = []
-    for start in tqdm(range(0, len(images), batch_size), desc=progress, disable=None if progress else True):
+    for start in ProgressBar(range(0, len(images), batch_size), progress, unit="batch"):
         batch = _batch(networks, images[start : start + batch_size])
         parts.append(networks.inception(batch.movedim(-1, 1)))
     return torch.cat(parts)

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torchvision
 from xingaug import __version__
 from xingaug.config import to_yaml
 from xingaug.errors import BadInput
-from xingaug.files import atomic_write
+from xingaug.files import LOCK_NAME, atomic_write, claimed_directory
 from xingaug.training.config import TrainConfig
 from xingaug.training.processes import Processes
 
@@ -35,10 +36,14 @@ class RunDirectory:
         self.generator = path / "generator.safetensors"
         self.best_generator = path / "best.safetensors"
 
+    def claimed(self, is_first: bool) -> AbstractContextManager[None]:
+        """Has the run's first process hold the directory while a block runs; `BadInput` if another run does."""
+        return claimed_directory(self.path, "training") if is_first else nullcontext()
+
     def require_own(self, config: TrainConfig) -> None:
         """Raises `BadInput` unless the directory can be made, or holds a run of this very configuration."""
         if not self.config.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK_NAME for p in self.path.iterdir())):
                 raise BadInput(f"{self.path}: exists and is no run's directory; name another one")
             return
         mine, theirs = to_yaml(config).splitlines(), self.config.read_text().splitlines()

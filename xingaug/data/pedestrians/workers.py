@@ -7,6 +7,7 @@ and beside torch alike.
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import traceback
@@ -15,9 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
-from tqdm import tqdm
-
 from xingaug.errors import WorkFailed
+from xingaug.progress import ProgressBar
 
 _MINIMUM_PER_WORKER = 24  # below this many items per worker, starting processes costs more than it saves
 
@@ -56,7 +56,7 @@ def spread(
         raise ValueError(f"workers is {workers}, must be at least 1")
     chunks = [list(items[start : start + chunk]) for start in range(0, len(items), chunk)]
     count = min(workers or available_cores(), len(chunks), max(1, len(items) // _MINIMUM_PER_WORKER))
-    with tqdm(total=len(items), desc=progress, disable=None if progress else True) as bar:
+    with ProgressBar[None](None, progress, total=len(items)) as bar:
         if count <= 1:
             results = []
             for part in chunks:
@@ -78,7 +78,10 @@ def _in_processes(
     command = [sys.executable, "-c", "from xingaug.data.pedestrians import workers; workers.serve()"]
     environment = {**os.environ, "PYTHONPATH": paths}
     pipe = subprocess.PIPE
-    children = [subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) for _ in range(count)]
+    # In a group of their own: Ctrl-C at a terminal asks us, and we end them.
+    children = [
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, process_group=0) for _ in range(count)
+    ]
     idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
     for child in children:
         idle.put(child)
@@ -106,6 +109,10 @@ def _in_processes(
     pool = ThreadPoolExecutor(count)
     try:
         return list(pool.map(work, chunks))
+    except BaseException:
+        for child in children:
+            child.kill()  # what it is at is not wanted any more
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         for child in children:
@@ -124,7 +131,8 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 def serve() -> None:
-    """Main loop of a worker process: jobs in from standard input, results out to standard output, until it closes."""
+    """Main loop of a worker process: jobs in from standard input, results out to standard output, until one closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever gives the jobs ends it
     import cv2
 
     cv2.setNumThreads(1)
@@ -133,13 +141,14 @@ def serve() -> None:
     while True:
         try:
             job, arguments = pickle.load(source)
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         try:
             answer: tuple[str | None, Any] = (None, job(*arguments))
         except Exception:
             answer = (traceback.format_exc(), None)
-        except KeyboardInterrupt:
-            return
-        pickle.dump(answer, sink, protocol=pickle.HIGHEST_PROTOCOL)
-        sink.flush()
+        try:
+            pickle.dump(answer, sink, protocol=pickle.HIGHEST_PROTOCOL)
+            sink.flush()
+        except BrokenPipeError:  # nobody waits for it any more; nor may Python write it on its way out
+            os._exit(0)

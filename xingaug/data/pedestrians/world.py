@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
+from xingaug.inputs import read_json, read_text
 
 from .body import Pose, PoseDistribution, draw_pose
 from .identity import Identity, draw_identity
@@ -21,6 +22,8 @@ from .render import SIZE, Rendered, render
 from .scene import CAMERAS, Background, Camera, Floats, Image, draw_background, make_camera
 from .workers import spread
 
+_FILE = "world.json"
+_MOST_BYTES = 100_000
 VERSION = 1  # of the drawing; raised when the same seed would give other images
 JPEG_QUALITY = 95
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
@@ -82,17 +85,19 @@ class World:
     def __init__(self, root: Path | str) -> None:
         """Read `world.json`."""
         self.root = Path(root)
-        path = self.root / "world.json"
+        path = self.root / _FILE
+        parameters = read_json(path, "world that `xingaug world` wrote", _MOST_BYTES)
+        if not isinstance(parameters, dict) or parameters.get("version") != VERSION:
+            raise BadInput(f"{path}: is of another version than {VERSION}; write it again")
         try:
-            self._parameters: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{path}: cannot be read ({error}); give a folder written by `xingaug world`") from None
-        if self._parameters.get("version") != VERSION:
-            raise BadInput(f"{path}: version is {self._parameters.get('version')}, must be {VERSION}; write it again")
-        self.seed = int(self._parameters["seed"])
-        self.identities = int(self._parameters["identities"])
-        self.images_per_identity = int(self._parameters["images_per_identity"])
-        self.train_poses = _distribution(self._parameters["train_poses"])
+            numbers = [parameters[key] for key in ("seed", "identities", "images_per_identity")]
+            if not all(type(number) is int for number in numbers):
+                raise TypeError("a number that is no whole one")
+            self.seed, self.identities, self.images_per_identity = numbers
+            _require_plannable(self.identities, self.images_per_identity, self.seed)
+            self.train_poses = _distribution(parameters["train_poses"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise BadInput(f"{path}: does not describe a world ({error}); write it again") from None
 
     def names(self, split: str | None = None) -> list[str]:
         """File names of all images, or of those in one of the folders `bounding_box_train`, `query` and so on."""
@@ -174,14 +179,18 @@ def plan_world(identities: int, images_per_identity: int, seed: int) -> list[Pla
     Raises:
         BadInput: fewer than 2 or more than 9999 identities, or fewer than 2 or more than 300 images for each.
     """
+    _require_plannable(identities, images_per_identity, seed)
+    plans = (_plan_identity(index, identities, images_per_identity, seed) for index in range(identities))
+    return [plan for group in plans for plan in group]
+
+
+def _require_plannable(identities: int, images_per_identity: int, seed: int) -> None:
     if not 2 <= identities <= 9999:
         raise BadInput(f"identities: {identities} cannot be planned, must lie between 2 and 9999")
     if not 2 <= images_per_identity <= 300:
         raise BadInput(f"images_per_identity: {images_per_identity} cannot be planned, must lie between 2 and 300")
-    if seed < 0:
-        raise BadInput(f"seed: {seed} cannot be used, must be 0 or more")
-    plans = (_plan_identity(index, identities, images_per_identity, seed) for index in range(identities))
-    return [plan for group in plans for plan in group]
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"seed: {seed} cannot be used, must be 0 or more, and below 2^63")
 
 
 def request_of(plan: PlannedImage, identities: int, seed: int, train_poses: PoseDistribution | str) -> Request:
@@ -235,7 +244,8 @@ def write_world(
     `world.json` what makes the world: the same values give the same bytes, whatever the number of workers.
 
     Args:
-        out: folder to write; must not exist or be empty. It appears under this name only when complete.
+        out: folder to write; must not exist or be empty, or hold this very world, which then stays as it is. It appears
+            under this name only when complete.
         identities: number of people, 2 to 9999; the first half goes to the training split.
         images_per_identity: images of each, 2 to 300.
         seed: seed of the world, 0 or more.
@@ -258,18 +268,28 @@ def write_world(
         "images_per_identity": images_per_identity,
         "train_poses": train_poses if isinstance(train_poses, str) else asdict(train_poses),
     }
-    with atomic_directory(out) as folder:
-        for split in (TRAIN, QUERY, GALLERY):
-            (folder / split).mkdir()
-        shared = (folder, identities, seed, train_poses)
-        label = "pedestrian world" if progress else None
-        chunks = spread(_write_images, shared, plans, workers, progress=label)
-        keypoints = [pair for chunk in chunks for pair in chunk]
-        _write_annotations(folder / "annotations.npz", [plan.name for plan in plans], keypoints)
-        (folder / "world.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+    described = json.dumps(parameters, indent=2) + "\n"
+    if not _is_written(out, described):
+        with atomic_directory(out) as folder:
+            for split in (TRAIN, QUERY, GALLERY):
+                (folder / split).mkdir()
+            shared = (folder, identities, seed, train_poses)
+            label = "pedestrian world" if progress else None
+            chunks = spread(_write_images, shared, plans, workers, progress=label)
+            keypoints = [pair for chunk in chunks for pair in chunk]
+            _write_annotations(folder / "annotations.npz", [plan.name for plan in plans], keypoints)
+            (folder / _FILE).write_text(described, encoding="utf-8")
     counts = {split: sum(plan.split == split for plan in plans) for split in (TRAIN, QUERY, GALLERY)}
     train = identities // 2
     return WorldSummary(out, counts[TRAIN], counts[QUERY], counts[GALLERY], train, identities - train)
+
+
+def _is_written(out: Path, described: str) -> bool:
+    """Whether a folder holds the world that is described so; it appeared as a whole."""
+    try:
+        return read_text(out / _FILE, "world", _MOST_BYTES) == described
+    except BadInput:
+        return False
 
 
 def _write_annotations(path: Path, names: list[str], keypoints: list[tuple[Floats, Floats]]) -> None:
