@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from xingaug import demo
 from xingaug.data.annotations import read_annotations, write_patn_csv
 from xingaug.data.market1501 import read_split
 from xingaug.data.pedestrians import write_world
 from xingaug.demo import DemoConfig, run_demo, write_subset
 from xingaug.errors import BadInput
+from xingaug.generators import load_generator
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +98,23 @@ def test_subset_of_a_tree_and_its_demo(tmp_path: Path) -> None:
         assert len(np.unique(read_split(part, split).pids)) == 3  # type: ignore[arg-type]
     assert set(read_annotations(part / "annotations.npz").names) == set(read_split(part, "train").names)
     figures = run_demo(DemoConfig(tmp_path / "demo", data=world, annotations=csv, identities=4, iterations=1))
-    assert figures["held_out"]["generated"]["pairs"] == 4 * 6
+    assert "held_out" not in figures
+    assert figures["training_pairs"]["generated"]["pairs"] == 4 * 6
+    assert "Persons of the training images" in (tmp_path / "demo" / "report.html").read_text()
     assert "drawn pedestrians only" in (tmp_path / "demo" / "report.html").read_text()
+
+
+def test_annotated_test_images_are_the_pairs_of_a_dataset(tmp_path: Path) -> None:
+    world, part = tmp_path / "world", tmp_path / "part"
+    write_world(world, 12, 6, 3, workers=1, progress=False)
+    write_subset(world, world / "annotations.npz", part, 3)
+    splits = {name: read_split(part, name) for name in ("train", "query", "gallery")}  # type: ignore[arg-type]
+    annotations = read_annotations(part / "annotations.npz")
+    assert set(annotations.names) == {name for split in splits.values() for name in split.names}
+    config = DemoConfig(tmp_path / "demo", data=world, annotations=world / "annotations.npz")
+    pairs = demo._pairs(config, part, splits, annotations, load_generator("pedestrians-small"))
+    assert pairs.are_held_out
+    assert pairs.generated.pairs == len(splits["gallery"])
 
 
 def test_bad_input_writes_nothing(tmp_path: Path) -> None:

@@ -399,7 +399,7 @@ def bad_inputs() -> dict[str, tuple[Callable[[GenerateConfig], GenerateConfig], 
         "generated data": (with_synthetic, "holds synthetic images already"),
         "no sources": (with_other_annotations, r"none of 9 training images can be re-rendered \(9 without annotation"),
         "per_image": (lambda c: replace(c, per_image=0), "per_image: 0, needed 1 to 1000"),
-        "batch_size": (lambda c: replace(c, batch_size=0), "batch_size: 0, needed at least 1"),
+        "batch_size": (lambda c: replace(c, batch_size=0), "batch_size: 0, needed 1 to 65536"),
         "sampler": (lambda c: replace(c, sampler="best"), "sampler: unknown 'best'; known: uniform"),
         "real": (lambda c: replace(c, real="move"), "real: 'move', needed one of copy, link, omit"),
         "inside": (inside, "lie in one another"),
@@ -451,7 +451,7 @@ def test_manifest_round_trip_and_damage(tmp_path: Path) -> None:
     path.write_text(json.dumps({"file": "x"}) + "\n")
     with pytest.raises(BadInput, match=r"line 1: needed an object with the keys file, sha256"):
         read_manifest(path)
-    with pytest.raises(BadInput, match="cannot read the manifest"):
+    with pytest.raises(BadInput, match="none: no such manifest"):
         read_manifest(tmp_path / "none")
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xingaug.errors import BadInput
-from xingaug.programs import load_program, run_program
+from xingaug.programs import device_problem, load_program, run_program
 
 
 class Means(nn.Module):
@@ -65,6 +65,52 @@ def test_files_that_are_no_archive(tmp_path: Path) -> None:
     (tmp_path / "text.pt2").write_text("from,to\n")
     with pytest.raises(BadInput, match=r"text.pt2: no program of torch.export; needed a pose estimator"):
         load_program(tmp_path / "text.pt2", "a pose estimator")
+
+
+@pytest.fixture
+def onnx_file(tmp_path: Path) -> Path:
+    """The means of each image, for images of 8x4."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [helper.make_node("GlobalAveragePool", ["x"], ["m"]), helper.make_node("Flatten", ["m"], ["y"])]
+    given, made = (
+        helper.make_tensor_value_info("x", kind, ["n", 3, 8, 4]),
+        helper.make_tensor_value_info("y", kind, ["n", 3]),
+    )
+    model = helper.make_model(
+        helper.make_graph(nodes, "means", [given], [made]), opset_imports=[helper.make_opsetid("", 17)]
+    )
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "means.onnx")
+    return tmp_path / "means.onnx"
+
+
+def test_an_onnx_file_does_what_the_network_did(onnx_file: Path) -> None:
+    loaded = load_program(onnx_file, "a network")
+    for count in (1, 5):
+        images = torch.rand(count, 3, 8, 4, requires_grad=True)
+        torch.testing.assert_close(run_program(loaded, onnx_file, images), images.detach().mean((2, 3)))
+    with pytest.raises(BadInput, match=r"means.onnx: does not take images \(2, 3, 9, 4\) \(.+\); export it for"):
+        run_program(loaded, onnx_file, torch.rand(2, 3, 9, 4))
+
+
+def test_onnx_files_that_cannot_be_used(onnx_file: Path, capfd) -> None:
+    with pytest.raises(BadInput, match=r"means.onnx: no gradient goes through an ONNX file; needed a network saved by"):
+        load_program(onnx_file, "a network", gradients=True)
+    onnx_file.write_bytes(onnx_file.read_bytes()[:-20])
+    with pytest.raises(BadInput, match=r"means.onnx: not a network that onnxruntime can load"):
+        load_program(onnx_file, "a network")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_devices_that_cannot_be_computed_on_are_told() -> None:
+    assert device_problem("cpu") is None
+    for name in ("meta", "hpu", "nonsense", "", "cpu:x", "cuda:999"):
+        problem = device_problem(name)
+        assert problem is not None
+        assert problem.startswith(f"'{name}' ")
+        assert "\n" not in problem
 
 
 def test_programs_that_return_no_tensor() -> None:

@@ -15,7 +15,7 @@ from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.samplers import SAMPLERS
 from xingaug.report.bank import DRAWS, bank_wall, write_bank_page
-from xingaug.report.demo import HeldOut, write_demo_page
+from xingaug.report.demo import Pairs, write_demo_page
 from xingaug.report.figures import cmc_svg, png_uri, skeleton
 from xingaug.report.page import image_rows, image_wall, paragraph, table, write_page
 from xingaug.training.quality import Quality
@@ -199,20 +199,20 @@ def test_bank_page_of_hardly_any_usable_pose_and_of_identities_without_one(tmp_p
     assert len(outline.images) == 1 + 1 + usable
 
 
-@pytest.mark.parametrize("is_world", [True, False])
-def test_demo_page_shows_its_figures_and_says_what_they_are_worth(bank, tmp_path, is_world):
+@pytest.mark.parametrize(("is_world", "are_held_out"), [(True, True), (False, True), (False, False)])
+def test_demo_page_shows_its_figures_and_says_what_they_are_worth(bank, tmp_path, is_world, are_held_out):
     people = random_people(3)
     person_ssim = 0.612 if is_world else None
-    held_out = HeldOut(
+    pairs = Pairs(
         noise(3), people, noise(3), noise(3),
-        Quality(3, 0.7123, person_ssim, 0.05, 21.0), Quality(3, 0.5321, person_ssim, 0.09, 17.5),
+        Quality(3, 0.7123, person_ssim, 0.05, 21.0), Quality(3, 0.5321, person_ssim, 0.09, 17.5), are_held_out,
     )  # fmt: skip
     row = {"mAP": 0.4321, "rank1": 0.5, "rank5": 0.75, "rank10": 0.8, "mINP": 0.2, "cmc": [0.5, 0.75, 1.0]}
     cells = [{"arm": arm, "results": {"data": row}, "train_seconds": 61.4} for arm in ("real", "xinggan_pose")]
     offline = {"real": 8, "synthetic": 7, "without_annotation": 1, "unusable_keypoints": 0}
     path = write_demo_page(
         tmp_path / "report.html", is_world, "pedestrians-small", 150, {"train": 8, "query": 4, "gallery": 12}, bank,
-        held_out, [(noise(), noise(2))], offline, {"cells": cells}, {"pose bank": 1.25, "report": 2.0},
+        pairs, [(noise(), noise(2))], offline, {"cells": cells}, {"pose bank": 1.25, "report": 2.0},
     )  # fmt: skip
     page = path.read_text(encoding="utf-8")
     texts = Outline(page).texts
@@ -223,6 +223,7 @@ def test_demo_page_shows_its_figures_and_says_what_they_are_worth(bank, tmp_path
     assert ("–" in texts) == (not is_world)
     told = " ".join(texts)
     assert "not that accuracy rises" in told
+    assert ("Persons of the training images" in told) == (not are_held_out)
     assert ("The persons are drawn" in told) == is_world
     assert ("has seen drawn pedestrians only" in told) == (not is_world)
     assert len(Outline(page).images) == 3 * 4 + 3 + 11

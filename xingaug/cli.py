@@ -40,13 +40,11 @@ def build_parser() -> Parser:
 
 
 def _require_device(name: str) -> None:
-    import torch
+    from xingaug.programs import device_problem
 
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"--device: '{name}' cannot be used ({reason}); such as cpu or cuda") from None
+    problem = device_problem(name)
+    if problem:
+        raise BadInput(f"--device: {problem}; such as cpu or cuda")
 
 
 if __name__ == "__main__":

@@ -29,19 +29,21 @@ from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_directory, atomic_write
 from xingaug.generators.render import render_images
 from xingaug.generators.store import load_generator
+from xingaug.inputs import read_json
 from xingaug.keypoints import MIN_VISIBLE, Keypoints
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.generate import generate
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
-from xingaug.report.demo import HeldOut, write_demo_page
+from xingaug.report.demo import Pairs, write_demo_page
 from xingaug.training.quality import measure
 
 WORLD_IDENTITIES = 100
 MAX_IDENTITIES = 4999  # of training and of test each; names have four digits
 IMAGES_PER_IDENTITY = 8
-HELD_OUT_PAIRS = 200
+PAIRS = 200
 BATCH_SIZE = 64
+_MOST_BYTES = 100_000
 
 T = TypeVar("T")
 
@@ -53,7 +55,8 @@ class DemoConfig:
     Attributes:
         out: directory to write; absent, empty, or an earlier demo of the same configuration.
         data: a Market-1501 tree; None writes a pedestrian world.
-        annotations: keypoints of the tree's training images; needed with `data`.
+        annotations: keypoints of the tree's training images, and of its test images where there are any; needed with
+            `data`.
         identities: in each of training and test; None takes 100 for the world, and all of a tree.
         generator: bundled name or .safetensors file.
         iterations: re-ID training iterations of each arm.
@@ -84,7 +87,7 @@ class Clock:
     def __init__(self, path: Path, steps: int) -> None:
         """Args: `path`: file that keeps the times; `steps`: how many there will be."""
         self.path, self.steps, self.number = path, steps, 0
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds = _times(path)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -100,11 +103,21 @@ class Clock:
         print(f"      {taken:.1f} s", file=sys.stderr, flush=True)
 
 
+def _times(path: Path) -> dict[str, float]:
+    """Those of an earlier run, if there was one."""
+    found = read_json(path, "times of a demo", _MOST_BYTES) if path.exists() else {}
+    if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
+        raise BadInput(f"{path}: damaged; remove it")
+    return found
+
+
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Runs all steps.
 
     Returns:
-        `report` (path), `reid` (figures of each arm), `held_out` (quality beside copying the source), `seconds`.
+        `report` (path), `reid` (figures of each arm), `held_out` (quality beside copying the source, on persons who are
+        not of the training images; of a dataset without keypoints of its test images it is `training_pairs`),
+        `seconds`.
 
     Raises:
         BadInput: unusable input, or `out` holds something else.
@@ -121,9 +134,9 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     with clock.step("pose bank"):
         _once(config.out / "bank", lambda: bank_from_tree(root, root / "annotations.npz").save(config.out / "bank"))
         bank = PoseBank.load(config.out / "bank")
-    with clock.step("generator on held-out pairs"):
+    with clock.step("generator on pairs of one person"):
         generator = load_generator(config.generator)
-        held_out = _held_out(config, root, splits, annotations, generator)
+        pairs = _pairs(config, root, splits, annotations, generator)
         walks = _walks(config, splits["train"], annotations, bank, generator)
     with clock.step("augmented dataset on disk"):
         offline = generate(
@@ -138,13 +151,14 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         counts: dict[str, int] = {name: len(split) for name, split in splits.items()}
         report = write_demo_page(
             config.out / "report.html", config.data is None, config.generator, config.iterations, counts, bank,
-            held_out, walks, asdict(offline), comparison, clock.seconds,
+            pairs, walks, asdict(offline), comparison, clock.seconds,
         )  # fmt: skip
     print(f"open {report.resolve()}", file=sys.stderr)
     reid = {cell["arm"]: next(iter(cell["results"].values())) for cell in comparison["cells"]}
     figures = {arm: {k: v for k, v in row.items() if k != "cmc"} for arm, row in reid.items()}
-    quality = {"generated": held_out.generated.to_json(), "copy_source": held_out.copied.to_json()}
-    return {"report": str(report), "reid": figures, "held_out": quality, "seconds": clock.seconds}
+    quality = {"generated": pairs.generated.to_json(), "copy_source": pairs.copied.to_json()}
+    name = "held_out" if pairs.are_held_out else "training_pairs"
+    return {"report": str(report), "reid": figures, name: quality, "seconds": clock.seconds}
 
 
 def _claim(config: DemoConfig) -> None:
@@ -153,7 +167,7 @@ def _claim(config: DemoConfig) -> None:
     wanted = {key: value for key, value in to_mapping(config).items() if key != "out"}
     if path.exists():
         try:
-            found = dict(json.loads(path.read_text()))
+            found = dict(read_json(path, "description of a demo", _MOST_BYTES))
         except (ValueError, TypeError):
             raise BadInput(f"{path}: damaged; remove {config.out}, or name another --out") from None
         for key, value in wanted.items():
@@ -204,6 +218,7 @@ def write_subset(data: Path, annotations: Path, out: Path, identities: int | Non
     annotated, table = annotated_training(data, annotations)
     learn = np.unique(annotated.pids)[:identities]
     test = np.intersect1d(query.pids, gallery.pids[gallery.pids > 0])[:identities]
+    names: list[str] = []
     with atomic_directory(out) as folder:
         for (name, subfolder), split, pids in zip(
             FOLDERS.items(), (train, query, gallery), (learn, test, test), strict=True
@@ -214,7 +229,9 @@ def write_subset(data: Path, annotations: Path, out: Path, identities: int | Non
             (folder / subfolder).mkdir()
             for i in range(len(part)):
                 _link(part.path(i), folder / subfolder / str(part.names[i]))
-        kept = table.lookup(annotated.names[np.isin(annotated.pids, learn)])
+            names += part.names.tolist()
+        rows = table.lookup(names)
+        kept = rows[rows >= 0]
         write_npz(folder / "annotations.npz", table.names[kept], table.xy[kept], table.visibility[kept], table.source)
 
 
@@ -225,23 +242,15 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _held_out(
+def _pairs(
     config: DemoConfig, root: Path, splits: dict[str, Split], annotations: Annotations, generator: nn.Module
-) -> HeldOut:
-    """Pairs that the generator has not seen, rendered and measured against the true images."""
-    split = splits["gallery" if config.data is None else "train"]
-    rows = annotations.lookup(split.names)
-    visible = (annotations.visibility[rows] > 0).sum(1) * (rows >= 0)
-    usable = np.flatnonzero(visible >= MIN_VISIBLE)
-    rng = np.random.default_rng([config.seed, 1])
-    pairs = []
-    for source in rng.permutation(usable):
-        partners = usable[(split.pids[usable] == split.pids[source]) & (usable != source)]
-        if len(partners):
-            pairs.append((source, rng.choice(partners)))
-    if not pairs:
+) -> Pairs:
+    """Pairs rendered and measured against the true images: of test persons, or of training persons if need be."""
+    name = "gallery" if len(_drawn_pairs(splits["gallery"], annotations, config.seed)) else "train"
+    split, drawn = splits[name], _drawn_pairs(splits[name], annotations, config.seed)
+    if not len(drawn):
         raise BadInput(f"{root}: no identity has two images with at least {MIN_VISIBLE} visible joints")
-    sources, targets = np.array(pairs[:HELD_OUT_PAIRS]).T
+    sources, targets = drawn.T
     size: tuple[int, int] = generator.size  # type: ignore[assignment]
     source_kp, target_kp = (keypoints_of(annotations, split.select(side), size) for side in (sources, targets))
     images = read_images(split.select(sources), size=size)
@@ -252,7 +261,22 @@ def _held_out(
     else:
         true, union = read_images(split.select(targets), size=size), None
     generated = render_images(generator, images, source_kp, target_kp, progress="rendering")
-    return HeldOut(images, target_kp, generated, true, measure(generated, true, union), measure(images, true, union))
+    quality = measure(generated, true, union), measure(images, true, union)
+    return Pairs(images, target_kp, generated, true, *quality, are_held_out=name == "gallery")
+
+
+def _drawn_pairs(split: Split, annotations: Annotations, seed: int) -> np.ndarray:
+    """(N, 2) rows of two images of one person, N at most `PAIRS`."""
+    rows = annotations.lookup(split.names)
+    visible = (annotations.visibility[rows] > 0).sum(1) * (rows >= 0)
+    usable = np.flatnonzero((visible >= MIN_VISIBLE) & (split.pids > 0))
+    rng = np.random.default_rng([seed, 1])
+    pairs = []
+    for source in rng.permutation(usable):
+        partners = usable[(split.pids[usable] == split.pids[source]) & (usable != source)]
+        if len(partners):
+            pairs.append((source, rng.choice(partners)))
+    return np.array(pairs[:PAIRS], np.int64).reshape(-1, 2)
 
 
 def _true_images(
@@ -327,5 +351,5 @@ def _compare(config: DemoConfig, training_images: int) -> dict[str, Any]:
     code = subprocess.run(command, stdout=sys.stderr.fileno(), check=False).returncode
     if code:
         raise WorkFailed(f"{' '.join(command[1:])}: ended with exit code {code}")
-    results: dict[str, Any] = json.loads((config.out / "reid" / "results.json").read_text())
+    results: dict[str, Any] = read_json(config.out / "reid" / "results.json", "results of the comparison")
     return results

@@ -1,4 +1,4 @@
-"""Networks of other people, read as programs that `torch.export` has saved."""
+"""Networks of other people, read as ONNX files or as programs that `torch.export` has saved, and where they run."""
 
 import logging
 import warnings
@@ -6,46 +6,139 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from xingaug.errors import BadInput
+from xingaug.files import with_home
+from xingaug.inputs import open_regular
+
+MAX_PROGRAM_BYTES = 8_000_000_000
+"""Largest network that is read (our choice)."""
+
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
-def load_program(path: str | Path, what: str, device: torch.device | str = "cpu") -> nn.Module:
+def load_program(path: str | Path, what: str, device: torch.device | str = "cpu", gradients: bool = False) -> nn.Module:
     """Loads a network without the code that defined it.
 
-    Loading runs what the file says, so open only files that you trust. The network is in the mode in which it was
-    exported and has neither `train()` nor `eval()`.
+    Loading a program of torch.export runs what the file says, so open only those that you trust; ONNX, which runs
+    nothing but its own operators, is the form for files of others. The network is in the mode in which it was exported
+    and has neither `train()` nor `eval()`.
 
     Args:
-        path: as `torch.export.save` wrote it, usually `.pt2`.
+        path: as `torch.export.save` wrote it, usually `.pt2`; or an ONNX file, `.onnx`, which onnxruntime runs.
         what: what the file should hold, for the error messages, such as "a pose estimator".
         device: where it will run, whatever device it was exported on.
+        gradients: whether gradients must go through it, which they do not through an ONNX file.
 
     Returns:
         A module to be called with the tensors that the program takes.
 
     Raises:
-        BadInput: no such file, or no program that this torch can load.
+        BadInput: no such file, or no program that this torch or onnxruntime can load.
     """
-    path = Path(path)
+    path = Path(with_home(str(path)))
     if not path.is_file():
         raise BadInput(f"{path}: no such file; needed {what} saved by torch.export.save")
+    open_regular(path, "network", MAX_PROGRAM_BYTES).close()
+    if path.suffix.lower() == ".onnx":
+        if gradients:
+            raise BadInput(f"{path}: no gradient goes through an ONNX file; needed {what} saved by torch.export.save")
+        return OnnxNetwork(path, what, torch.device(device))
     if not zipfile.is_zipfile(path):  # told here, because torch.export takes seconds to import
         raise BadInput(f"{path}: no program of torch.export; needed {what} saved by torch.export.save")
-    import torch.export.passes
+    from torch import export
+    from torch.export import passes
 
     try:
         with _silence():
-            program = torch.export.load(path)
-            return torch.export.passes.move_to_device_pass(program, torch.device(device)).module()
+            program = export.load(path)
+            return passes.move_to_device_pass(program, torch.device(device)).module()
     except OSError:
         raise
     except Exception as error:  # a damaged file can make the reader fail anywhere
         reason = first_line(error)
         raise BadInput(f"{path}: cannot be loaded as {what} saved by torch.export.save ({reason})") from None
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file of one input and one output, called as the network that it was exported from; without gradients."""
+
+    def __init__(self, path: Path, what: str, device: torch.device) -> None:
+        """Args: `path` of the file; `what` it should hold, for the messages; `device`: where it runs."""
+        super().__init__()
+        self._session = onnx_session(path, device, what)
+        given, made = self._session.get_inputs(), self._session.get_outputs()
+        if len(given) != 1 or len(made) != 1 or given[0].type not in _ONNX_TYPES:
+            raise BadInput(
+                f"{path}: takes {len(given)} tensors and gives {len(made)}, needed {what}: one of float each"
+            )
+        self._input, self._type = given[0].name, _ONNX_TYPES[given[0].type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Gives what the network gives for (B, 3, H, W), float32 on the images' device."""
+        try:
+            (found,) = self._session.run(None, {self._input: images.detach().cpu().numpy().astype(self._type)})
+            return torch.from_numpy(np.array(found, np.float32)).to(images.device)
+        except Exception as error:  # onnxruntime's own, which share no class but this one
+            raise RuntimeError(first_line(error)) from None
+
+
+_ONNX_TYPES: dict[str, type[np.floating]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+def onnx_session(path: Path, device: torch.device, what: str) -> Any:
+    """An ONNX file, ready to run with onnxruntime.
+
+    Args:
+        path: the file.
+        device: cpu or cuda.
+        what: the file should hold, for the messages.
+
+    Raises:
+        BadInput: onnxruntime is missing, or without CUDA where it is asked for, or cannot load the file.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise BadInput(f"{what}: onnxruntime is not installed; pip install 'xingaug[pose]'") from None
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type != "cpu":
+        _require_cuda(what, device, onnxruntime.get_available_providers())
+        providers = [("CUDAExecutionProvider", {"device_id": device.index or 0}), *providers]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # what it warns of on its way to an error, the error says too
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's own, which share no class but this one
+        raise BadInput(f"{path}: not a network that onnxruntime can load ({first_line(error)})") from None
+    if device.type != "cpu":  # onnxruntime goes on without CUDA where its libraries do not load
+        _require_cuda(what, device, session.get_providers())
+    return session
+
+
+def _require_cuda(what: str, device: torch.device, providers: list[str]) -> None:
+    if device.type != "cuda" or "CUDAExecutionProvider" not in providers:
+        has = ", ".join(p.removesuffix("ExecutionProvider") for p in providers)
+        hint = "install onnxruntime-gpu in its place, or use cpu"
+        raise BadInput(f"{what}: device '{device}' needs onnxruntime with CUDA, this one has {has}; {hint}")
+
+
+def device_problem(name: str) -> str | None:
+    """Why torch cannot compute on a device, in half a sentence; None where it can."""
+    try:
+        device = torch.device(name)
+        if device.type not in _DEVICES:
+            return f"'{name}' is not known here"
+        torch.ones(1, device=device).add(1).item()
+    except Exception as error:  # what is missing may fail anywhere
+        return f"'{name}' cannot be used ({first_line(error)})"
+    return None
 
 
 def run_program(program: nn.Module, path: str | Path, images: Tensor) -> Tensor:

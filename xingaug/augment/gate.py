@@ -39,7 +39,8 @@ class Verdict:
 class GateConfig:
     """A gate as a configuration names it; `QualityGate` says more."""
 
-    features: str | None = None  # a re-ID network as torch.export.save writes it: images in [0, 1] -> (n, D)
+    # A re-ID network, images in [0, 1] -> (n, D): ONNX, or as torch.export.save writes it, which can run code.
+    features: str | None = None
     min_identity: float = 0.5  # least cosine of its features of rendered and real image
     min_contrast: float = 0.05
     max_saturated: float = 0.3

@@ -8,6 +8,7 @@ from typing import Any
 
 from xingaug.commands.parser import add_command, print_figures, print_table
 from xingaug.errors import BadInput
+from xingaug.files import require_writable
 
 
 def add(commands: Any) -> None:
@@ -43,7 +44,13 @@ def _add_annotate(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
     how = parser.add_argument_group("with --estimator")
-    how.add_argument("--weights", type=Path, metavar="FILE", help="of the estimator")
+    how.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="of the estimator; a .pt2 of torch.export (program) can run code when it is loaded, so name "
+        "only one that you trust, and take ONNX from others",
+    )
     how.add_argument("--mirror", action="store_true", help="average with the mirrored image")
     how.add_argument("--min-confidence", type=float, metavar="C",
                      help="joints below it are missing (default: the estimator's)")  # fmt: skip
@@ -82,10 +89,9 @@ def _require_annotate_options(args: argparse.Namespace) -> None:
         path = getattr(args, option)
         if path is None:
             continue
-        if path.is_dir():
-            raise BadInput(f"--{option}: {path}: is a directory; name a file")
-        if path.suffix != suffix:
+        if path.suffix != suffix and not path.is_dir():
             raise BadInput(f"--{option}: {path}, expected a name that ends in {suffix}")
+        require_writable(path, f"--{option}")
     given = {name: getattr(args, name) for name in _OF_ESTIMATORS}
     strange = [name for name, value in given.items() if args.source and value is not None and value is not False]
     if strange:
@@ -162,6 +168,8 @@ def _compare_annotations(args: argparse.Namespace) -> None:
         raise BadInput("--preview, --data: give both or neither")
     if args.preview_count < 1:
         raise BadInput(f"--preview-count: {args.preview_count}, needed at least 1")
+    if args.preview is not None:
+        require_writable(args.preview, "--preview")
     a, b = read_annotations(args.a), read_annotations(args.b)
     agreement = compare(a, b)
     if args.preview is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from xingaug.commands.parser import Help, add_command, print_figures
 from xingaug.errors import BadInput
+from xingaug.files import require_writable
 
 
 def add(commands: Any) -> None:
@@ -21,7 +22,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     build.add_argument("--data", type=Path, required=True, help="folder of a known dataset, or a YAML file")
     build.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
-    build.add_argument("--out", type=Path, required=True, help="directory to write, new or empty")
+    build.add_argument("--out", type=Path, required=True, help="directory to write, new or empty, or of this very bank")
     build.add_argument("--index", default="auto", metavar="FACTORY", help="FAISS factory string, such as IVF256,PQ24np")
     build.add_argument("--candidates", type=int, default=0, help="poses judged by OKS for each query; 0: automatic")
     build.add_argument("--probes", type=int, default=0, help="inverted lists searched; 0: automatic")
@@ -30,7 +31,7 @@ def add(commands: Any) -> None:
         actions, "merge", _bank_merge, "One bank of the poses of several.", "xingaug bank merge first second --out both"
     )
     merge.add_argument("banks", type=Path, nargs="+", metavar="BANK", help="directories of banks")
-    merge.add_argument("--out", type=Path, required=True, help="directory to write, new or empty")
+    merge.add_argument("--out", type=Path, required=True, help="directory to write, new or empty, or of this very bank")
     merge.add_argument("--json", action="store_true", help="print the counts as JSON")
     show = add_command(
         actions, "show", _bank_show, "Write a page: map, groups, coverage, and what samplers draw.",
@@ -69,7 +70,8 @@ def _bank_merge(args: argparse.Namespace) -> None:
 
 
 def _save_bank(bank: Any, args: argparse.Namespace) -> None:
-    bank.save(args.out)
+    if not bank.is_saved_as(args.out):
+        bank.save(args.out)
     print_figures({"poses": len(bank), "usable": int(bank.usable.sum()), "written": str(args.out)}, args.json)
 
 
@@ -77,6 +79,7 @@ def _bank_show(args: argparse.Namespace) -> None:
     from xingaug.poses.bank import PoseBank
     from xingaug.report.bank import write_bank_page
 
+    require_writable(args.out, "--out")
     print(write_bank_page(PoseBank.load(args.bank), args.out, args.count, args.name))
 
 

@@ -41,9 +41,12 @@ def add(commands: Any) -> None:
                       help="a pose stands where it was seen, or where and as large as the source")  # fmt: skip
     what.add_argument("--seed", type=int, default=0, help="of the draws")
     what.add_argument("--allow-test", action="store_true", help="take poses of query and gallery images too")
+    what.add_argument("--follow-links", action="store_true",
+                      help="take images too that symbolic links lead to, out of the dataset's folder")  # fmt: skip
     what.add_argument("--gate", nargs="*", metavar="KEY=VALUE",
-                      help="leave bad images out: min_contrast=0.05, max_saturated=0.3, and with features=NETWORK.pt2 "
-                      "min_identity=0.5, the least cosine of its features of real and synthetic image")  # fmt: skip
+                      help="leave bad images out: min_contrast=0.05, max_saturated=0.3, and with features=NETWORK.onnx "
+                      "min_identity=0.5, the least cosine of its features of real and synthetic image; a NETWORK.pt2 "
+                      "of torch.export is taken too, but can run code, so name only one that you trust")  # fmt: skip
     what.add_argument("--tries", type=int, default=3, help="poses tried, at most, for an image that is left out")
 
     how = parser.add_argument_group("how they are written")

@@ -22,7 +22,9 @@ def _add_train(commands: Any) -> None:
     parser = add_command(
         commands, "train", _train, text, "xingaug train configs/train_pedestrians.yaml steps=200 --out runs/short"
     )
-    parser.add_argument("config", type=Path, help="YAML file")
+    parser.add_argument("config", type=Path,
+                        help="YAML file; an identity_network in it, a .pt2 of torch.export, can run code when it is "
+                        "loaded, so name only one that you trust")  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as lr=2e-4")
     parser.add_argument("--out", type=Path, help="run directory (default: runs/ and the file's name)")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
@@ -93,10 +95,11 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--pairs", type=Path, required=True, help="CSV with the header from,to")
     parser.add_argument("--split", choices=("train", "query", "gallery"), default="gallery", help="where images lie")
     parser.add_argument("--limit", type=int, help="measure the first pairs only")
-    parser.add_argument("--pose-estimator", type=Path, metavar="FILE.pt2",
-                        help="adds pckh (share of joints, at 0.5 of the head): a torch.export program from images "
-                        "(B, 3, H, W) in [0, 1] to (B, 18, 3), x and y in their pixels and a confidence in [0, 1]; "
-                        "it can run code, so name only a file that you trust")  # fmt: skip
+    parser.add_argument("--pose-estimator", type=Path, metavar="FILE.onnx",
+                        help="adds pckh (share of joints, at 0.5 of the head): an ONNX file, or a program of "
+                        "torch.export, from images (B, 3, H, W) in [0, 1] to (B, 18, 3), x and y in their pixels and a "
+                        "confidence in [0, 1]; "
+                        "a .pt2 can run code, so name only one that you trust")  # fmt: skip
     parser.add_argument("--perceptual", nargs="+", choices=("lpips", "fid", "is"), default=(), metavar="NAME",
                         help="adds any of lpips, fid, is; needs xingaug[metrics] and the networks' weights, from the "
                         "cache in TORCH_HOME or downloaded into it")  # fmt: skip

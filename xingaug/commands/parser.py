@@ -17,17 +17,19 @@ class Parser(argparse.ArgumentParser):
         """Parses, and also takes `key=value` words that come after an option, where argparse gives up on them."""
         args, rest = self.parse_known_args(arguments)
         for name, value in vars(args).items():
-            setattr(args, name, self._with_home(name, value))
+            setattr(args, name, self._checked(name, value))
         if rest and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         elif rest:
             args.overrides += rest
         return args
 
-    def _with_home(self, name: str, value: Any) -> Any:
-        """An option's value, in which every path may begin with `~`."""
+    def _checked(self, name: str, value: Any) -> Any:
+        """An option's value: a number of 64 bits at most, finite; in a path a leading `~` is the home directory."""
         if isinstance(value, list):
-            return [self._with_home(name, entry) for entry in value]
+            return [self._checked(name, entry) for entry in value]
+        if isinstance(value, int | float) and not -(2**63) <= value < 2**63:
+            self.error(f"argument --{name.replace('_', '-')}: a number of more than 64 bits")
         try:
             return type(value)(with_home(str(value))) if isinstance(value, str | Path) else value
         except BadInput as error:

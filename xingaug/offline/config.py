@@ -50,6 +50,7 @@ class GenerateConfig:
             gives it to actors of Ray Data. All of them give the same bytes.
         workers: actors of the engine ray; None is one for each GPU, or for each core.
         allow_test: take poses of query and gallery images too, if the bank holds them.
+        follow_links: take over images too that symbolic links lead to, out of the dataset's folder.
 
     Raises:
         BadInput: a value outside its range, or values that exclude each other.
@@ -77,18 +78,19 @@ class GenerateConfig:
     engine: Engine = "local"
     workers: int | None = None
     allow_test: bool = False
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         """Checks what can be checked without opening a file."""
         for name, most in (
-            ("per_image", MAX_COPIES), ("per_identity", None), ("budget", None), ("tries", MAX_COPIES),
-            ("shard_size", None), ("batch_size", None), ("workers", None),
+            ("per_image", MAX_COPIES), ("per_identity", 1_000_000), ("budget", 1_000_000_000), ("tries", MAX_COPIES),
+            ("shard_size", 100_000), ("batch_size", 65_536), ("workers", 4096),
         ):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and not (value >= 1 and (most is None or value <= most)):
-                raise BadInput(f"{name}: {value}, needed {f'1 to {most}' if most else 'at least 1'}")
-        if self.seed < 0:
-            raise BadInput(f"seed: {self.seed}, needed at least 0")
+            if value is not None and not 1 <= value <= most:
+                raise BadInput(f"{name}: {value}, needed 1 to {most}")
+        if not 0 <= self.seed < 2**63:
+            raise BadInput(f"seed: {self.seed}, needed 0 or more, and below 2^63")
         if self.per_image is not None and self.per_identity is not None:
             raise BadInput(
                 f"per_image: {self.per_image}, per_identity: {self.per_identity}; needed one of them, not both"

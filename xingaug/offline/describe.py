@@ -10,6 +10,7 @@ from xingaug.data.annotations import write_npz
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.images import read_image
+from xingaug.inputs import read_text
 from xingaug.offline.coverage import groups_of
 from xingaug.offline.job import Job
 from xingaug.offline.journal import REJECTED_NAME, Entry, write_entries
@@ -24,6 +25,8 @@ ANNOTATIONS_NAME = "annotations.npz"
 PAGE_NAME = "report.html"
 REAL_NAME = "real.sha256"
 UNREADABLE_NAME = "unreadable.txt"
+
+_MAX_LIST_BYTES = 500_000_000
 
 SHOWN = 12
 """Synthetic images on the page."""
@@ -128,9 +131,9 @@ def read_real(out: Path) -> dict[str, str]:
         BadInput: no such list.
     """
     try:
-        lines = (out / REAL_NAME).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{out / REAL_NAME}: cannot be read ({error}); start generate again to write it") from None
+        lines = read_text(out / REAL_NAME, "list of real images", _MAX_LIST_BYTES).splitlines()
+    except BadInput as error:
+        raise BadInput(f"{error}; start generate again to write it") from None
     pairs = (line.partition("  ") for line in lines)
     return {file: sha256 for sha256, _, file in pairs}
 

@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xingaug.data.market1501 import FOLDERS
+from xingaug.errors import BadInput
 from xingaug.files import atomic_write
+from xingaug.images import MAX_BYTES
+from xingaug.inputs import open_regular, read_bytes
 
 SHARDS = "shards"
+
+MAX_SHARD_BYTES = 2_000_000_000
+"""Largest shard that is read, as it is held in memory (our choice: 350,000 images of Market-1501's size)."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +85,13 @@ class FolderStore:
 
     def read(self, part: int, name: str) -> bytes:
         """As in `Store`."""
-        return (self.out / self.file(part, name)).read_bytes()
+        return read_bytes(self.out / self.file(part, name), "image", MAX_BYTES)
 
     def holds(self, part: int, expected: Mapping[str, Expected]) -> bool:
         """As in `Store`."""
         try:
             return all(hash_of(self.read(part, name)) == known.sha256 for name, known in expected.items())
-        except FileNotFoundError:
+        except BadInput:  # not there, or no file
             return False
 
 
@@ -126,7 +132,7 @@ class ShardStore:
             return not (self.out / self.shard(part)).exists()
         try:
             found = {name: hash_of(data) for name, data in read_shard(self.out / self.shard(part)).items()}
-        except (FileNotFoundError, tarfile.TarError):
+        except BadInput:
             return False
         members = {member_name(name): known for name, known in expected.items()}
         return found == {
@@ -149,14 +155,31 @@ def read_shard(path: Path) -> dict[str, bytes]:
     """The files of a shard by name.
 
     Raises:
-        FileNotFoundError: no such shard.
-        tarfile.TarError: it is torn, no shard, or holds a name twice.
+        BadInput: no such shard, it is torn, compressed or too large, or holds a name twice, or links, or files with
+            holes.
     """
-    with tarfile.open(path) as tar:
-        members = [(member.name, stream.read()) for member in tar if (stream := tar.extractfile(member)) is not None]
-    files = dict(members)
-    if len(files) < len(members):
-        raise tarfile.TarError("holds a name twice")
+    with open_regular(path, "shard", MAX_SHARD_BYTES) as stream:
+        try:
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                return _members(tar, path)
+        except BadInput:
+            raise
+        except Exception as error:  # a damaged header can make the reader fail anywhere
+            reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+            raise BadInput(f"{path}: not a readable shard ({reason})") from None
+
+
+def _members(tar: tarfile.TarFile, path: Path) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for member in tar:
+        # Links, and files with holes, hold more than their bytes in the archive.
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+            raise BadInput(f"{path}: {member.name!r:.200} is no plain file; needed a shard that generate wrote")
+        stream = tar.extractfile(member)
+        data = b"" if stream is None else stream.read()
+        if member.name in files or len(data) != member.size:
+            raise BadInput(f"{path}: {member.name!r:.200} is there twice, or torn")
+        files[member.name] = data
     return files
 
 

@@ -16,6 +16,8 @@ from xingaug.data.annotations import Annotations, read_annotations
 from xingaug.data.market1501 import FOLDERS, Split, read_split
 from xingaug.data.readers import require_market_tree
 from xingaug.errors import BadInput
+from xingaug.files import require_no_links_out
+from xingaug.inputs import MAX_ARRAY_BYTES
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.engines import Team
 from xingaug.offline.formats import FolderStore, ShardStore, Store
@@ -26,6 +28,7 @@ from xingaug.offline.render import Renderer, build_transform
 from xingaug.offline.resources import fitting_batch_size, image_bytes
 from xingaug.offline.target import read_facts, require_linkable
 from xingaug.poses.bank import PoseBank
+from xingaug.programs import MAX_PROGRAM_BYTES
 
 THREADS = 8
 """For reading files."""
@@ -114,6 +117,8 @@ def prepare(config: GenerateConfig, team: Team, generator: nn.Module | None = No
     if train.synthetic.any():
         example = train.names[train.synthetic][0]
         raise BadInput(f"{config.data}: holds synthetic images already, such as {example}; give the real dataset")
+    if not config.follow_links:
+        _require_own_files(config.data)
     annotations = read_annotations(config.annotations)
     aug = build_transform(config, team.device, generator)
     if not config.allow_test:
@@ -143,9 +148,16 @@ def prepare(config: GenerateConfig, team: Team, generator: nn.Module | None = No
     return Job(config, train, listing, annotations, renderer, sources, items, begun, without_pose, facts)
 
 
+def _require_own_files(root: Path) -> None:
+    """Raises `BadInput` if an image is a link out of the dataset: its copy might give away what is not theirs."""
+    images = (path for folder in FOLDERS.values() for path in (root / folder).iterdir())
+    require_no_links_out(root, images, "--follow-links")
+
+
 def _batch_size(config: GenerateConfig, team: Team, aug: XingPose) -> int:
     """The one of the configuration, of an earlier run, or the one that fits; the first process decides for all."""
-    size = config.batch_size or int(read_facts(config.out).get("batch_size") or 0)
+    earlier = read_facts(config.out).get("batch_size")
+    size = config.batch_size or (earlier if type(earlier) is int and 0 < earlier <= 65_536 else 0)
     if not size:
         workers = config.workers if config.engine == "ray" and config.workers else torch.get_num_threads()
         size = fitting_batch_size(aug.generator, torch.device(team.device), workers * team.here)
@@ -174,7 +186,7 @@ def _listing(train: Split) -> dict[str, str]:
     def hash_of_file(file: str) -> str:
         try:
             return sha256_of(train.root / file)
-        except OSError:
+        except (BadInput, OSError):
             return ""
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -188,7 +200,7 @@ def _facts(
     images = "".join(f"{file} {sha256}\n" for file, sha256 in listing.items())
     gate = None
     if config.gate is not None:
-        features = None if config.gate.features is None else sha256_of(Path(config.gate.features))
+        features = None if config.gate.features is None else sha256_of(Path(config.gate.features), MAX_PROGRAM_BYTES)
         gate = {**vars(config.gate), "features": features}
     return {
         "version": 2,
@@ -196,7 +208,7 @@ def _facts(
         "shard_size": config.shard_size if config.format == "webdataset" else None,
         "data": hashlib.sha256(images.encode()).hexdigest(),
         "images": {split.split: len(split) for split in splits},
-        "annotations": sha256_of(config.annotations),
+        "annotations": sha256_of(config.annotations, MAX_ARRAY_BYTES),
         "generator": str(renderer.aug.generator.content_hash),
         "bank": renderer.aug.bank.content_hash,
         "per_image": config.per_image,

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from xingaug.errors import BadInput
 from xingaug.files import atomic_write
+from xingaug.inputs import parse_json, read_text
 from xingaug.offline.manifest import ManifestLine
 
 FOLDER = ".journal"
@@ -77,6 +79,12 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
 def _read(path: Path) -> list[Entry]:
     """The entries of a file; none if it is torn, as a power cut can leave it, and its images are made again."""
     try:
-        return [Entry(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (TypeError, ValueError):
+        found = [parse_json(line, str(path)) for line in read_text(path, "journal").splitlines()]
+        entries = [Entry(**fields) for fields in found]
+    except (BadInput, TypeError):
         return []
+    return entries if all(_is_whole(entry) for entry in entries) else []
+
+
+def _is_whole(entry: Entry) -> bool:
+    return isinstance(entry.name, str) and isinstance(entry.sha256, str | None) and isinstance(entry.gate, dict)

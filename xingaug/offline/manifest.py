@@ -3,17 +3,27 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+from xingaug.config import shown
 from xingaug.data.market1501 import parse_name
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
+from xingaug.images import MAX_BYTES
+from xingaug.inputs import open_regular, parse_json
+from xingaug.keypoints import JOINTS
 
 MAX_COPIES = 1000
 """Three digits number the copies of one source."""
+
+MAX_MANIFEST_BYTES = 5_000_000_000
+"""Of the lines of four million images (our choice)."""
+
+_MAX_LINE = 20_000
 
 
 @dataclass(frozen=True)
@@ -74,10 +84,18 @@ def synthetic_name(source: str, copy: int) -> str:
     return f"{stem}_x{copy:03d}.{suffix}"
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def sha256_of(path: Path, most: int = MAX_BYTES) -> str:
+    """SHA-256 of a file's bytes, hexadecimal.
+
+    Args:
+        path: the file.
+        most: bytes that it may have; by default those of an image.
+
+    Raises:
+        BadInput: no such file, or something else, such as a pipe, whose end would never come.
+    """
+    with open_regular(path, "file", most) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def write_manifest(path: Path, lines: Iterable[ManifestLine]) -> None:
@@ -93,23 +111,35 @@ def read_manifest(path: Path) -> list[ManifestLine]:
     Raises:
         BadInput: no such file, or a line that is not one of `write_manifest`.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadInput(f"{path}: cannot read the manifest ({reason})") from None
-    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(text.splitlines(), start=1)]
+    lines: list[ManifestLine] = []
+    with open_regular(path, "manifest", MAX_MANIFEST_BYTES) as stream:
+        while line := stream.readline(_MAX_LINE + 1):
+            lines.append(_parse(line, f"{path}, line {len(lines) + 1}"))
+    return lines
 
 
-def _parse(text: str, where: str) -> ManifestLine:
+def _parse(line: bytes, where: str) -> ManifestLine:
+    if len(line) > _MAX_LINE:
+        raise BadInput(f"{where}: longer than {_MAX_LINE} bytes; needed a line of a manifest")
     try:
-        fields: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{where}: not JSON ({error.msg})") from None
+        fields: Any = parse_json(line.decode(), where)
+    except UnicodeDecodeError:
+        raise BadInput(f"{where}: not UTF-8 text") from None
     names = [field.name for field in dataclasses.fields(ManifestLine)]
     if not isinstance(fields, dict) or set(fields) != set(names):
         raise BadInput(f"{where}: needed an object with the keys {', '.join(names)}")
     for name, kind in _KINDS.items():
         if not isinstance(fields[name], kind) or isinstance(fields[name], bool):
-            raise BadInput(f"{where}: {name}: {fields[name]!r}, needed {kind.__name__}")
+            raise BadInput(f"{where}: {name}: {shown(fields[name])}, needed {kind.__name__}")
+        if kind is int and not -(2**63) <= fields[name] < 2**63:
+            raise BadInput(f"{where}: {name}: {shown(fields[name])}, needed a number of 64 bits")
+    joints = fields["target_keypoints"]
+    if len(joints) != len(JOINTS) or not all(isinstance(joint, list) and _are_numbers(joint, 3) for joint in joints):
+        raise BadInput(f"{where}: target_keypoints: {shown(joints)}, needed {len(JOINTS)} times x, y, visibility")
+    if not _are_numbers(list(fields["gate"].values()), len(fields["gate"])):
+        raise BadInput(f"{where}: gate: {shown(fields['gate'])}, needed numbers by name")
     return ManifestLine(**fields)
+
+
+def _are_numbers(values: list[Any], count: int) -> bool:
+    return len(values) == count and all(type(v) in (int, float) and abs(v) < 1e9 and math.isfinite(v) for v in values)

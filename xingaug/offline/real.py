@@ -1,8 +1,10 @@
 """The real images of the new dataset."""
 
+from pathlib import Path
 from typing import Any
 
 from xingaug.data.market1501 import FOLDERS
+from xingaug.errors import BadInput
 from xingaug.offline.formats import Expected, Sample, ShardStore
 from xingaug.offline.job import Job
 from xingaug.offline.manifest import sha256_of
@@ -22,10 +24,17 @@ def place_real(job: Job, progress: bool) -> dict[str, str]:
         return _write_shards(job, progress)
     files = job.real_files()
     for file in ProgressBar(files, "real images", shown=progress):
-        target = job.config.out / file
-        if not (target.is_file() and sha256_of(target) == job.listing[file]):
+        if not _holds(job.config.out / file, job.listing[file]):
+            target = job.config.out / file
             place(job.config.data / file, target, link=job.config.real == "link")
     return {file: job.listing[file] for file in files}
+
+
+def _holds(target: Path, sha256: str) -> bool:
+    try:
+        return sha256_of(target) == sha256
+    except BadInput:  # not there, or no file
+        return False
 
 
 def _write_shards(job: Job, progress: bool) -> dict[str, str]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from xingaug.augment.gate import build_gate
 from xingaug.augment.transform import PoseDraw, XingPose
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators.store import load_generator
 from xingaug.images import bytes_to_unit, read_image, unit_to_bytes
 from xingaug.keypoints import Keypoints
@@ -131,6 +131,10 @@ class Renderer:
         out = self.aug.render(
             bytes_to_unit(torch.from_numpy(np.stack(images)).to(self.device)), keypoints.to(self.device), draw
         )
+        if not bool(out.images.isfinite().all()):
+            raise WorkFailed(
+                f"{names[0]} to {names[-1]}: the generator gives numbers that are not finite; train it anew"
+            )
         kept, scores = out.is_synthetic.tolist(), {name: values.tolist() for name, values in out.scores.items()}
         pictures, about = unit_to_bytes(out.images).cpu().numpy(), self.about(items)
         made: Made = []

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from xingaug.config import shown
 from xingaug.errors import BadInput
-from xingaug.files import atomic_write, locked
+from xingaug.files import LOCK_NAME, atomic_write, locked
+from xingaug.inputs import read_json
 
 CONFIG_NAME = "config.json"
-LOCK_NAME = ".lock"
 
 Facts = Mapping[str, Any]
 
@@ -52,8 +53,8 @@ def claimed(out: Path, facts: Facts) -> Iterator[None]:
 def read_facts(out: Path) -> dict[str, Any]:
     """What the content of `out` depends on, as its `config.json` says; empty where there is none that can be read."""
     try:
-        facts = json.loads((out / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts = read_json(out / CONFIG_NAME, "configuration", 1_000_000)
+    except BadInput:
         return {}
     return facts if isinstance(facts, dict) else {}
 
@@ -93,5 +94,5 @@ def _require_same(path: Path, facts: Facts) -> None:
         raise BadInput(f"{path}: not a configuration of generate; name a new directory")
     different = [key for key in dict.fromkeys([*facts, *there]) if there.get(key) != facts.get(key)]
     if different:
-        shown = "; ".join(f"{key} = {there.get(key)}, asked now is {facts.get(key)}" for key in different)
-        raise BadInput(f"{path}: was made with {shown}; use the same to continue, or name a new directory")
+        said = "; ".join(f"{key} = {shown(there.get(key))}, asked now is {shown(facts.get(key))}" for key in different)
+        raise BadInput(f"{path}: was made with {said}; use the same to continue, or name a new directory")

@@ -1,19 +1,16 @@
 """Whether a generated dataset is whole: hashes, labels, counts, and that every image can be read."""
 
-import io
-import json
 import re
-import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from xingaug.data.annotations import read_npz
 from xingaug.data.market1501 import FOLDERS, parse_name
 from xingaug.errors import BadInput
+from xingaug.images import MAX_BYTES, decode_image
+from xingaug.inputs import parse_json, read_bytes
 from xingaug.offline.describe import ANNOTATIONS_NAME, MANIFEST_NAME, REAL_NAME, read_real
 from xingaug.offline.formats import SHARDS, hash_of, labels_name, member_name, read_shard
 from xingaug.offline.manifest import ManifestLine, read_manifest, synthetic_name
@@ -112,7 +109,7 @@ def _check_shards(out: Path, hashes: Mapping[str, str], lines: Mapping[str, Mani
     for shard in ProgressBar(shards, "verifying", unit="shard", shown=progress):
         try:
             members = read_shard(out / shard)
-        except (OSError, tarfile.TarError) as error:
+        except (BadInput, OSError) as error:
             problems.append(f"{shard}: cannot be read ({error})")
             continue
         for file, data in ((f"{shard}/{name}", data) for name, data in members.items() if name.endswith(".jpg")):
@@ -127,7 +124,7 @@ def _check_shards(out: Path, hashes: Mapping[str, str], lines: Mapping[str, Mani
 def _fits(labels: bytes | None, file: str, line: ManifestLine | None) -> bool:
     """Whether what stands beside an image in a shard fits its name, or its line of the manifest."""
     try:
-        about = json.loads(labels or b"")
+        about = parse_json((labels or b"").decode(), file)
         if line is not None:
             expected = {key: getattr(line, key) for key in ("pid", "camid", "source", "copy")}
             expected |= {"synthetic": True, "keypoints": line.target_keypoints}
@@ -145,21 +142,18 @@ def _unlisted(file: str) -> str:
 
 def _wrong_file(out: Path, file: str, sha256: str) -> str | None:
     try:
-        return _wrong_image((out / file).read_bytes(), file, sha256)
-    except OSError as error:
-        return f"{file}: {error.strerror or error}"
+        return _wrong_image(read_bytes(out / file, "image", MAX_BYTES), file, sha256)
+    except (BadInput, OSError) as error:
+        return str(error).removeprefix(f"{out}/")
 
 
 def _wrong_image(data: bytes, file: str, sha256: str) -> str | None:
     if hash_of(data) != sha256:
         return f"{file}: has another content than when it was written"
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except UnidentifiedImageError:
-        return f"{file}: not an image"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"{file}: not a readable image ({str(error).splitlines()[0]})"
+        decode_image(data, file)
+    except BadInput as error:
+        return str(error)
     return None
 
 

@@ -305,6 +305,13 @@ class PoseBank:
                 self._index.write(folder / INDEX_FILE)
             write_arrays(folder, arrays | {name: getattr(self, name) for name in ARRAYS.keys() - arrays}, described)
 
+    def is_saved_as(self, path: Path) -> bool:
+        """Whether this very bank is at `path` already, whole, so that it need not be written again."""
+        try:
+            return PoseBank.load(path).content_hash == self.content_hash
+        except BadInput:
+            return False
+
     @classmethod
     def load(cls, path: Path) -> "PoseBank":
         """Opens a bank; its files are memory-mapped.

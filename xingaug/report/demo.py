@@ -18,8 +18,8 @@ ARM_NAMES = {"real": "real only", "xinggan_pose": "augment: xinggan_pose"}
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Pairs that the generator has not seen.
+class Pairs:
+    """Two images of one person each, rendered and measured.
 
     Attributes:
         sources: (N, H, W, 3) uint8.
@@ -28,6 +28,7 @@ class HeldOut:
         true: (N, H, W, 3) uint8.
         generated: quality of `generated_images` against `true`.
         copied: of the unchanged sources against `true`.
+        are_held_out: whether the persons are of the test images, and not of the training images.
     """
 
     sources: np.ndarray
@@ -36,6 +37,7 @@ class HeldOut:
     true: np.ndarray
     generated: Quality
     copied: Quality
+    are_held_out: bool
 
 
 def write_demo_page(
@@ -45,7 +47,7 @@ def write_demo_page(
     iterations: int,
     counts: dict[str, int],
     bank: PoseBank,
-    held_out: HeldOut,
+    pairs: Pairs,
     walks: list[tuple[np.ndarray, np.ndarray]],
     offline: dict[str, Any],
     comparison: dict[str, Any],
@@ -53,7 +55,7 @@ def write_demo_page(
 ) -> Path:
     """Writes the page; see `xingaug.demo` for where each part comes from."""
     sections = [
-        ("Source, target pose, generated, true", _pairs_section(held_out, is_world, generator)),
+        ("Source, target pose, generated, true", _pairs_section(pairs, is_world, generator)),
         ("One person, poses from the bank", _walks_section(walks)),
         ("Re-identification", _reid_section(comparison, iterations, counts)),
         ("What these figures show, and what they cannot", _limits_section(is_world, generator)),
@@ -70,13 +72,13 @@ def write_demo_page(
     return write_page(path, "xingaug demo", lead, sections)
 
 
-def _pairs_section(held_out: HeldOut, is_world: bool, generator: str) -> str:
-    size = held_out.sources.shape[1:3]
-    xy, visibility = held_out.target.xy.numpy(), held_out.target.visibility.numpy()
+def _pairs_section(pairs: Pairs, is_world: bool, generator: str) -> str:
+    size = pairs.sources.shape[1:3]
+    xy, visibility = pairs.target.xy.numpy(), pairs.target.visibility.numpy()
     rows = []
-    for i in range(min(SHOWN_PAIRS, len(held_out.sources))):
+    for i in range(min(SHOWN_PAIRS, len(pairs.sources))):
         pose = skeleton(xy[i], visibility[i], (size[0], size[1]))
-        images = (held_out.sources[i], pose, held_out.generated_images[i], held_out.true[i])
+        images = (pairs.sources[i], pose, pairs.generated_images[i], pairs.true[i])
         rows.append([png_uri(image) for image in images])
     if is_world:
         text = (
@@ -84,16 +86,21 @@ def _pairs_section(held_out: HeldOut, is_world: bool, generator: str) -> str:
             "the target pose."
         )
     else:
-        text = "The true image is another photo of the same person, so its background and light may differ."
+        text = "The true image is another photo of the same person, so its background and light may differ. " + (
+            "Persons of the test images, of which the pose bank and the re-ID training see none."
+            if pairs.are_held_out
+            else "Persons of the training images, for the annotations have no two test images of one person: a "
+            "generator that was trained on them has seen them."
+        )
     head = ["", "pairs", "SSIM", "person SSIM", "L1", "PSNR (dB)"]
-    body = [_quality_row("generated", held_out.generated), _quality_row("copying the source", held_out.copied)]
+    body = [_quality_row("generated", pairs.generated), _quality_row("copying the source", pairs.copied)]
     note = paragraph(
         "SSIM by PATN's protocol (Gaussian window, sigma 1.5; data range of the first image); person SSIM inside "
         "both person masks, where masks exist. The shown pairs are the first of those measured, not chosen.",
         "soft",
     )
-    pairs = image_rows(rows, ("source", "target pose", "generated", "true image"))
-    return paragraph(text) + table(head, body) + note + pairs
+    shown = image_rows(rows, ("source", "target pose", "generated", "true image"))
+    return paragraph(text) + table(head, body) + note + shown
 
 
 def _quality_row(name: str, quality: Quality) -> list[str]:

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from xingaug.generators.sizes import size_config
 from xingaug.generators.xinggan import XingGANConfig
 from xingaug.generators.xinggan_pp import XingGANPlusPlusConfig
 from xingaug.keypoints import MIN_VISIBLE
+from xingaug.programs import device_problem
 
 PEDESTRIAN_SIZE = (128, 64)
 
@@ -202,7 +201,8 @@ class TrainConfig:
         photometric: colour changes of a pair; None for none.
         discriminators: what tells generated images from true ones.
         losses: weights of the terms.
-        identity_network: a `torch.export` program (.pt2), images (B, 3, H, W) in [0, 1] to features (B, D).
+        identity_network: a `torch.export` program (.pt2), images (B, 3, H, W) in [0, 1] to features (B, D). It can run
+            code when it is loaded, so name only a file that you trust; no gradient goes through ONNX, which cannot.
         steps: number of updates of the generator.
         batch_size: pairs a step, of all processes together.
         accumulate: parts that a process cuts its share of a step into, to save memory.
@@ -274,11 +274,7 @@ class TrainConfig:
         self._check_device()
 
     def _check_device(self) -> None:
-        try:
-            available = torch.device(self.device).type != "cuda" or torch.cuda.is_available()
-        except RuntimeError:
-            available = False
-        if not available:
+        if device_problem(self.device):
             raise ValueError(f"device: '{self.device}' is not available here; expected cpu, or cuda with a GPU")
 
     @property

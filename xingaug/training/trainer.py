@@ -101,7 +101,9 @@ class Trainer:
             self.identity_network = identity_network.to(self.device).requires_grad_(False)
         elif config.identity_network is not None:
             path = config.identity_network
-            self.identity_network = partial(run_program, load_program(path, "a feature network", self.device), path)
+            self.identity_network = partial(
+                run_program, load_program(path, "a feature network", self.device, True), path
+            )
 
     def _build_optimisers(self) -> None:
         config = self.config

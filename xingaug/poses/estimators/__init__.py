@@ -15,7 +15,7 @@ __all__ = ["ESTIMATORS", "MIN_CONFIDENCE", "Estimator", "PoseEstimator", "load_e
 _WEIGHTS = {
     "rtmpose": "an ONNX file of RTMPose or RTMW, as mmdeploy exports it (.onnx)",
     "vitpose": "an ONNX file of ViTPose, as mmdeploy or easy_ViTPose exports it (.onnx)",
-    "program": "a network saved by torch.export.save, images (B, 3, H, W) in [0, 1] -> (B, 18, 3) (.pt2)",
+    "program": "a network, images (B, 3, H, W) in [0, 1] -> (B, 18, 3), as ONNX (.onnx) or torch.export.save (.pt2)",
 }
 """What the estimators that come without weights need."""
 
@@ -36,7 +36,8 @@ def load_estimator(
         name: one of `ESTIMATORS`. `rtmpose` and `vitpose` read any top-down ONNX model of either family: whether its
             head is SimCC or heatmaps is told by its outputs.
         weights: the file. `keypoint-rcnn` takes a state dict, `.pth` or `.safetensors`, and without a path the weights
-            that torchvision keeps or downloads; `rtmpose` and `vitpose` take `.onnx`, `program` takes `.pt2`.
+            that torchvision keeps or downloads; `rtmpose` and `vitpose` take `.onnx`, `program` takes `.onnx` or
+            `.pt2`; the latter can run code, so name only one that you trust.
         device: where the network runs and the keypoints come out.
         mirror: estimate on the mirrored images too and average (see `PoseEstimator`).
         min_confidence: joints below it are missing, in [0, 1).

@@ -12,7 +12,7 @@ from xingaug.keypoints import Keypoints
 from xingaug.poses.estimators.base import poses_of_coco17, require_file, weights_name
 from xingaug.poses.estimators.frames import frame
 from xingaug.poses.estimators.heads import decode_heatmaps, decode_simcc
-from xingaug.programs import first_line
+from xingaug.programs import first_line, onnx_session
 
 SIZE = (256, 192)
 """(height, width) of the input of a network that does not say."""
@@ -51,7 +51,7 @@ class TopDown:
         """
         require_file(kind, path, (".onnx",))
         self.path, self.device = path, device
-        self._session = _session(kind, path, device)
+        self._session = onnx_session(path, device, f"estimator '{kind}'")
         self._input, self._batch, self.size, self._dtype = _read_input(self._session, path)
         self._kind = _kind_of_head(self._run(torch.zeros(1, 3, *self.size)), self.size, path)
         self.name = weights_name(kind, path)
@@ -88,34 +88,6 @@ class TopDown:
             shapes = ", ".join(str(array.shape) for array in arrays)
             raise BadInput(f"{self.path}: gave {shapes} for {len(inputs)} images; needed a row for each")
         return [torch.from_numpy(array)[:count] for array in arrays]
-
-
-def _session(kind: str, path: Path, device: torch.device) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise BadInput(f"estimator '{kind}': onnxruntime is not installed; pip install 'xingaug[pose]'") from None
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device.type != "cpu":
-        _require_cuda(kind, device, onnxruntime.get_available_providers())
-        providers = [("CUDAExecutionProvider", {"device_id": device.index or 0}), *providers]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # what it warns of on its way to an error, the error says too
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # onnxruntime's own, which share no class but this one
-        raise BadInput(f"{path}: not a network that onnxruntime can load ({first_line(error)})") from None
-    if device.type != "cpu":  # onnxruntime goes on without CUDA where its libraries do not load
-        _require_cuda(kind, device, session.get_providers())
-    return session
-
-
-def _require_cuda(kind: str, device: torch.device, providers: list[str]) -> None:
-    if device.type != "cuda" or "CUDAExecutionProvider" not in providers:
-        has = ", ".join(p.removesuffix("ExecutionProvider") for p in providers)
-        hint = "install onnxruntime-gpu in its place, or use cpu"
-        raise BadInput(f"estimator '{kind}': device '{device}' needs onnxruntime with CUDA, this one has {has}; {hint}")
 
 
 def _read_input(session: Any, path: Path) -> tuple[str, int | None, tuple[int, int], type[np.floating]]:
