@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -284,7 +285,8 @@ def test_a_directory_without_a_bank(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not readable as JSON"),
+        ("{", "not JSON"),
+        ("[" * 1100, "not usable JSON"),
         ("[]", "not the description of a pose bank"),
         ('{"format": "other"}', "not the description of a pose bank"),
         ('{"format": "xingaug-pose-bank", "version": 1}', "version 1, needed 2; build the bank again"),
@@ -334,12 +336,80 @@ def test_a_spoilt_file_is_named(stored, name):
         ("xy", np.zeros((299, 18, 2), np.float32), r"needed <f4 \(300, 18, 2\)"),
         ("xy", np.zeros((300, 18, 2), np.float64), r"needed <f4 \(300, 18, 2\)"),
         ("names", np.zeros(300, np.int64), r"needed U \(300,\)"),
+        ("names", np.full(300, 0xD800, np.uint32).view("<U1"), "names with numbers that are no characters"),
+        ("usable", np.zeros(300, bool), "no pose is usable"),
+        ("visibility", np.full((300, 18), 1.5, np.float32), r"values outside \[0, 1\]"),
+        ("visibility", np.full((300, 18), -1, np.float32), r"values outside \[0, 1\]"),
+        ("descriptors", np.full((300, 36), 1e30, np.float32), "values outside"),
+        ("rarity", np.full(300, -1, np.float32), "values outside"),
+        ("covariance", np.zeros((36, 36)), "not positive definite"),
+        ("clusters", np.full(300, -1, np.int32), "a usable pose without a group"),
     ],
 )
 def test_files_of_other_contents_are_refused(stored, name, array, message):
     rewrite(stored, name, array)
     with pytest.raises(BadInput, match=rf"{name}\.npy: .*{message}"):
         PoseBank.load(stored)
+
+
+@pytest.mark.parametrize("change", [{"visibility": 0}, {"xy": 0}, {"xy": 1e5}])
+def test_poses_that_are_marked_usable_and_are_not_are_refused(bank, stored, change):
+    for name, value in change.items():
+        rewrite(stored, name, np.full_like(getattr(bank, name), value))
+    with pytest.raises(BadInput, match=r"usable\.npy: a pose is marked usable that has too few joints, no torso, or"):
+        PoseBank.load(stored)
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ({"factory": 5}, r"bank\.json: index\.factory: 5 \(a whole number\), expected a string"),
+        ({"candidates": 1.5}, r"bank\.json: index\.candidates: 1.5 \(a number\), expected a whole number"),
+        ({"candidates": 10**9}, "candidates: 1000000000, needed at most 65536"),
+        ({"probes": -1}, "probes: -1, needed 0"),
+        ({"prober": 1}, "unknown key 'index.prober'"),
+        ({"factory": "HNSW0"}, "'HNSW0' does not fit 300 poses"),
+        ({"factory": "IVF100000000,Flat"}, "100000000 after IVF, needed 1 to 300"),
+    ],
+)
+def test_an_index_that_no_bank_has_is_refused(stored, index, said):
+    manifest = json.loads((stored / "bank.json").read_text())
+    (stored / "bank.json").write_text(json.dumps(manifest | {"index": index}))
+    with pytest.raises(BadInput, match=said):
+        PoseBank.load(stored)
+
+
+def test_the_index_of_another_bank_is_refused(bank, tmp_path):
+    settings = IndexSettings("IVF4,Flat")
+    replace(bank, settings=settings).save(tmp_path / "bank")
+    PoseBank.build(random_people(90, seed=2), settings=settings).save(tmp_path / "other")
+    foreign = (tmp_path / "other" / "index.faiss").read_bytes()
+    (tmp_path / "bank" / "index.faiss").write_bytes(foreign)
+    manifest = json.loads((tmp_path / "bank" / "bank.json").read_text())
+    manifest["sha256"]["index.faiss"] = hashlib.sha256(foreign).hexdigest()
+    (tmp_path / "bank" / "bank.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match=r"index\.faiss: of \d+ vectors of 288, not of this bank"):
+        PoseBank.load(tmp_path / "bank").search(random_people(2, seed=3), k=1)
+
+
+def test_pipes_and_files_with_holes_are_refused_at_once(stored):
+    os.truncate(stored / "names.npy", 100_000_000_000)
+    with pytest.raises(BadInput, match=r"names\.npy: truncated or changed, it has 100000000000 bytes"):
+        PoseBank.load(stored)
+    (stored / "names.npy").unlink()
+    os.mkfifo(stored / "names.npy")
+    with pytest.raises(BadInput, match=r"names\.npy: missing from the pose bank"):
+        PoseBank.load(stored)
+    (stored / "bank.json").unlink()
+    os.mkfifo(stored / "bank.json")
+    with pytest.raises(BadInput, match=r"bank\.json: is a pipe"):
+        PoseBank.load(stored)
+
+
+def test_a_bank_knows_whether_it_is_saved(bank, stored, tmp_path):
+    assert bank.is_saved_as(stored)
+    assert not PoseBank.build(random_people(90, seed=2)).is_saved_as(stored)
+    assert not bank.is_saved_as(tmp_path)
 
 
 def test_pickled_objects_are_refused(stored):

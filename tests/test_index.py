@@ -135,10 +135,12 @@ def test_the_factory_follows_the_number_of_poses():
 def test_settings_that_do_not_fit_are_refused(poses, tmp_path):
     with pytest.raises(ValueError, match="probes: -1, needed 0"):
         IndexSettings(probes=-1)
-    for factory in ("Flt", "IVF5000,Flat"):
-        with pytest.raises(BadInput, match=f"index: '{factory}' does not fit 100 poses"):
+    with pytest.raises(ValueError, match="candidates: 65537, needed at most 65536"):
+        IndexSettings(candidates=65537)
+    for factory in ("Flt", "IVF5000,Flat", "HNSW0", "IVF100000000,Flat", "PQ24x40", "PCA900,Flat", "IVF4", "Flat" * 99):
+        with pytest.raises(BadInput, match=f"index: '{factory[:80]}.* does not fit 100 poses"):
             PoseBank.build(poses[:100], settings=IndexSettings(factory)).search(poses[:1], k=1)
-        with pytest.raises(BadInput, match=f"index: '{factory}' does not fit 100 poses"):
+        with pytest.raises(BadInput, match=f"index: '{factory[:80]}.* does not fit 100 poses"):
             PoseBank.build(poses[:100], settings=IndexSettings(factory)).save(tmp_path / "bank")
         assert not (tmp_path / "bank").exists()
 

@@ -102,6 +102,10 @@ class RenderPose(SampleAdapter, albumentations.DualTransform):
         """The keypoints that go with it."""
         return table
 
+    def get_base_init_args(self) -> dict[str, Any]:
+        """Nothing: the class has no `p` of its own."""
+        return {}
+
     def get_transform_init_args_names(self) -> tuple[str, ...]:
         """Nothing that could be written to a file."""
         return ()

@@ -136,6 +136,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _require_intact(file: Path, manifest: Mapping[str, Any], most: int) -> None:
     if not file.is_file():
         raise BadInput(f"{file}: missing from the pose bank; build the bank again")
+    size = file.stat().st_size
+    if size > most:
+        raise BadInput(f"{file}: truncated or changed, it has {size} bytes, at most {most} fit; build the bank again")
     try:
         intact = _sha256(file, most) == manifest["sha256"].get(file.name)
     except OSError as error:
@@ -149,7 +152,7 @@ def _load_array(path: Path, name: str, manifest: Mapping[str, Any]) -> np.ndarra
     file = path / f"{name}.npy"
     shape, dtype, per_pose = ARRAYS[name]
     expected = (manifest["poses"], *shape) if per_pose else shape
-    each = 4 * _LONGEST_NAME if dtype == "U" else np.dtype(dtype).itemsize
+    each = 4 * _LONGEST_NAME if dtype == "U" else 8  # of any number
     _require_intact(file, manifest, _MOST_HEADER + each * math.prod(expected))
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
