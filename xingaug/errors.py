@@ -1,12 +1,16 @@
 """The ways in which work can end badly, and what a command does about them."""
 
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_NO_MEMORY = re.compile("can't allocate memory|out of memory")
+"""How torch says it, on a CPU and on a GPU."""
 
 _LONGEST = 1500
 """Characters of a message: what a file gives is not repeated without end."""
@@ -60,6 +64,11 @@ def guarded(command: Callable[[], int | None]) -> int:
         return 1
     except MemoryError as error:
         _complain(f"not enough memory ({error})" if str(error) else "not enough memory")
+        return 1
+    except RuntimeError as error:
+        if not _NO_MEMORY.search(str(error)):
+            raise
+        _complain(f"not enough memory ({str(error).splitlines()[0]})")
         return 1
     except KeyboardInterrupt:
         _complain("interrupted")

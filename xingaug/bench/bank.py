@@ -18,6 +18,7 @@ from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.descriptor import OKS_VARIANCE, Shapes, descriptor
 from xingaug.poses.samplers import SAMPLERS, sample
+from xingaug.poses.storage import MOST_POSES
 
 QUERIES = 64
 """Poses that are searched for, and images that a sampler draws for, at a time."""
@@ -52,8 +53,8 @@ def bench_bank(bank: Path | None, sizes: Sequence[int], rounds: int) -> dict[str
     """
     positive("rounds", rounds)
     for size in sizes:
-        if size < 2 * QUERIES:
-            raise BadInput(f"sizes: {size}, needed at least {2 * QUERIES}")
+        if not 2 * QUERIES <= size <= MOST_POSES:
+            raise BadInput(f"sizes: {size}, needed at least {2 * QUERIES}, at most {MOST_POSES}")
     poses = _usable_poses(bank)
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(poses)))
     queries, known = poses[order[:QUERIES]], poses[order[QUERIES:]]

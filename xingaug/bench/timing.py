@@ -24,6 +24,10 @@ class Timing:
     best: float
 
 
+MOST = 65_536
+"""Rounds, or images at a time (our choice)."""
+
+
 def alternate(
     variants: dict[str, Callable[[], object]], rounds: int, device: torch.device | None = None
 ) -> dict[str, Timing]:
@@ -61,8 +65,8 @@ def positive(name: str, value: int) -> int:
     """The value.
 
     Raises:
-        BadInput: it is below 1.
+        BadInput: it is below 1, or larger than any measurement takes.
     """
-    if value < 1:
-        raise BadInput(f"{name}: {value}, needed at least 1")
+    if not 1 <= value <= MOST:
+        raise BadInput(f"{name}: {value}, needed at least 1, at most {MOST}")
     return value

@@ -88,7 +88,8 @@ class GenerateConfig:
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 1 <= value <= most:
-                raise BadInput(f"{name}: {value}, needed 1 to {most}")
+                few = most == MAX_COPIES
+                raise BadInput(f"{name}: {value}, needed {f'1 to {most}' if few else f'at least 1, at most {most}'}")
         if not 0 <= self.seed < 2**63:
             raise BadInput(f"seed: {self.seed}, needed 0 or more, and below 2^63")
         if self.per_image is not None and self.per_identity is not None:

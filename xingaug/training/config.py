@@ -13,6 +13,9 @@ from xingaug.programs import device_problem
 
 PEDESTRIAN_SIZE = (128, 64)
 
+MOST_PEDESTRIANS = 150_000
+"""Drawn images of a run: 3.7 GB (our choice)."""
+
 
 @dataclass(frozen=True)
 class PedestrianData:
@@ -34,6 +37,10 @@ class PedestrianData:
         """Checks ranges."""
         if self.identities < 1 or not 1 <= self.tracklets <= 6 or self.poses < 2 or self.seed < 0:
             raise ValueError("identities: needed at least 1; tracklets: 1 to 6; poses: at least 2; seed: at least 0")
+        if self.identities * self.tracklets * self.poses > MOST_PEDESTRIANS:
+            raise ValueError(
+                f"identities x tracklets x poses: needed at most {MOST_PEDESTRIANS} images, held in memory"
+            )
 
 
 @dataclass(frozen=True)
@@ -164,8 +171,8 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        if self.pool < 0 or not 0 <= self.start <= 1:
-            raise ValueError("pool: needed at least 0; start: needed in [0, 1]")
+        if not 0 <= self.pool <= 10_000 or not 0 <= self.start <= 1:
+            raise ValueError("pool: needed 0 to 10,000; start: needed in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -184,8 +191,8 @@ class Validation:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        if self.identities < 0 or self.pairs < 1 or self.every < 1:
-            raise ValueError("identities: needed at least 0; pairs, every: at least 1")
+        if self.identities < 0 or not 1 <= self.pairs <= 100_000 or self.every < 1:
+            raise ValueError("identities: needed at least 0; pairs: 1 to 100,000; every: at least 1")
 
 
 @dataclass(frozen=True)
@@ -255,9 +262,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        for name in ("steps", "batch_size", "accumulate", "pairs_per_epoch", "sample_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, needed at least 1")
+        for name, most in {
+            "steps": 10**9, "batch_size": 65_536, "accumulate": 65_536, "pairs_per_epoch": 10**9, "sample_every": 10**9,
+        }.items():  # fmt: skip
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name}: {getattr(self, name)}, needed at least 1, at most {most}")
         for name in ("seed", "warmup", "checkpoint_minutes"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {getattr(self, name)}, needed at least 0")
