@@ -17,14 +17,17 @@ import yaml
 from torch import Tensor, nn
 from training_runs import ALONE, GENERATOR, SMALL, config, first_batch, trainer
 
+from xingaug.config import from_mapping
 from xingaug.data.pairs import PairData, pairs_from_pedestrians
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators import SIZES, XingGAN, load_generator
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.generators.xinggan import XingGANConfig
 from xingaug.training.batches import make_batch, rows_of_steps
+from xingaug.training.config import TrainConfig
 from xingaug.training.loop import plan, train
 from xingaug.training.processes import Processes
+from xingaug.training.rundir import RunDirectory
 from xingaug.training.trainer import Trainer
 
 
@@ -473,3 +476,24 @@ def test_a_batch_that_cannot_be_shared_out() -> None:
         Trainer(config(), Processes(0, 3, torch.device("cpu")))
     with pytest.raises(BadInput, match="needed a multiple of 1 processes times accumulate 3"):
         trainer(accumulate=3)
+
+
+def test_two_runs_do_not_share_a_directory_and_one_that_wrote_nothing_leaves_none(tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "a"
+    with RunDirectory(out).claimed(True):
+        RunDirectory(out).require_own(config())
+        with pytest.raises(BadInput, match="another process is training into it; wait for it or name another"):
+            train(config(), out, progress=False)
+        with RunDirectory(out).claimed(False):  # another process of the same run
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 10**9}, {"seed": 2**64}, {"data": {"identities": 10**9}}, {"validation": {"pairs": 10**9}},
+     {"device": "meta"}, {"device": "hpu"}, {"identity_network": "~no-such-user/x.pt2"}],
+)  # fmt: skip
+def test_settings_that_would_fill_the_memory_or_fail_later_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        from_mapping(TrainConfig, {"perceptual": "none", **wrong})

@@ -228,8 +228,8 @@ def parse_sampler(text: str) -> tuple[tuple[str, float], ...]:
             shares[name] = float(weight) if "=" in part else 1.0
         except ValueError:
             shares[name] = 0.0
-        if not 0 < shares[name] < float("inf"):
-            raise BadInput(f"sampler: weight '{weight}' of '{name}', needed a number above 0")
+        if not 1e-9 <= shares[name] <= 1e9:
+            raise BadInput(f"sampler: weight '{weight}' of '{name}', needed a number above 0, 1e-9 to 1e9")
     total = sum(shares.values())
     return tuple((name, share / total) for name, share in shares.items())
 
