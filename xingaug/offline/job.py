@@ -85,9 +85,10 @@ class Job:
         ]
 
     def unreadable(self) -> set[str]:
-        """Names of training images that are no images, or cannot be read at all."""
+        """Names of training images that are no images, or cannot be read at all; and paths of such test images."""
         train = f"{FOLDERS['train']}/"
-        unread = {file.removeprefix(train) for file, sha in self.listing.items() if not sha and file.startswith(train)}
+        needed = [file for file in self.listing if file.startswith(train) or self.config.format == "folder"]
+        unread = {file.removeprefix(train) for file in needed if not self.listing[file]}
         return unread | set(self.sources.unreadable)
 
     @property
