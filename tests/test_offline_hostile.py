@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from generating import TRAIN, Blend, build_dataset
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xingaug.errors import BadInput, WorkFailed
+from xingaug.generators.render import render_images
+from xingaug.keypoints import Keypoints
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.formats import read_shard
 from xingaug.offline.generate import generate
@@ -223,6 +226,27 @@ def test_images_that_are_not_finite_are_not_written(config: GenerateConfig) -> N
     with pytest.raises(WorkFailed, match="the generator gives numbers that are not finite"):
         generate(config, progress=False, generator=Broken())
     assert not list((config.out / "bounding_box_train").glob("*_x*.jpg"))
+
+
+def test_images_of_one_colour_are_told_by_verify(config: GenerateConfig) -> None:
+    class Black(Blend):
+        def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+            return torch.full_like(source, -1)
+
+    generate(config, progress=False, generator=Black())
+    problems = verify(config.out).problems
+    assert len(problems) == 27
+    assert all("is of one colour throughout" in problem for problem in problems)
+
+
+def test_images_that_are_not_finite_are_not_measured() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, source: Tensor, *maps: Tensor) -> Tensor:
+            return source * torch.nan
+
+    person = Keypoints(torch.rand(2, 18, 2) * 8, torch.ones(2, 18))
+    with pytest.raises(WorkFailed, match="not finite"):
+        render_images(Broken(), np.zeros((2, 32, 16, 3), np.uint8), person, person)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xingaug.errors import WorkFailed
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.pose import SIGMA, Poses, draw_maps
 from xingaug.images import bytes_to_unit, signed_to_unit, unit_to_bytes, unit_to_signed
@@ -66,6 +67,9 @@ def render_images(
 
     Returns:
         (N, H, W, 3) uint8.
+
+    Raises:
+        WorkFailed: the generator gives numbers that are not finite.
     """
     rendered = np.empty_like(images)
     starts = range(0, len(images), batch_size)
@@ -76,5 +80,7 @@ def render_images(
         end_xy, end_seen = target.xy[rows].to(device), target.visibility[rows].to(device)
         wide = pixels.contiguous(memory_format=torch.channels_last)
         generated = render(generator, wide, start_xy, start_seen, end_xy, end_seen)
+        if not bool(generated.isfinite().all()):
+            raise WorkFailed("generator: gives numbers that are not finite, which are no images; take other weights")
         rendered[rows] = unit_to_bytes(signed_to_unit(generated.clamp(-1, 1))).cpu().numpy()
     return rendered

@@ -18,6 +18,7 @@ from xingaug.offline.target import CONFIG_NAME, read_facts
 from xingaug.progress import ProgressBar
 
 THREADS = 8
+_SYNTHETIC = re.compile(r"_x\d{3}\.jpg$")
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,11 @@ def _wrong_image(data: bytes, file: str, sha256: str) -> str | None:
     if hash_of(data) != sha256:
         return f"{file}: has another content than when it was written"
     try:
-        decode_image(data, file)
+        image = decode_image(data, file)
     except BadInput as error:
         return str(error)
+    if _SYNTHETIC.search(file) and (image == image[0, 0]).all():
+        return f"{file}: is of one colour throughout, no rendered person; generate it with other weights"
     return None
 
 
