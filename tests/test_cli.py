@@ -342,7 +342,7 @@ def test_a_missing_gpu_is_told(place, run):
     [
         (BadInput("a.yaml: line 3\n  is wrong"), 2, "error: a.yaml: line 3 is wrong\n"),
         (WorkFailed("step 7: loss is not finite"), 1, "error: step 7: loss is not finite\n"),
-        (OSError(28, "No space left on device", "x"), 1, "error: [Errno 28] No space left on device: 'x'\n"),
+        (OSError(28, "No space left on device", "x"), 1, "error: x: No space left on device\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
     ],
 )

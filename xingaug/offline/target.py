@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xingaug.config import shown
 from xingaug.errors import BadInput
 from xingaug.files import LOCK_NAME, atomic_write, locked
 from xingaug.inputs import read_json
@@ -94,5 +93,5 @@ def _require_same(path: Path, facts: Facts) -> None:
         raise BadInput(f"{path}: not a configuration of generate; name a new directory")
     different = [key for key in dict.fromkeys([*facts, *there]) if there.get(key) != facts.get(key)]
     if different:
-        said = "; ".join(f"{key} = {shown(there.get(key))}, asked now is {shown(facts.get(key))}" for key in different)
+        said = "; ".join(f"{key} = {there.get(key)!s:.200}, asked now is {facts.get(key)!s:.200}" for key in different)
         raise BadInput(f"{path}: was made with {said}; use the same to continue, or name a new directory")

@@ -7,8 +7,6 @@ uninterrupted run.
 
 import json
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,8 @@ import numpy as np
 
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write, locked
+from xingaug.inputs import read_arrays, read_json
+from xingaug.keypoints import JOINTS
 
 _CONFIG, _LOCK = "config.json", ".lock"
 
@@ -79,12 +79,13 @@ class Parts:
     def read(self, number: int, count: int) -> Part | None:
         """Part `number`, of `count` images; None if it is not there, or torn, as a power cut can leave it."""
         try:
-            with self._path(number).open("rb") as handle:
-                stored = np.load(handle, allow_pickle=False)
-                part = Part(*(stored[key] for key in ("xy", "visibility", "outside", "unreadable")))
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+            stored = read_arrays(self._path(number), "part of the work")
+            part = Part(*(stored[key] for key in ("xy", "visibility", "outside", "unreadable")))
+        except (BadInput, KeyError):
             return None
-        return part if len(part.xy) == count else None
+        shapes = [(count, len(JOINTS), 2), (count, len(JOINTS)), (count,), (count,)]
+        there = [(array.shape, array.dtype.kind) for array in (part.xy, part.visibility, part.outside, part.unreadable)]
+        return part if there == list(zip(shapes, "ffiU", strict=True)) else None
 
     def write(self, number: int, part: Part) -> None:
         """Notes a part that is done."""
@@ -110,10 +111,12 @@ class Parts:
     def _require_same(self, config: Path, facts: Mapping[str, Any]) -> None:
         hint = "use the same to continue, or --restart to begin anew"
         try:
-            there = dict(json.loads(config.read_text(encoding="utf-8")))
-        except (OSError, TypeError, ValueError):
+            there = dict(read_json(config, "description of the work"))
+        except (TypeError, ValueError):
             raise BadInput(f"{config}: does not say what was begun; use --restart to begin anew") from None
         different = [key for key in dict.fromkeys([*facts, *there]) if there.get(key) != facts.get(key)]
         if different:
-            shown = "; ".join(f"{key} = {there.get(key)}, asked now is {facts.get(key)}" for key in different)
-            raise BadInput(f"{config}: was begun with {shown}; {hint}")
+            said = "; ".join(
+                f"{key} = {there.get(key)!s:.200}, asked now is {facts.get(key)!s:.200}" for key in different
+            )
+            raise BadInput(f"{config}: was begun with {said}; {hint}")

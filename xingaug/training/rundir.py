@@ -17,6 +17,7 @@ from xingaug import __version__
 from xingaug.config import to_yaml
 from xingaug.errors import BadInput
 from xingaug.files import LOCK_NAME, atomic_write, claimed_directory
+from xingaug.inputs import parse_json, read_text
 from xingaug.training.config import TrainConfig
 from xingaug.training.processes import Processes
 
@@ -46,7 +47,7 @@ class RunDirectory:
             if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK_NAME for p in self.path.iterdir())):
                 raise BadInput(f"{self.path}: exists and is no run's directory; name another one")
             return
-        mine, theirs = to_yaml(config).splitlines(), self.config.read_text().splitlines()
+        mine, theirs = to_yaml(config).splitlines(), read_text(self.config, "configuration").splitlines()
         for new, old in zip_longest(mine, theirs, fillvalue=""):
             if new != old:
                 raise BadInput(
@@ -146,11 +147,11 @@ def _keep_stats_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in read_text(path, "figures of a run").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if parse_json(line, str(path))["step"] <= step:
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError):
+        except (BadInput, KeyError, TypeError):
             continue
     with atomic_write(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in kept))
