@@ -374,20 +374,3 @@ def test_shipped_comparisons_load_with_their_base(path):
     assert len(config.arms) >= 2
     assert config.base is not None
     load_reid_config(config.base)
-
-
-@pytest.mark.parametrize(
-    ("network", "config"),
-    [
-        ("xinggan", {"blocks": 10_000}), ("xinggan", {"width": 10**6}), ("xinggan", {"size": [4096, 4096]}),
-        ("xinggan_pp", {"blocks": 10_000}), ("xinggan_pp", {"width": 1024, "blocks": 60}),
-        ("xinggan_pp", {"size": [1 << 20, 8]}), ("xinggan_pp", {"pyramid": [1, 10**9]}),
-        ("xinggan_pp", {"enhanced_queries": 10**9}), ("xinggan_pp", {"texture_attention": 10**6}),
-        ("xinggan_pp", {"decoder_widths": [10**6, 8]}), ("xinggan_pp", {"candidates": 10**4}),
-    ],
-)  # fmt: skip
-def test_generators_that_would_fill_the_memory_are_refused_before_anything_is_built(network, config):
-    from xingaug.generators import SIZES
-
-    with pytest.raises(BadInput, match=r"needed .*at most"):
-        from_mapping(type(SIZES[network]), config)

@@ -9,37 +9,10 @@ SMALLEST_SIDE = 8
 """Pixels: below that a reflection pad at a quarter of the size has nothing to reflect."""
 
 
-LARGEST_SIDE = 1024
-"""Pixels (our choice): eight times what re-identification uses."""
-
-MOST_CHANNELS, MOST_REPEATS = 1024, 64
-"""Channels of a layer, and how often a part is there (our choice): four and seven times the paper's."""
-
-
-_MOST_CAPACITY = 4_000_000
-
-
 def check_size(size: tuple[int, int]) -> None:
     """Raises a `ValueError` unless a generator can be built for images of `size` (height, width)."""
     if len(size) != 2 or min(size) < SMALLEST_SIDE or any(side % 4 for side in size):
         raise ValueError(f"size: {size}, needed (height, width), both divisible by 4 and at least {SMALLEST_SIDE}")
-    if max(size) > LARGEST_SIDE:
-        raise ValueError(f"size: {size}, needed sides of at most {LARGEST_SIDE} pixels")
-
-
-def check_at_most(most: int, **values: int | tuple[int, ...]) -> None:
-    """Raises a `ValueError` for numbers that would fill the memory before anything is judged."""
-    for name, value in values.items():
-        if max(value if isinstance(value, tuple) else (value,)) > most:
-            raise ValueError(f"{name}: {value}, needed at most {most}")
-
-
-def check_capacity(width: int, blocks: int) -> None:
-    """Raises a `ValueError` for more blocks of codes of `width` channels than memory is for: about 1 GB of weights."""
-    check_at_most(MOST_CHANNELS, width=width)
-    check_at_most(MOST_REPEATS, blocks=blocks)
-    if width * width * blocks > _MOST_CAPACITY:
-        raise ValueError(f"blocks: {blocks} of {width} channels, needed at most {_MOST_CAPACITY // width**2} of them")
 
 
 def check_inputs(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xingaug.generators.base import PoseGenerator
-from xingaug.generators.checks import JOINT_MAPS, check_capacity, check_size
+from xingaug.generators.checks import JOINT_MAPS, check_size
 from xingaug.generators.pose import PoseMaps, Poses
 
 CANDIDATES = 10
@@ -41,7 +41,6 @@ class XingGANConfig:
             raise ValueError(f"blocks: {self.blocks}, needed at least 1")
         if self.width < 2 or self.width % 2:
             raise ValueError(f"width: {self.width}, needed a positive even number")
-        check_capacity(4 * self.width, self.blocks)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout}, needed in [0, 1)")
 

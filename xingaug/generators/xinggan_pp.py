@@ -12,14 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xingaug.generators.base import PoseGenerator
-from xingaug.generators.checks import (
-    LARGEST_SIDE,
-    MOST_CHANNELS,
-    MOST_REPEATS,
-    check_at_most,
-    check_capacity,
-    check_size,
-)
+from xingaug.generators.checks import check_size
 from xingaug.generators.layers import (
     CrossedAttention,
     EnhancedAttention,
@@ -125,13 +118,6 @@ class XingGANPlusPlusConfig:
                 raise ValueError(f"{name}: {getattr(self, name)}, needed two numbers of channels, at least 1")
         if not math.isfinite(self.enhanced_start):
             raise ValueError(f"enhanced_start: {self.enhanced_start}, needed a finite number")
-        check_capacity(self.width, self.blocks)
-        check_at_most(MOST_REPEATS, candidates=self.candidates, texture_attention=self.texture_attention)
-        check_at_most(
-            MOST_CHANNELS, enhanced_width=self.enhanced_width, query_channels=self.query_channels,
-            decoder_widths=self.decoder_widths, map_widths=self.map_widths, enhanced_queries=self.enhanced_queries,
-        )  # fmt: skip
-        check_at_most(LARGEST_SIDE // 4, pyramid=self.pyramid or (0,), pyramid_aspect=self.pyramid_aspect)
         if self.multi_scale and (not self.pyramid or min(self.pyramid) < 1):
             raise ValueError(f"pyramid: {self.pyramid}, needed at least one level of at least 1 region")
         if self.texture_attention < 0 or not 0 <= self.dropout < 1:
