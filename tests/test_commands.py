@@ -274,6 +274,11 @@ def test_bank_merge(place, run, tmp_path):
     alone = PoseBank.load(tmp_path / "bank")
     assert merged.content_hash == alone.content_hash
     assert replace(alone, settings=IndexSettings()).content_hash == PoseBank.load(place / "bank").content_hash
+    code, again, _ = run(f"bank merge {tmp_path}/bank --out {tmp_path}/merged --json")
+    assert (code, again) == (0, out)  # its own result stays
+    code, _, err = run(f"bank merge bank --out {tmp_path}/merged")
+    assert code == 2
+    assert "merged: exists and is not empty" in err
 
 
 def test_bench_augment(run):

@@ -7,7 +7,7 @@ from typing import Any
 
 from xingaug.commands.parser import Help, add_command, print_figures
 from xingaug.errors import BadInput
-from xingaug.files import require_writable
+from xingaug.files import require_new_directory, require_writable
 
 
 def add(commands: Any) -> None:
@@ -56,6 +56,7 @@ def _bank_build(args: argparse.Namespace) -> None:
     from xingaug.poses.collect import bank_from_tree
     from xingaug.poses.index import IndexSettings
 
+    _require_place(args.out)
     try:
         settings = IndexSettings(args.index, args.candidates, args.probes)
     except ValueError as error:
@@ -66,7 +67,15 @@ def _bank_build(args: argparse.Namespace) -> None:
 def _bank_merge(args: argparse.Namespace) -> None:
     from xingaug.poses.bank import PoseBank
 
+    _require_place(args.out)
     _save_bank(PoseBank.merge([PoseBank.load(path) for path in args.banks]), args)
+
+
+def _require_place(out: Path) -> None:
+    """Raises BadInput for what would fail after minutes of work."""
+    if not (out / "bank.json").exists():
+        require_new_directory(out)
+    require_writable(out / "bank.json", "--out")
 
 
 def _save_bank(bank: Any, args: argparse.Namespace) -> None:
