@@ -27,6 +27,11 @@ def denormals_as_before() -> Iterator[None]:
     torch.set_flush_denormal(False)  # a command sets it for its process, which here is that of all tests
 
 
+@pytest.fixture(autouse=True)
+def no_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xingaug.progress.EVERY", float("inf"))  # a slow machine would say more than a test expects
+
+
 @pytest.fixture(autouse=True, scope="session")
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:

@@ -1,3 +1,5 @@
+import pytest
+
 from xingaug import progress
 from xingaug.progress import ProgressBar
 
@@ -10,6 +12,11 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def every_half_minute(no_lines_of_progress, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 30)
 
 
 def lines(monkeypatch, capsys, seconds_each: float, count: int = 8, **options) -> list[str]:
