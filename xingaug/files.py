@@ -72,7 +72,7 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise BadInput(f"{path}: is a directory; name a file")
-    with _temporary(path, _new_file) as temporary, _telling_of_disk(path, temporary):
+    with _temporary(path, Path.touch) as temporary, _telling_of_disk(path, temporary):
         yield temporary
         if durable:
             _sync(temporary)
@@ -246,10 +246,6 @@ def _temporary(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
     finally:
         _let_go(descriptor)
         _remove(temporary)
-
-
-def _new_file(path: Path) -> None:
-    path.touch(exist_ok=False)
 
 
 def _hold_new(path: Path) -> int:
