@@ -141,7 +141,7 @@ BAD = [
     ("annotate world --estimator openpose", "--estimator: unknown 'openpose'; known: keypoint-rcnn, rtmpose, vitpose,"),
     (
         "annotate world --estimator program",
-        "estimator 'program': comes without weights; name a network saved by torch.",
+        "estimator 'program': comes without weights; name a network, images (B, 3, H, W)",
     ),
     ("annotate world --estimator rtmpose --weights none.onnx", "none.onnx: no such file"),
     ("annotate world --estimator program --weights none.pt2 --out new.csv", "--out: new.csv, expected a name that"),

@@ -25,10 +25,10 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def _checked(self, name: str, value: Any) -> Any:
-        """An option's value: a number of 64 bits at most, finite; in a path a leading `~` is the home directory."""
+        """An option's value: a whole number of 64 bits at most; in a path a leading `~` is the home directory."""
         if isinstance(value, list):
             return [self._checked(name, entry) for entry in value]
-        if isinstance(value, int | float) and not -(2**63) <= value < 2**63:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
             self.error(f"argument --{name.replace('_', '-')}: a number of more than 64 bits")
         try:
             return type(value)(with_home(str(value))) if isinstance(value, str | Path) else value
