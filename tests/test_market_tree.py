@@ -85,6 +85,18 @@ def test_links(tmp_path, link):
         assert read_image(new).shape == (60, 80, 3)
 
 
+@pytest.mark.parametrize("link", ["copy", "hard", "symbolic"])
+def test_a_tree_that_is_there_already_stays_as_it_is(tmp_path, link):
+    root, tree = write_veri(tmp_path / "v"), tmp_path / "tree"
+    first = write_market_tree(root, tree, link, progress=False)
+    before = {path: path.lstat().st_mtime_ns for path in tree.rglob("*")}
+    assert write_market_tree(root, tree, link, progress=False) == first
+    assert {path: path.lstat().st_mtime_ns for path in tree.rglob("*")} == before
+    next(tree.rglob("*.jpg")).unlink()
+    with pytest.raises(BadInput, match="tree: exists and is not empty"):
+        write_market_tree(root, tree, link, progress=False)
+
+
 def test_a_link_that_cannot_be_made(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")

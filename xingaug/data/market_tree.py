@@ -5,6 +5,8 @@ cameras. `reid_integration` accepts all.
 """
 
 import csv
+import filecmp
+import io
 import os
 import shutil
 from collections import defaultdict
@@ -15,13 +17,14 @@ from typing import Literal
 
 import numpy as np
 
-from xingaug.data.annotations import Annotations, read_annotations, write_npz
+from xingaug.data.annotations import Annotations, read_annotations, read_npz, write_npz
 from xingaug.data.names import FOLDERS, SplitName
 from xingaug.data.readers import open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
 from xingaug.images import write_image
+from xingaug.inputs import read_bytes
 from xingaug.progress import ProgressBar
 
 Link = Literal["copy", "hard", "symbolic"]
@@ -63,7 +66,7 @@ def write_market_tree(
 
     Args:
         data: the dataset, a folder or a YAML file.
-        out: the tree, new or empty.
+        out: the tree, new or empty; or this very tree, which then stays as it is.
         link: copy files, or make hard or symbolic links to them.
         annotations: keypoints by the dataset's names, .npz or PATN .csv; with the new names they become
             `annotations.npz` of the tree.
@@ -84,16 +87,23 @@ def write_market_tree(
     known = np.unique(np.concatenate([split.pids for split in splits.values()]))
     names = _market_names(splits, known[known > 0])
     rows = None if annotations is None else _translated(read_annotations(annotations), splits, names, annotations)
-    with atomic_directory(out) as folder:
-        reencoded = _place_all(splits, names, folder, link, progress)
-        with (folder / TABLE_NAME).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["new", "old", "old_pid", "old_camid"])
-            for name, split in splits.items():
-                for i, new in enumerate(names[name]):
-                    writer.writerow([f"{FOLDERS[name]}/{new}", split.file(i), split.pids[i], split.camids[i]])
-        if rows is not None:
-            write_npz(folder / ANNOTATIONS_NAME, rows.names, rows.xy, rows.visibility, rows.source)
+    table = _table(splits, names)
+    images = [
+        (split, i, f"{FOLDERS[name]}/{names[name][i]}") for name, split in splits.items() for i in range(len(split))
+    ]
+    if not _is_written(out, table, images, link, rows):
+        with atomic_directory(out) as folder:
+            for name in splits:
+                (folder / FOLDERS[name]).mkdir()
+            for split, i, file in ProgressBar(images, "import", shown=progress):
+                if _is_jpeg(split.path(i)):
+                    _place(split.path(i), folder / file, link)
+                else:
+                    write_image(folder / file, split.read(i))
+            (folder / TABLE_NAME).write_text(table, encoding="utf-8", newline="")
+            if rows is not None:
+                write_npz(folder / ANNOTATIONS_NAME, rows.names, rows.xy, rows.visibility, rows.source)
+    reencoded = sum(not _is_jpeg(split.path(i)) for split, i, _ in images)
     notes = tuple(dict.fromkeys(note for split in splits.values() for note in split.notes))
     counts = {name: len(split) for name, split in splits.items()}
     return ImportSummary(out, counts, int((known > 0).sum()), reencoded, 0 if rows is None else len(rows), notes)
@@ -137,27 +147,46 @@ def _translated(
     return Annotations(new[kept], table.xy[rows[kept]], table.visibility[rows[kept]], table.source)
 
 
-def _place_all(
-    splits: Mapping[SplitName, Split],
-    names: Mapping[SplitName, Sequence[str]],
-    folder: Path,
-    link: Link,
-    progress: bool,
-) -> int:
-    """Puts every image where the tree has it; returns how many were encoded anew."""
-    reencoded = 0
-    images = [
-        (split, i, folder / FOLDERS[name] / names[name][i]) for name, split in splits.items() for i in range(len(split))
-    ]
-    for name in splits:
-        (folder / FOLDERS[name]).mkdir()
-    for split, i, target in ProgressBar(images, "import", shown=progress):
-        if split.path(i).suffix.lower() in (".jpg", ".jpeg"):
-            _place(split.path(i), target, link)
-        else:
-            write_image(target, split.read(i))
-            reencoded += 1
-    return reencoded
+def _table(splits: Mapping[SplitName, Split], names: Mapping[SplitName, Sequence[str]]) -> str:
+    """The text of `names.csv`."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["new", "old", "old_pid", "old_camid"])
+    for name, split in splits.items():
+        for i, new in enumerate(names[name]):
+            writer.writerow([f"{FOLDERS[name]}/{new}", split.file(i), split.pids[i], split.camids[i]])
+    return text.getvalue()
+
+
+def _is_written(
+    out: Path, table: str, images: Sequence[tuple[Split, int, str]], link: Link, rows: Annotations | None
+) -> bool:
+    """Whether a folder holds this very tree already, whole."""
+    try:
+        if read_bytes(out / TABLE_NAME, "table of names") != table.encode():
+            return False
+        if rows is not None:
+            there = read_npz(out / ANNOTATIONS_NAME)
+            pairs = [(getattr(there, name), getattr(rows, name)) for name in ("names", "xy", "visibility")]
+            if not all(np.array_equal(a, b) for a, b in pairs):
+                return False
+        return all(_is_placed(split.path(i), out / file, link) for split, i, file in images)
+    except (BadInput, OSError):
+        return False
+
+
+def _is_placed(source: Path, target: Path, link: Link) -> bool:
+    if not _is_jpeg(source):
+        return target.is_file()
+    if link == "symbolic":
+        return target.readlink() == source.resolve()
+    if link == "hard":
+        return target.samefile(source)
+    return filecmp.cmp(source, target, shallow=False)
+
+
+def _is_jpeg(path: Path) -> bool:
+    return path.suffix.lower() in (".jpg", ".jpeg")
 
 
 def _place(source: Path, target: Path, link: Link) -> None:
