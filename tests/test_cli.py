@@ -103,7 +103,7 @@ BAD = [
     ),
     (
         "annotate full --from npz one.npz",
-        "full: holds no dataset and no image (.jpg, .jpeg, .png, .bmp, .webp); ",
+        "full: holds no dataset and no image (.jpg, .jpeg, .png, .bmp, .webp, .tif, .tiff); ",
     ),
     ("annotate full --from npz one.npz --splits train", "--splits: full is a plain folder, which has none; leave"),
     (
