@@ -16,9 +16,10 @@ from torch import Tensor
 from xingaug.data.layouts import LAYOUTS, to_joints18
 from xingaug.errors import BadInput
 from xingaug.keypoints import JOINTS, Keypoints
-from xingaug.poses.estimators import load_estimator, topdown
+from xingaug.poses.estimators import load_estimator
 from xingaug.poses.estimators.frames import frame
 from xingaug.poses.estimators.heads import decode_heatmaps, decode_simcc
+from xingaug.programs import onnx_session
 
 ALONG_X = np.linspace(0.55, 0.95, 17)
 ALONG_Y = np.linspace(0.98, 0.5, 17)
@@ -281,7 +282,7 @@ def test_cuda_is_not_replaced_in_silence(available: list[str], said: str, monkey
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     expected = f"estimator 'rtmpose': device 'cuda:1' needs onnxruntime with CUDA, {said}; install onnxruntime-gpu"
     with pytest.raises(BadInput, match=expected):
-        topdown._session("rtmpose", Path("net.onnx"), torch.device("cuda:1"))
+        onnx_session(Path("net.onnx"), torch.device("cuda:1"), "estimator 'rtmpose'")
 
 
 def test_cuda_is_asked_for_where_onnxruntime_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +292,6 @@ def test_cuda_is_asked_for_where_onnxruntime_has_it(monkeypatch: pytest.MonkeyPa
         get_available_providers=lambda: both, SessionOptions=types.SimpleNamespace, InferenceSession=Session
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
-    session = topdown._session("rtmpose", Path("net.onnx"), torch.device("cuda:1"))
+    session = onnx_session(Path("net.onnx"), torch.device("cuda:1"), "estimator 'rtmpose'")
     assert session.asked == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
-    assert topdown._session("rtmpose", Path("net.onnx"), torch.device("cpu")).asked == ["CPUExecutionProvider"]
+    assert onnx_session(Path("net.onnx"), torch.device("cpu"), "estimator 'rtmpose'").asked == ["CPUExecutionProvider"]
