@@ -187,7 +187,7 @@ def test_programs_that_give_no_poses(spoilt: str, said: str, tmp_path: Path) -> 
 
 
 def test_programs_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"^estimator 'program': comes without weights; name a network saved by torch"):
+    with pytest.raises(BadInput, match=r"^estimator 'program': comes without weights; name a network, images"):
         load_estimator("program")
     with pytest.raises(
         BadInput, match=r"none\.pt2: no such file; needed a pose estimator saved by torch\.export\.save$"
