@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xingaug.data.annotations import read_annotations, write_npz
 from xingaug.data.market1501 import FOLDERS, read_split
+from xingaug.data.names import image_files
 from xingaug.data.pedestrians import World
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
@@ -118,8 +119,8 @@ def write_share(source: Path, out: Path, share: float, annotations: Path | None 
         for index in range(len(kept)):
             place(kept.path(index), folder / FOLDERS["train"] / str(kept.names[index]), link=True)
         for part in (FOLDERS["query"], FOLDERS["gallery"]):
-            for path in sorted((source / part).glob("*.jpg")):
-                place(path, folder / part / path.name, link=True)
+            for name in image_files(source / part).images:
+                place(source / part / name, folder / part / name, link=True)
         write_npz(folder / "annotations.npz", table.names[rows].tolist(), table.xy[rows], table.visibility[rows])
     return out
 
@@ -177,8 +178,8 @@ def _write_oracle(offline: Path, real: Path, out: Path, world: World) -> Path:
     bank = PoseBank.load(real.parent / "bank")
     with atomic_directory(out) as folder:
         for part in FOLDERS.values():
-            for path in sorted((real / part).glob("*.jpg")):
-                place(path, folder / part / path.name, link=True)
+            for name in image_files(real / part).images:
+                place(real / part / name, folder / part / name, link=True)
         for line in read_manifest(offline / MANIFEST_NAME):
             rendered = world.render_in_pose(line.source, str(bank.names[line.bank_row]))
             write_image(folder / line.file, rendered.image)

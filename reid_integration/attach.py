@@ -17,8 +17,10 @@ from reid_integration.loader import Persons, PoseLoader, attach_poses
 from xingaug.augment.gate import GateConfig, build_gate
 from xingaug.augment.transform import XingPose
 from xingaug.config import from_mapping, to_mapping
+from xingaug.data.names import ends_among
 from xingaug.errors import BadInput
 from xingaug.generators.store import load_generator
+from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.storage import FORMAT, VERSION
 
@@ -58,7 +60,8 @@ def attach(
         raise BadInput("k_tfm: the data manager gives several views of an image; needed 1")
     size = (int(generator.size[0]), int(generator.size[1]))  # type: ignore[index]
     persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data], chosen.annotations)
-    bank = PoseBank.load(Path(chosen.bank)) if chosen.bank else cached_bank(persons, size)
+    poses = persons.real_poses(size)  # also says whether the keypoints fit the images
+    bank = PoseBank.load(Path(chosen.bank)) if chosen.bank else cached_bank(persons, size, poses)
     _require_training_poses(bank, manager, persons, chosen.bank)
     gate = build_gate(chosen.gate, size, device) if isinstance(chosen.gate, GateConfig) else None
     try:
@@ -76,13 +79,9 @@ def attach(
 
 def _require_training_poses(bank: PoseBank, manager: Any, persons: Persons, path: str | None) -> None:
     """Raises `BadInput` if the bank holds poses of query or gallery images, which training must not see."""
-    tests = {
-        os.path.basename(entry[0])
-        for splits in manager.test_dataset.values()
-        for part in splits.values()
-        for entry in part
-    }
-    found = sorted((tests - {os.path.basename(path) for path in persons.paths}) & set(bank.names.tolist()))
+    tests = [entry[0] for splits in manager.test_dataset.values() for part in splits.values() for entry in part]
+    names = bank.names.tolist()
+    found = sorted(ends_among(tests, names) - ends_among(persons.paths, names))
     if found:
         raise BadInput(
             f"augment.bank: {path}: {len(found)} poses are of test images, such as {found[0]}; "
@@ -90,7 +89,7 @@ def _require_training_poses(bank: PoseBank, manager: Any, persons: Persons, path
         )
 
 
-def cached_bank(persons: Persons, frame: tuple[int, int]) -> PoseBank:
+def cached_bank(persons: Persons, frame: tuple[int, int], poses: Keypoints | None = None) -> PoseBank:
     """The bank of the training images, built on first use and kept by its content.
 
     It lies in `$XDG_CACHE_HOME/xingaug/banks`, by default below `~/.cache`, under a hash of names, poses in the frame,
@@ -99,9 +98,10 @@ def cached_bank(persons: Persons, frame: tuple[int, int]) -> PoseBank:
     Args:
         persons: the training images.
         frame: (height, width) that poses are brought to.
+        poses: those of the real images in it, where they were taken already.
     """
     digest = hashlib.sha256(f"{FORMAT} {VERSION} {frame}".encode())
-    poses = persons.real_poses(frame)
+    poses = persons.real_poses(frame) if poses is None else poses
     digest.update("\0".join(persons.names).encode())
     for array in (poses.xy.numpy(), poses.visibility.numpy(), persons.pids, persons.camids, persons.synthetic):
         digest.update(np.ascontiguousarray(array).data)

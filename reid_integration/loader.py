@@ -21,10 +21,10 @@ from xingaug.augment.batch import build_batch_chain
 from xingaug.augment.loader import RenderingLoader, take
 from xingaug.augment.output import Skipped, XingPoseOutput
 from xingaug.augment.transform import XingPose
-from xingaug.data.annotations import read_annotations
+from xingaug.data.annotations import bring_to, read_annotations
 from xingaug.data.market1501 import parse_name
 from xingaug.errors import BadInput
-from xingaug.images import bytes_to_unit, read_image
+from xingaug.images import bytes_to_unit, image_size, read_image
 from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.draws import keyed_uniform
@@ -43,6 +43,7 @@ class Persons:
             a million each, for equal numbers are different people there.
         camids: (N,) int64, cameras as in the file names.
         synthetic: (N,) bool, images marked as synthetic in their names.
+        file: that the keypoints come from, the first of several, for messages.
     """
 
     paths: Sequence[str]
@@ -51,6 +52,7 @@ class Persons:
     pids: np.ndarray
     camids: np.ndarray
     synthetic: np.ndarray
+    file: str = ""
 
     @classmethod
     def read(cls, paths: Sequence[str], annotations: str | Path | None = None) -> "Persons":
@@ -68,6 +70,7 @@ class Persons:
         joints = np.zeros((len(paths), 18, 3), np.float32)
         for file in dict.fromkeys(files):
             here = [i for i, other in enumerate(files) if other == file]
+            _require_each_once(file, [paths[i] for i in here])
             known = read_annotations(Path(file))
             rows = known.lookup(np.array([names[i] for i in here]))
             if (rows < 0).all():
@@ -91,6 +94,7 @@ class Persons:
             ),
             np.array([name.camid for name in parsed], np.int64),
             np.array([name.synthetic is not None for name in parsed], bool),
+            files[0] if files else "",
         )
 
     @property
@@ -102,16 +106,15 @@ class Persons:
         """Poses of the real images.
 
         Args:
-            frame: (height, width) that they are brought to, whatever the size of their images.
+            frame: (height, width) that they are brought to, whatever the size of their images; joints outside those
+                are missing, as in `xingaug.poses.collect.bank_from_tree`.
+
+        Raises:
+            BadInput: an image cannot be read, or the keypoints are of another frame.
         """
         real = np.flatnonzero(~self.synthetic)
-        sizes = []
-        for i in real.tolist():
-            with Image.open(self.paths[i]) as image:  # reads the header only
-                sizes.append(image.size)
-        scale = torch.tensor([frame[1], frame[0]]) / torch.tensor(sizes, dtype=torch.float32)
-        poses = self.keypoints[real]
-        return Keypoints((poses.xy + 0.5) * scale[:, None] - 0.5, poses.visibility)
+        frames = np.array([image_size(self.paths[i]) for i in real.tolist()], np.int64).reshape(-1, 2)
+        return bring_to(frame, self.keypoints[real], frames, self.file)
 
     def build_bank(self, frame: tuple[int, int], poses: Keypoints | None = None) -> PoseBank:
         """A bank of the real images' poses in a frame of (height, width); `poses` where they were taken already."""
@@ -123,6 +126,18 @@ class Persons:
             camids=self.camids[real],
             frame=frame,
         )
+
+
+def _require_each_once(file: str, paths: Sequence[str]) -> None:
+    """Raises `BadInput` where a name in an annotation file would be that of images in several folders."""
+    first: dict[str, str] = {}
+    for path in paths:
+        other = first.setdefault(os.path.basename(path), path)
+        if other != path:
+            raise BadInput(
+                f"{file}: {os.path.basename(path)} could be {other} or {path}; leave augment.annotations out, so that "
+                "each source has its own annotations.npz"
+            )
 
 
 def image_item(dataset: Any, index: int, image: np.ndarray) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def dots_network(
     half: bool = False,
     split: float = 2.0,
     stride: int = 4,
+    names: tuple[str, ...] = ("simcc_x", "simcc_y"),
 ) -> Path:
     """Writes a network that finds the centre of mass of each of the 17 colours.
 
@@ -79,6 +80,7 @@ def dots_network(
         half: the input is float16.
         split: bins per pixel of SimCC.
         stride: pixels of the input per pixel of the maps.
+        names: of SimCC's outputs, along x and along y; they come in alphabetical order.
     """
     g = Graph()
     images = g("Cast", "input", to=TensorProto.FLOAT)
@@ -104,11 +106,11 @@ def dots_network(
     place = [g("Unsqueeze", p, np.array([2])) for p in place]
     peak = [g("Unsqueeze", g("Mul", found, c.astype(np.float32)), np.array([2])) for c in confidence]
     if head == "simcc":
-        for p, c, length, name in zip(place, peak, (size[1], size[0]), ("simcc_x", "simcc_y"), strict=True):
+        for p, c, length, name in zip(place, peak, (size[1], size[0]), names, strict=True):
             bins = np.arange(round(length * split), dtype=np.float32)
             far = g("Abs", g("Sub", g("Mul", p, np.float32(split)), bins))
             g("Mul", c, g("Relu", g("Sub", np.float32(1), far)), output=name)
-        outputs = ["simcc_x", "simcc_y"]
+        outputs = sorted(names)
     else:
         bells = []
         for p, length in zip(place, (size[1], size[0]), strict=True):

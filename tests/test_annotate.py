@@ -14,15 +14,18 @@ import annotating
 import numpy as np
 import pytest
 from annotating import ByColour, write_colour
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 from PIL import Image
 from trees import describe, write_crops, write_veri
 
 from xingaug.data.annotations import Annotations, read_npz, write_npz
-from xingaug.data.listing import list_images, named_as
+from xingaug.data.listing import list_images, matched, named_as
 from xingaug.data.market1501 import read_split
 from xingaug.data.readers import read_split as read_any_split
 from xingaug.errors import BadInput, WorkFailed
-from xingaug.keypoints import JOINTS
+from xingaug.keypoints import JOINTS, Keypoints
 from xingaug.poses.annotate import NOBODY, annotate, count_rejected, rejected, write_rejected
 from xingaug.poses.parts import Parts
 
@@ -87,22 +90,70 @@ def test_a_name_of_two_splits_is_refused(tmp_path):
         list_images(tmp_path, ["query", "gallery"])
 
 
-def test_rows_take_the_names_of_the_images_where_that_is_certain():
-    def renamed(given: list[str], names: list[str]) -> list[str]:
-        poses = Annotations(np.array(given), np.zeros((len(given), 18, 2)), np.ones((len(given), 18)))
-        again = named_as(poses, names)
-        np.testing.assert_array_equal(again.xy, poses.xy)
-        return again.names.tolist()
+def renamed(given: list[str], names: list[str], root: str = "/data/set") -> list[str]:
+    poses = Annotations(
+        np.array(given), np.random.default_rng(0).random((len(given), 18, 2)), np.ones((len(given), 18))
+    )
+    again = named_as(poses, names, [Path(root) / name for name in names])
+    np.testing.assert_array_equal(again.xy, poses.xy)
+    return again.names.tolist()
 
-    assert renamed(["a.jpg", "x/b.jpg", "c.jpg"], ["p/a.jpg", "p/b.jpg", "q/c.jpg"]) == [
-        "p/a.jpg",
-        "p/b.jpg",
-        "q/c.jpg",
-    ]
-    assert renamed(["a.jpg"], ["p/a.jpg", "q/a.jpg"]) == ["a.jpg"], "two images could be meant"
-    assert renamed(["x/a.jpg", "y/a.jpg"], ["p/a.jpg"]) == ["x/a.jpg", "y/a.jpg"], "two rows could be meant"
-    assert renamed(["x/a.jpg", "p/a.jpg"], ["p/a.jpg"]) == ["x/a.jpg", "p/a.jpg"], "the image has its row"
-    assert renamed(["a.jpg", "b.jpg"], ["p/a.png", "p/b.jpg"]) == ["p/a.png", "p/b.jpg"], "OpenPose knows no suffix"
+
+@pytest.mark.parametrize(
+    ("given", "names", "expected", "why"),
+    [
+        (["a.jpg", "c.jpg"], ["p/a.jpg", "q/c.jpg"], ["p/a.jpg", "q/c.jpg"], "a name without folder, once"),
+        (["x/b.jpg"], ["p/b.jpg"], ["x/b.jpg"], "a folder that contradicts"),
+        (["x/p/b.jpg", "/home/x/c.jpg"], ["p/b.jpg", "c.jpg"], ["p/b.jpg", "/home/x/c.jpg"], "c lies in set, not x"),
+        (["set/c.jpg", "/home/set/d.jpg"], ["c.jpg", "d.jpg"], ["c.jpg", "d.jpg"], "the folder that they lie in"),
+        (["t/1.jpg", "m/1.jpg"], ["m/1.jpg", "t/1.jpg"], ["t/1.jpg", "m/1.jpg"], "the very paths"),
+        (["z/t/1.jpg", "z/m/1.jpg"], ["m/1.jpg", "t/1.jpg"], ["t/1.jpg", "m/1.jpg"], "the longest path decides"),
+        (["t/1.jpg"], ["a/t/1.jpg", "b/t/1.jpg", "c/m/1.jpg"], ["t/1.jpg"], "two images could be meant"),
+        (["t/1.jpg"], ["a/t/1.jpg", "t/1.jpg"], ["t/1.jpg"], "the very path before a longer one"),
+        (["a.jpg"], ["p/a.jpg", "q/a.jpg"], ["a.jpg"], "two images could be meant"),
+        (["y/p/a.jpg", "z/p/a.jpg"], ["p/a.jpg"], ["y/p/a.jpg", "z/p/a.jpg"], "two rows could be meant"),
+        (["x/p/a.jpg", "a.jpg"], ["p/a.jpg"], ["p/a.jpg", "a.jpg"], "the longer path decides"),
+        (["a.jpg", "b.jpg"], ["p/a.png", "p/b.jpg"], ["p/a.png", "p/b.jpg"], "OpenPose knows no suffix"),
+        (["x/a.jpg"], ["p/a.png"], ["x/a.jpg"], "a folder that contradicts, without suffix too"),
+        (["a.b.jpg"], ["a.b.png"], ["a.b.png"], "a dot in the name"),
+    ],
+)
+def test_rows_take_the_names_of_the_images_where_that_is_certain(given, names, expected, why):
+    assert renamed(given, names) == expected, why
+
+
+PARTS = st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map("/".join)
+
+
+@settings(max_examples=300, deadline=None)
+@drawn(st.lists(PARTS, min_size=1, max_size=6, unique=True), st.lists(PARTS, min_size=1, max_size=6, unique=True))
+def test_matching_is_that_of_a_slow_comparison_of_all_with_all(given, names):
+    """Every name is compared with every image, component by component."""
+    folders = {i: (name if "/" in name else f"set/{name}").split("/") for i, name in enumerate(names)}
+
+    def common(row: int, image: int) -> int:
+        """How many components both share from their ends; 0 where a folder contradicts."""
+        a, b = given[row].split("/")[::-1], folders[image][::-1]
+        same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        return same if same in (len(a), len(b)) else 0
+
+    exact = {row: names.index(name) for row, name in enumerate(given) if name in names}
+    best: dict[int, tuple[int, int]] = {}
+    for row in set(range(len(given))) - set(exact):
+        agreeing = [(common(row, i), i) for i in folders if common(row, i)]
+        most = max((length for length, _ in agreeing), default=0)
+        # Of images that share as much, the one that has no other folder is meant.
+        meant = [i for length, i in agreeing if length == most]
+        whole = [i for i in meant if len(folders[i]) == most]
+        meant = whole or meant
+        if len(meant) == 1 and meant[0] not in exact.values():
+            best[row] = (most, meant[0])
+    expected = dict(exact)
+    for image in {image for _, image in best.values()}:
+        claims = sorted((length, row) for row, (length, i) in best.items() if i == image)
+        if len(claims) == 1 or claims[-1][0] > claims[-2][0]:
+            expected[claims[-1][1]] = image
+    assert matched(given, names, [Path("/data/set") / name for name in names]) == expected
 
 
 # What becomes of each
@@ -147,7 +198,7 @@ def test_the_joints_are_those_that_the_estimator_found(folder, tmp_path):
     assert [name for name, _ in reasons] == ["2.png", "3.png", "4.png", "5.jpg", "6.png"]
     assert dict(reasons)["2.png"] == "too few joints: 5, needed 8"
     assert dict(reasons)["3.png"] == dict(reasons)["4.png"] == "nobody found"
-    assert dict(reasons)["5.jpg"].startswith("unreadable: not a readable image (cannot identify")
+    assert dict(reasons)["5.jpg"].startswith("unreadable: not a readable image (none of JPEG")
     assert count_rejected(reasons) == {"nobody_found": 2, "unreadable": 2, "too_few_joints": 1}
     write_rejected(tmp_path / "new" / "r.csv", reasons)
     with (tmp_path / "new" / "r.csv").open(newline="") as stream:
@@ -173,6 +224,20 @@ def test_nobody_at_all_is_a_failure(tmp_path):
     with pytest.raises(WorkFailed, match=r"nobody was found in any of 2 images; 1 are unreadable, the first b.png:"):
         annotate(*list_images(tmp_path), ByColour(), tmp_path / "a.npz")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1 / 128, "gives no coordinate beyond 1"), (4, "joints outside their")])
+def test_an_estimator_of_another_unit_is_told(tmp_path, scale, said):
+    write_colour(tmp_path / "a.png", 18)
+
+    class Scaled(ByColour):
+        def __call__(self, images):
+            found = super().__call__(images)
+            return Keypoints(found.xy * scale, found.visibility)
+
+    with pytest.raises(BadInput, match=f"by colour.*{said}.*; needed pixels of each image"):
+        annotate(*list_images(tmp_path), Scaled(), tmp_path / "a.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_an_estimator_that_refuses_the_images_leaves_nothing(folder, tmp_path):

@@ -158,7 +158,7 @@ def test_a_csv_that_is_none(tmp_path):
     with pytest.raises(BadInput, match=r"a\.csv: no such annotation file"):
         read_patn_csv(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInput, match=r"a\.csv: not a readable text file"):
+    with pytest.raises(BadInput, match=r"a\.csv: not UTF-8 text"):
         read_patn_csv(path)
     path.write_text("from,to\n")
     with pytest.raises(BadInput, match=r"a\.csv:1: header 'from,to'; needed 'name:keypoints_y:keypoints_x'"):

@@ -82,6 +82,16 @@ def test_wide_inputs_and_other_split_ratios(tmp_path: Path) -> None:
     assert_found(load_estimator("rtmpose", path)(images), xy, ALONG_X)
 
 
+@pytest.mark.parametrize("names", [("simcc_x", "simcc_y"), ("SimCC_X", "A_simcc_y"), ("b_x", "B_y"), ("B_X", "B_Y")])
+@pytest.mark.parametrize("size", [(256, 256), (320, 240)])
+def test_names_of_outputs_tell_x_from_y(names: tuple[str, str], size: tuple[int, int], tmp_path: Path) -> None:
+    """Where the input is a square their shapes do not."""
+    path = dots_network(tmp_path / "dots.onnx", "simcc", (ALONG_X, ALONG_X), size=size, names=names)
+    images, xy = planted(((64, 32),))
+    found = load_estimator("rtmpose", path, min_confidence=0)(images)
+    assert_found(found, xy, found.visibility[:, COCO_IN_18].numpy(), within=0.5)
+
+
 @pytest.mark.parametrize("head", ["simcc", "heatmaps"])
 def test_a_network_that_does_not_say_its_size_gets_256x192(head: str, tmp_path: Path) -> None:
     path = dots_network(tmp_path / "dots.onnx", head, (ALONG_X, ALONG_X), size=(256, 192), says_size=False)

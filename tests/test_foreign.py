@@ -74,8 +74,9 @@ def test_openpose_confidences_are_clipped(tmp_path):
     ("text", "message"),
     [
         ("", r"a_keypoints\.json: not JSON \(Expecting value"),
-        ("[" * 100_000, r"a_keypoints\.json: not JSON"),
-        ("[]", r"a_keypoints\.json: '\[\]'; needed an object with 'people'"),
+        ("[" * 100_000, r"a_keypoints\.json: not usable JSON \(nested deeper than 64"),
+        ('{"people": [' + "[" * 40 + "]" * 40 + "]}", r"people\[0\]: a list; needed an object"),
+        ("[]", r"a_keypoints\.json: a list; needed an object with 'people'"),
         ("{}", r"a_keypoints\.json: has no key 'people'; needed an object with 'people'"),
         ('{"people": 1}', r"a_keypoints\.json: people: '1', needed a list"),
         ('{"people": [1]}', r"people\[0\]: '1'; needed an object with 'pose_keypoints_2d'"),
@@ -112,7 +113,7 @@ def test_coco_people_and_detections(tmp_path):
     ], categories=[{"id": 1, "keypoints": list(LAYOUTS["coco17"])}, {"id": 2}])  # fmt: skip
     annotations, report = read_coco_json(path)
     assert report.lines() == []
-    assert annotations.names.tolist() == ["b.jpg", "a.jpg"], "folders are dropped"
+    assert annotations.names.tolist() == ["train/b.jpg", "a.jpg"]
     assert annotations.visibility[0].tolist() == [0] + [1] * 17
     assert annotations.xy[0, NECK].tolist() == [5.5, 11], "between the joints 5 and 6"
     assert annotations.xy[0, RIGHT_HIP].tolist() == [12, 24]
@@ -130,7 +131,7 @@ def test_coco_takes_the_highest_score_and_then_the_surest(tmp_path):
     ])  # fmt: skip
     annotations, report = read_coco_json(path)
     assert annotations.xy[:, NOSE].tolist() == [[30, 0], [0, 0]]
-    assert report.lines() == ["2 images show several persons, the surest of whom was taken: a.jpg, b.jpg"]
+    assert report.lines() == ["2 images show several persons, the surest of whom was taken: a.jpg, train/b.jpg"]
 
 
 IMAGES = [{"id": 3, "file_name": "a.jpg"}]
@@ -140,18 +141,24 @@ GOOD = [{"image_id": 3, "keypoints": flat(17)}]
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ([], r"c\.json: '\[\]'; needed an object with 'images'"),
+        ([], r"c\.json: a list; needed an object with 'images'"),
         ({"annotations": GOOD}, "has no key 'images'"),
         ({"images": []}, "has no key 'annotations'"),
-        ({"images": {}, "annotations": GOOD}, r"images: '\{\}', needed a list"),
+        ({"images": {}, "annotations": GOOD}, "images: an object, needed a list"),
         ({"images": [{"id": 3}], "annotations": GOOD}, r"images\[0\]: has no key 'file_name'"),
         ({"images": [{"file_name": "a.jpg"}], "annotations": GOOD}, r"images\[0\]: has no key 'id'"),
-        ({"images": [{"id": 3, "file_name": ""}], "annotations": GOOD}, r"file_name: '', needed the name of an image"),
-        ({"images": [{"id": 3, "file_name": 5}], "annotations": GOOD}, r"file_name: '5', needed the name of an image"),
-        ({"images": [{"id": [3], "file_name": "a.jpg"}], "annotations": GOOD}, r"images\[0\]: id: '\[3\]', needed a"),
         (
-            {"images": [{"id": 3, "file_name": "x/a.jpg"}, {"id": 4, "file_name": "y/a.jpg"}], "annotations": GOOD},
-            r"images\[1\]: id 4 or name 'a\.jpg' is that of an earlier image",
+            {"images": [{"id": 3, "file_name": ""}], "annotations": GOOD},
+            "file_name: '', needed the file name",
+        ),
+        (
+            {"images": [{"id": 3, "file_name": 5}], "annotations": GOOD},
+            "file_name: '5', needed the file name",
+        ),
+        ({"images": [{"id": [3], "file_name": "a.jpg"}], "annotations": GOOD}, r"images\[0\]: id: a list, needed a"),
+        (
+            {"images": [{"id": 3, "file_name": "x/a.jpg"}, {"id": 4, "file_name": "./x//a.jpg"}], "annotations": GOOD},
+            r"images\[1\]: id 4 or name 'x/a\.jpg' is that of an earlier image",
         ),
         (
             {"images": [{"id": 3, "file_name": "a.jpg"}, {"id": 3, "file_name": "b.jpg"}], "annotations": GOOD},
@@ -164,7 +171,7 @@ GOOD = [{"image_id": 3, "keypoints": flat(17)}]
         ),
         (
             {"images": IMAGES, "annotations": [{"image_id": {}, "keypoints": flat(17)}]},
-            r"annotations\[0\]: image_id: '\{\}', needed a",
+            r"annotations\[0\]: image_id: an object, needed a",
         ),
         ({"images": IMAGES, "annotations": [{"image_id": 3}]}, r"annotations\[0\]: has no key 'keypoints'"),
         (
@@ -220,7 +227,7 @@ def test_alphapose_persons_of_17_and_26_joints(tmp_path):
     path = alphapose(tmp_path / "alphapose-results.json", found("b.png", 26), found("x/a.jpg", 17, confidence=1.7))
     annotations, report = read_alphapose_json(path)
     assert report.lines() == []
-    assert annotations.names.tolist() == ["b.png", "a.jpg"]
+    assert annotations.names.tolist() == ["b.png", "x/a.jpg"]
     assert annotations.xy[0, [NOSE, NECK, RIGHT_HIP]].tolist() == [[0, 0], [18, 36], [12, 24]], "Halpe has a neck"
     assert annotations.xy[1, NECK].tolist() == [5.5, 11], "COCO has none"
     assert annotations.visibility[:, 0].tolist() == [0.5, 1]
@@ -231,7 +238,7 @@ def test_alphapose_takes_the_highest_score(tmp_path):
     first, second = found("a.jpg", confidence=0.9, score=2.1), found("a.jpg", confidence=0.4, score=3.2, shift=30)
     hidden = found("a.jpg", confidence=0, score=6.5)
     path = alphapose(tmp_path / "r.json", first, second, hidden, found("b.jpg", confidence=0))
-    annotations, report = READERS["alphapose-json"](path)
+    annotations, report = READERS["alphapose-json"](path, None)
     assert annotations.xy[:, NOSE].tolist() == [[30, 0]]
     assert report.lines() == [
         "1 images show no person and were dropped: b.jpg",
@@ -252,7 +259,6 @@ def test_alphapose_takes_the_highest_score(tmp_path):
         ([found("a.jpg"), {"image_id": "b.jpg"}], r"\[1\]: has no key 'keypoints'"),
         ([found(7)], r"\[0\]: image_id: '7', needed the file name of an image"),
         ([found("")], r"\[0\]: image_id: '', needed the file name of an image"),
-        ([found("x/a.jpg"), found("y/a.jpg")], r"\[1\]: image_id: 'y/a.jpg', needed no name that 'x/a.jpg' has too"),
         ([found("a.jpg", 16)], r"\[0\]: keypoints: 48 entries, needed 51 or 78 numbers"),
         ([found("a.jpg", 136)], r"\[0\]: keypoints: 408 entries, needed 51 or 78 numbers"),
         ([{**found("a.jpg"), "score": "high"}], r"\[0\]: score: 'high', needed a finite number"),
@@ -282,7 +288,7 @@ def test_lsp_counts_from_1_and_marks_hidden_joints(tmp_path):
     joints[2, 12, 0], joints[2, 2, 1] = 1, 1
     joints[:2, 2, 1] = -3.5
     savemat(tmp_path / "joints.mat", {"joints": joints})
-    annotations, report = READERS["lsp-mat"](tmp_path / "joints.mat")
+    annotations, report = READERS["lsp-mat"](tmp_path / "joints.mat", None)
     assert report.lines() == []
     assert annotations.names.tolist() == ["im0001.jpg", "im0002.jpg"]
     assert annotations.xy[0, RIGHT_HIP].tolist() == [2, 4]
@@ -297,7 +303,7 @@ def test_the_extended_set_marks_visible_joints(tmp_path):
     joints[2] = 1
     joints[:, 2, 0] = -0.7, -12, 0
     savemat(tmp_path / "joints.mat", {"joints": joints.transpose(1, 0, 2)})
-    annotations, _ = READERS["lsp-mat"](tmp_path / "joints.mat")
+    annotations, _ = READERS["lsp-mat"](tmp_path / "joints.mat", None)
     assert annotations.names.tolist() == ["im00001.jpg", "im00002.jpg", "im00003.jpg"]
     assert annotations.visibility[:, RIGHT_HIP].tolist() == [0, 1, 1]
     assert annotations.xy[1:, RIGHT_HIP].tolist() == [[3, 4], [4, 4]]
@@ -315,7 +321,7 @@ def flagged(value: float) -> np.ndarray:
     [
         ({"points": lsp()}, "holds no array `joints`; needed Leeds Sports Pose's joints.mat"),
         ({"joints": lsp()[:2]}, r"joints: float64 of shape \(2, 14, 2\), needed \(3, 14, N\) or \(14, 3, N\)"),
-        ({"joints": "none"}, r"joints: <U4 of shape \(1,\), needed"),
+        ({"joints": "none"}, r"joints: <U4 of shape \(\), needed"),
         ({"joints": flagged(2)}, r"im0002\.jpg: left_hip: flag 2, needed 0 or 1"),
         ({"joints": flagged(np.nan)}, r"im0002\.jpg: left_hip: flag nan, needed 0 or 1"),
         (
@@ -328,7 +334,7 @@ def test_a_mat_of_other_contents_is_refused(tmp_path, contents, message):
     path = tmp_path / "joints.mat"
     savemat(path, contents)
     with pytest.raises(BadInput, match=message) as error:
-        READERS["lsp-mat"](path)
+        READERS["lsp-mat"](path, None)
     assert str(error.value).startswith(str(path))
 
 
@@ -343,8 +349,8 @@ def test_files_that_are_no_mat_are_refused(tmp_path):
     }
     for name, contents in cases.items():
         (tmp_path / "a.mat").write_bytes(contents)
-        with pytest.raises(BadInput, match=r"a\.mat: (not a MATLAB file \(|a MATLAB file of version 7\.3)") as error:
-            READERS["lsp-mat"](tmp_path / "a.mat")
+        with pytest.raises(BadInput, match=r"a\.mat: (not )?a MATLAB file of version ") as error:
+            READERS["lsp-mat"](tmp_path / "a.mat", None)
         assert "\n" not in str(error.value), name
         assert ("7.3" in str(error.value)) == (name == "hdf")
 
@@ -396,7 +402,7 @@ def test_npz_without_visibility_has_no_joint_where_no_pixel_is(tmp_path):
 def test_the_native_npz_is_read_as_it_is(tmp_path):
     xy = np.random.default_rng(0).uniform(0, 60, (2, 18, 2)).astype(np.float32)
     write_npz(tmp_path / "a.npz", NAMES, xy, np.ones((2, 18)), "made up")
-    annotations, _ = READERS["npz"](tmp_path / "a.npz")
+    annotations, _ = READERS["npz"](tmp_path / "a.npz", None)
     np.testing.assert_array_equal(annotations.xy, xy)
     assert annotations.source == "made up"
 

@@ -25,10 +25,10 @@ def test_only_regular_files_are_read(tmp_path: Path, read: Any) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, said in (
         (tmp_path / "pipe", "is a pipe"), (Path("/dev/zero"), "is a device"), (tmp_path, "is a directory"),
-        (tmp_path / "none", "no such file"), (tmp_path / "nul\0", "no name of a file"),
-        (tmp_path / "pipe" / "below", "cannot be read as file (Not a directory)"),
+        (tmp_path / "none", "no such "), (tmp_path / "nul\0", "no name of a file"),
+        (tmp_path / "pipe" / "below", "(Not a directory)"),
     ):  # fmt: skip
-        assert said in told(read, path, "file")
+        assert said in told(read, path)
 
 
 def test_size_is_judged_before_anything_is_read(tmp_path: Path) -> None:
@@ -118,44 +118,44 @@ def archive(path: Path, *members: bytes, method: int = zipfile.ZIP_STORED) -> Pa
         (b"{'descr': '|O', 'fortran_order': False, 'shape': (0,)}", "values |O"),
         (b"{'descr': '<m8[s]', 'fortran_order': False, 'shape': (0,)}", "values <m8"),
         (b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (0,)}", "values [('a'"),
-        (b"{'descr': 'nonsense', 'fortran_order': False, 'shape': (0,)}", "not an .npz"),
+        (b"{'descr': 'nonsense', 'fortran_order': False, 'shape': (0,)}", "not an array .npz"),
         (b"{'descr': '<f4', 'shape': (0,)}", "fortran_order"),
-        (b"(" * 9000, "not an .npz"),
-        (b"-" * 9000 + b"1", "not an .npz"),
-        (b"{'a':" * 1500, "not an .npz"),
+        (b"(" * 9000, "not an array .npz"),
+        (b"-" * 9000 + b"1", "not an array .npz"),
+        (b"{'a':" * 1500, "not an array .npz"),
         (b" " * 20_000, "a header of 20000 bytes"),
-        (b"[]", "not an .npz"),
+        (b"[]", "not an array .npz"),
     ],
 )
 def test_odd_headers_of_arrays(tmp_path: Path, header: bytes, said: str) -> None:
-    assert said in told(read_arrays, archive(tmp_path / "a.npz", member(header)), ".npz")
+    assert said in told(read_arrays, archive(tmp_path / "a.npz", member(header)), "array")
 
 
 def test_odd_archives(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         archive(path, member(b"{'descr': '<f4', 'fortran_order': False, 'shape': (0,)}"), method=method)
-        assert "compressed as numpy does not" in told(read_arrays, path, ".npz")
+        assert "compressed as numpy does not" in told(read_arrays, path, "array")
     encrypted = bytearray(GOOD)
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         encrypted[encrypted.index(mark) + offset] |= 1
     path.write_bytes(encrypted)
-    assert "encrypted" in told(read_arrays, path, ".npz")
+    assert "encrypted" in told(read_arrays, path, "array")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zipfile's own, of a name that is there twice
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("a.npy", b"")
             file.writestr("a.npy", b"")
-    assert "each once" in told(read_arrays, path, ".npz")
+    assert "each once" in told(read_arrays, path, "array")
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("a.txt", b"")
-    assert "no array" in told(read_arrays, path, ".npz")
+    assert "no array" in told(read_arrays, path, "array")
     path.write_bytes(npz(a=np.zeros(3_000_000, np.uint8)))  # three kilobytes
-    assert "its arrays take 3 MB, needed at most 2 MB" in told(read_arrays, path, ".npz", 2_000_000)
+    assert "its arrays take 3 MB, needed at most 2 MB" in told(read_arrays, path, "array", 2_000_000)
     for number in (0xD800, 0x110000):
         header = b"{'descr': '<U1', 'fortran_order': False, 'shape': ()}"
         archive(path, member(header, number.to_bytes(4, "little")))
-        assert "no characters" in told(read_arrays, path, ".npz")
+        assert "no characters" in told(read_arrays, path, "array")
 
 
 @settings(max_examples=150, deadline=None)
@@ -166,7 +166,7 @@ def test_a_damaged_archive_is_read_or_told(tmp_path_factory: Any, changes: list[
         data[place] = value
     path = tmp_path_factory.mktemp("npz") / "a.npz"
     path.write_bytes(data[:cut] if not changes else data)
-    read_or_told(f"{path}: ", read_arrays, path, ".npz")
+    read_or_told(f"{path}: ", read_arrays, path, "array")
 
 
 @QUICK

@@ -148,7 +148,7 @@ def test_the_command(crops, run):
         "1 identities are in training and in query or gallery: 2\n"
         "1 images of query or gallery are training images: gallery/2_3_z.jpg is train/2_1_a.jpg\n"
     )
-    assert err == f"{crops}/train: 1 files do not fit '{PLAIN}': notes.txt\n"
+    assert err == f"{crops}/train: 1 files do not fit '{PLAIN}' or are no images: notes.txt\n"
     code, out, _ = run(f"check {file} --json")
     told = json.loads(out)
     assert code == 1

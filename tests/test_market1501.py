@@ -74,8 +74,8 @@ def test_a_doubled_suffix_is_a_name_of_the_published_set():
         "0002_c01s1_000451_03.jpg",
         "0002_c1s1_000451_3.jpg",
         "0002_c1s1_00451_03.jpg",
-        "0002_c1s1_000451_03.JPG",
-        "0002_c1s1_000451_03.png",
+        "0002_c1s1_000451_03.bmp",
+        "0002_c1s1_000451_03.Jpg_x001.jpg",
         "0002_c1s1_000451_03_x7.jpg",
         "0002_c1s1_000451_03.jpg.bak",
         " 0002_c1s1_000451_03.jpg",
@@ -181,7 +181,7 @@ def test_an_empty_split_is_said(tmp_path):
     root = make_tree(tmp_path, train=["-1_c1s1_000001_00.jpg", "0000_c1s1_000001_00.jpg"])
     with pytest.raises(BadInput, match="bounding_box_train: only 2 junk or distractor images, the split is empty"):
         read_split(root, "train")
-    with pytest.raises(BadInput, match=r"query: no \.jpg, the split is empty"):
+    with pytest.raises(BadInput, match=r"query: no \.jpg, \.jpeg, \.png, the split is empty"):
         read_split(root, "query")
 
 

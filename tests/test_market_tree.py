@@ -163,7 +163,7 @@ def test_the_command_and_generate_on_its_result(place, run, tmp_path):
         },
     )  # fmt: skip
     assert err == (
-        f"{tmp_path}/c/train: 1 files do not fit '{text}': x.txt\n"
+        f"{tmp_path}/c/train: 1 files do not fit '{text}' or are no images: x.txt\n"
         "identities are numbered in the order of their names, 1 is ann, 2 is bob\n"
     )
     assert run(f"check {tmp_path}/tree")[0] == 0

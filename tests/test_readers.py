@@ -87,7 +87,7 @@ def test_a_wrong_line_of_msmt17_is_named(tmp_path, line, said):
 def test_msmt17_with_things_missing(tmp_path):
     root = write_msmt17(tmp_path / "m")
     (root / "list_gallery.txt").unlink()
-    with pytest.raises(MissingSplit, match=r"list_gallery\.txt: no such file"):
+    with pytest.raises(MissingSplit, match=r"m: is laid out as MSMT17 but lacks list_gallery\.txt, which"):
         read_split(root, "gallery")
     (root / "list_query.txt").write_text("\n")
     with pytest.raises(BadInput, match=r"list_query\.txt: names no image, the split query is empty"):
@@ -97,7 +97,7 @@ def test_msmt17_with_things_missing(tmp_path):
         read_split(root, "train")
     (root / "list_train.txt").write_bytes(b"\xff\xfe")
     (root / "elsewhere").rename(root / "train")
-    with pytest.raises(BadInput, match=r"list_train\.txt: cannot be read \(not UTF-8 text\)"):
+    with pytest.raises(BadInput, match=r"list_train\.txt: not UTF-8 text"):
         read_split(root, "train")
 
 
@@ -139,7 +139,7 @@ def test_cuhk03_with_things_missing(tmp_path):
     ):
         read_split(root, "train")
     (root / "cuhk03_new_protocol_config_detected.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\0" * 200)
-    with pytest.raises(BadInput, match=r"detected\.mat: not a protocol file of CUHK03"):
+    with pytest.raises(BadInput, match=r"detected\.mat: .*needed protocol file of CUHK03"):
         read_split(root, "train")
     (root / "images_detected").rename(root / "other")
     with pytest.raises(BadInput, match=r"holds no images_detected; needed the images of cuhk-03\.mat as files"):
@@ -311,7 +311,7 @@ def test_a_described_folder(tmp_path):
     file = describe(tmp_path / "crops.yaml", "crops", train=PLAIN, query=PLAIN, gallery=PLAIN)
     train = read_split(file, "train")
     assert rows(train) == [("train/12_1_c.jpg", 12, 1), ("train/3_1_a.jpg", 3, 1), ("train/3_2_b.jpg", 3, 2)]
-    assert train.notes == (f"{tmp_path}/crops/train: 1 files do not fit '{PLAIN}': readme.txt",)
+    assert train.notes == (f"{tmp_path}/crops/train: 1 files do not fit '{PLAIN}' or are no images: readme.txt",)
     assert readable(train)
     assert not train.synthetic.any()
     assert rows(read_split(file, "query")) == [("query/5_1_a.jpg", 5, 1)]
@@ -333,7 +333,7 @@ def test_dukemtmc_is_a_pattern_away(tmp_path):
 def test_cameras_of_many_digits_do_not_mix_persons(tmp_path):
     names = ["1_101_a.jpg", "1_101_b.jpg", "2_1_a.jpg", "2_1_b.jpg"]  # 1 * 100 + 101 is 2 * 100 + 1
     write_crops(tmp_path / "c", train=names)
-    write_npz(tmp_path / "a.npz", [f"train/{name}" for name in names], np.ones((4, 18, 2)), np.ones((4, 18)))
+    write_npz(tmp_path / "a.npz", [f"train/{name}" for name in names], np.full((4, 18, 2), 40), np.ones((4, 18)))
     data = pairs_from_tree(describe(tmp_path / "c.yaml", "c", train=PLAIN), tmp_path / "a.npz")
     sources, targets, _ = data.draw(100, 0, 0)
     assert (data.pids[sources] == data.pids[targets]).all()

@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from reid_world import StandIn, settings, write_tree
@@ -14,9 +15,11 @@ from reid_integration.config import reid_config
 from reid_integration.datamanager import build_datamanager
 from reid_integration.loader import Persons, PoseLoader
 from reid_integration.train import run
+from xingaug.data.annotations import read_npz, write_npz
 from xingaug.data.pedestrians import write_world
 from xingaug.errors import BadInput
 from xingaug.poses.bank import PoseBank
+from xingaug.poses.collect import bank_from_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,6 +69,44 @@ def test_a_bank_of_test_poses_is_refused(tree: Path, tmp_path: Path) -> None:
     config = reid_config(settings(tree, tmp_path / "x", augment={"bank": str(tmp_path / "bank")}), "here")
     with pytest.raises(BadInput, match=r"augment.bank: .*bank: 6 poses are of test images, such as 0003"):
         run(config, generator=StandIn())
+
+
+@pytest.mark.parametrize("below", ["query", "world/query"])
+def test_a_bank_that_knows_paths_is_compared_by_them(tree: Path, tmp_path: Path, below: str) -> None:
+    """As banks of described folders do, and those of several sources with the same names."""
+    queries = sorted((tree / "query").iterdir())
+    bank = Persons.read([str(path) for path in queries]).build_bank((128, 64))
+    names = [f"{below}/{path.name}" for path in queries]
+    PoseBank.build(bank.keypoints(range(len(bank))), names=names, pids=bank.pids).save(tmp_path / "bank")
+    config = reid_config(settings(tree, tmp_path / "x", augment={"bank": str(tmp_path / "bank")}), "here")
+    with pytest.raises(BadInput, match=rf"6 poses are of test images, such as {below}/0003"):
+        run(config, generator=StandIn())
+
+
+def test_both_ways_to_a_bank_give_the_same_poses(tree: Path, tmp_path: Path) -> None:
+    """Also where a joint lies outside its image."""
+    known = read_npz(tree / "annotations.npz")
+    xy = known.xy.copy()
+    xy[::3, 4] = -3, 50
+    write_npz(tmp_path / "outside.npz", known.names, xy, known.visibility)
+    paths = [str(path) for path in sorted((tree / "bounding_box_train").iterdir())]
+    ours = Persons.read(paths, tmp_path / "outside.npz").build_bank((128, 64))
+    theirs = bank_from_tree(tree, tmp_path / "outside.npz")
+    assert ours.names.tolist() == theirs.names.tolist()
+    np.testing.assert_array_equal(ours.visibility, theirs.visibility)
+    np.testing.assert_array_equal(ours.xy, theirs.xy)
+    assert (ours.visibility[:, 4] == 0).any()
+
+
+@pytest.mark.parametrize("share", [1 / 128, 2.0])
+def test_keypoints_of_another_frame_are_refused_before_training(tree: Path, tmp_path: Path, share: float) -> None:
+    known = read_npz(tree / "annotations.npz")
+    write_npz(tmp_path / "other.npz", known.names, known.xy * share, known.visibility)
+    persons = read(tree)
+    persons.build_bank((128, 64)).save(tmp_path / "bank")
+    augment = {"annotations": str(tmp_path / "other.npz"), "bank": str(tmp_path / "bank")}
+    with pytest.raises(BadInput, match=r"other\.npz: .*needed pixels"):
+        run(reid_config(settings(tree, tmp_path / "x", augment=augment), "here"), generator=StandIn())
 
 
 def test_several_views_of_an_image_are_refused(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

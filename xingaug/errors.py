@@ -1,5 +1,6 @@
 """The ways in which work can end badly, and what a command does about them."""
 
+import logging
 import os
 import re
 import signal
@@ -45,7 +46,7 @@ def guarded(command: Callable[[], int | None]) -> int:
         Any other exception is a defect of ours and keeps its traceback.
     """
     try:
-        with _ending_in_order():
+        with _ending_in_order(), _warnings_on_stderr():
             code = command() or 0
             sys.stdout.flush()  # here, where a failure can still be answered
         return code
@@ -85,6 +86,25 @@ def printable(text: str) -> str:
     Python writes it in a string.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+
+
+@contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    """What our own modules log as a warning is said as everything else is."""
+    handler = _Saying(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("xingaug", "reid_integration")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+class _Saying(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def say(message: str) -> None:

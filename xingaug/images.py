@@ -72,6 +72,14 @@ def image_size(path: Path | str) -> tuple[int, int]:
         return (image.width, image.height) if lying else (image.height, image.width)
 
 
+def size_or_none(path: Path | str) -> tuple[int, int] | None:
+    """As `image_size`; None where it would raise."""
+    try:
+        return image_size(path)
+    except BadInput:
+        return None
+
+
 def decode_image(data: bytes, where: str) -> np.ndarray:
     """As `read_image`, of an image in memory; `where` it comes from, for the message.
 

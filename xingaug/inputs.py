@@ -112,12 +112,12 @@ def _depth(text: str) -> int:
     return max(itertools.accumulate(steps[bracket] for bracket in brackets), default=0)
 
 
-def read_arrays(path: str | Path, what: str = "array file", most: int = MAX_ARRAY_BYTES) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path, what: str = "array", most: int = MAX_ARRAY_BYTES) -> dict[str, np.ndarray]:
     """All arrays of an .npz, whatever they are called; their headers are judged before any of them is read.
 
     Args:
         path: of the file.
-        what: it should be, for the messages, such as "annotation .npz".
+        what: it should hold, for the messages, such as "annotation".
         most: bytes that all arrays together may take.
 
     Returns:
@@ -127,20 +127,20 @@ def read_arrays(path: str | Path, what: str = "array file", most: int = MAX_ARRA
         BadInput: no such regular file, no .npz, damaged, encrypted, compressed otherwise than numpy does, larger than
             it may be, or with complex numbers, records or pickled objects.
     """
-    with open_regular(path, what, most) as file:
+    with open_regular(path, f"{what} file", most) as file:
         try:
             magic = file.read(6)
             if magic == b"\x93NUMPY":
-                raise BadInput(f"{path}: holds one bare array; needed an {what}")
+                raise BadInput(f"{path}: holds one bare array; needed an {what} .npz")
             with zipfile.ZipFile(file) as archive:
-                return _arrays_of(archive, f"{path}: not an {what}", most)
+                return _arrays_of(archive, f"{path}: not an {what} .npz", most)
         except BadInput:
             raise
         except OSError as error:
-            raise BadInput(f"{path}: cannot be read as {what} ({error.strerror or error})") from None
+            raise BadInput(f"{path}: cannot be read as {what} .npz ({error.strerror or error})") from None
         except Exception as error:  # a damaged file can make the readers fail anywhere
             reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
-            raise BadInput(f"{path}: not an {what} ({reason})") from None
+            raise BadInput(f"{path}: not an {what} .npz ({reason})") from None
 
 
 def _arrays_of(archive: zipfile.ZipFile, wrong: str, most: int) -> dict[str, np.ndarray]:

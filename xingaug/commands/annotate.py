@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from xingaug.commands.parser import add_command, print_figures, print_table
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, printable, say
 from xingaug.files import require_writable
 
 
@@ -105,22 +104,27 @@ def _require_annotate_options(args: argparse.Namespace) -> None:
 
 def _annotate_from(args: argparse.Namespace, names: list[str], paths: list[Path]) -> tuple[Any, dict[str, str], Any]:
     """The annotations of another program's file."""
-    from xingaug.data.annotations import match, write_npz
+    from dataclasses import replace
+
+    from xingaug.data.annotations import match, require_somebody, write_npz
     from xingaug.data.foreign import READERS
-    from xingaug.data.listing import named_as
+    from xingaug.data.listing import named_as, sizes_by_name
 
     kind, file = args.source[0], Path(args.source[1])
     if kind not in READERS:
         raise BadInput(f"--from: unknown format '{kind}'; known: {', '.join(READERS)}")
-    annotations, report = READERS[kind](file)
-    annotations = named_as(annotations, names)
+    annotations, report = READERS[kind](file, sizes_by_name(names, paths))
+    given = annotations.names[:1].tolist()
+    annotations = replace(named_as(annotations, names, paths), file=str(file))
     if not (annotations.lookup(names) >= 0).any():
-        raise BadInput(f"{file}: annotates none of the {len(names)} images of {args.root}")
+        example = f"; such as {given[0]}, an image is {paths[0].parent.name}/{paths[0].name}" if given else ""
+        raise BadInput(f"{file}: annotates none of the {len(names)} images of {args.root}{example}")
+    require_somebody(annotations, file)
     reports = [report, match(annotations, names, paths)]
     write_npz(args.out, annotations.names, annotations.xy, annotations.visibility, annotations.source)
     for report in reports:
         for line in report.lines():
-            print(line, file=sys.stderr)
+            say(line)
     return annotations, {}, {}
 
 
@@ -187,7 +191,7 @@ def _compare_annotations(args: argparse.Namespace) -> None:
     print_table([{"joint": name, **_rounded(joint)} for name, joint in joints.items()])
     for limb, names in agreement.swapped.items():
         for name in names:
-            print(f"exchanged {limb}: {name}")
+            print(printable(f"exchanged {limb}: {name}"))
 
 
 def _rounded(figures: dict[str, Any]) -> dict[str, Any]:

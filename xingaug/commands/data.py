@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from xingaug.commands.parser import add_command, print_figures
+from xingaug.errors import printable, say
 
 
 def add(commands: Any) -> None:
@@ -49,15 +49,17 @@ def _add_import(commands: Any) -> None:
     parser.add_argument(
         "--annotations", type=Path, metavar="FILE", help="keypoints of its images, .npz or .csv, to go along"
     )
+    parser.add_argument("--follow-links", action="store_true",
+                        help="copy images too that symbolic links lead to, out of the dataset's folder")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
 def _import(args: argparse.Namespace) -> None:
     from xingaug.data.market_tree import write_market_tree
 
-    done = write_market_tree(args.root, args.out, args.link, args.annotations)
+    done = write_market_tree(args.root, args.out, args.link, args.annotations, follow_links=args.follow_links)
     for note in done.notes:
-        print(note, file=sys.stderr)
+        say(note)
     figures = {f"{split}_images": count for split, count in done.images.items()}
     counts = {name: getattr(done, name) for name in ("identities", "reencoded", "annotations")}
     print_figures({**figures, **counts, "root": str(done.root)}, args.json)
@@ -75,11 +77,11 @@ def _check(args: argparse.Namespace) -> int:
 
     counts, report, notes = check_dataset(args.root)
     for note in notes:
-        print(note, file=sys.stderr)
+        say(note)
     if args.json:
         print(json.dumps({"splits": counts, **report.to_json()}))
     else:
         for split, row in counts.items():
             print(f"{split}: " + ", ".join(f"{count} {what}" for what, count in row.items()))
-        print("\n".join(report.lines()) or "no leaks")
+        print("\n".join(map(printable, report.lines())) or "no leaks")
     return 1 if report else 0

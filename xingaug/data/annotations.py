@@ -4,23 +4,24 @@ Both formats put integer coordinate 0 at the centre of the first pixel, which is
 nothing is shifted on the way.
 """
 
-import json
 import logging
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from xingaug.data.findings import Report
+from xingaug.data.fitting import require_fitting
 from xingaug.data.readers import read_split
 from xingaug.data.split import Split, image_sizes
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.images import image_size
+from xingaug.inputs import parse_json, read_text
+from xingaug.inputs import read_arrays as read_any_arrays
 from xingaug.keypoints import JOINTS, Keypoints
 
 _log = logging.getLogger(__name__)
@@ -30,7 +31,6 @@ PATN_MISSING = -1
 _PATN_ROW = f"`name: [{len(JOINTS)} y]: [{len(JOINTS)} x]` with integers, -1 for a missing joint"
 _NPZ_KEYS = ("names", "xy", "visibility")
 _NPZ_OPTIONAL = "source"
-_EXAMPLES = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,7 @@ class Annotations:
         xy: (N, 18, 2) float32, pixels (x, y); non-finite values at missing joints are set to 0.
         visibility: (N, 18) float32 in [0, 1]; 0 is a missing joint.
         source: where the keypoints come from, for people to read.
+        file: that they were read from, for messages; "" where there is none.
 
     Raises:
         ValueError: shapes or ranges do not fit, a name is doubled, or a visible joint is not finite.
@@ -52,6 +53,7 @@ class Annotations:
     xy: np.ndarray
     visibility: np.ndarray
     source: str = ""
+    file: str = ""
 
     def __post_init__(self) -> None:
         """Converts the arrays and checks everything that the class promises."""
@@ -98,63 +100,6 @@ class Annotations:
         return Keypoints(torch.from_numpy(xy), torch.from_numpy(visibility))
 
 
-@dataclass
-class Finding:
-    """How often something was seen, with the first few examples."""
-
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, example: str) -> None:
-        """Counts one more."""
-        self.count += 1
-        if len(self.examples) < _EXAMPLES:
-            self.examples.append(example)
-
-
-@dataclass
-class Report:
-    """What is odd about annotations, and what was done about it.
-
-    Attributes:
-        duplicates: rows of a name that an earlier row has; dropped.
-        wrong_counts: rows without 18 y and 18 x; dropped.
-        outside_frame: joints outside the frame; marked missing.
-        without_image: rows whose image is not in the split.
-        without_row: images of the split that have no row.
-        without_person: images in which no person was found; dropped.
-        several_persons: images with more than one person; the surest was taken.
-        unreadable: images that cannot be read.
-    """
-
-    duplicates: Finding = field(default_factory=Finding)
-    wrong_counts: Finding = field(default_factory=Finding)
-    outside_frame: Finding = field(default_factory=Finding)
-    without_image: Finding = field(default_factory=Finding)
-    without_row: Finding = field(default_factory=Finding)
-    without_person: Finding = field(default_factory=Finding)
-    several_persons: Finding = field(default_factory=Finding)
-    unreadable: Finding = field(default_factory=Finding)
-
-    def lines(self) -> list[str]:
-        """One line for each kind of finding that occurred."""
-        texts = (
-            (self.duplicates, "rows repeat a name and were dropped"),
-            (self.wrong_counts, f"rows do not hold {len(JOINTS)} joints and were dropped"),
-            (self.outside_frame, "joints lie outside the frame and count as missing"),
-            (self.without_image, "rows name an image that is not in the split"),
-            (self.without_row, "images of the split have no row"),
-            (self.without_person, "images show no person and were dropped"),
-            (self.several_persons, "images show several persons, the surest of whom was taken"),
-            (self.unreadable, "images cannot be read"),
-        )
-        return [
-            f"{finding.count} {text}: {', '.join(finding.examples)}{', ...' * (finding.count > len(finding.examples))}"
-            for finding, text in texts
-            if finding.count
-        ]
-
-
 def read_annotations(path: Path, frame: tuple[int, int] | None = None) -> Annotations:
     """Reads annotations, the format told by the suffix: .npz or .csv (PATN).
 
@@ -169,12 +114,12 @@ def read_annotations(path: Path, frame: tuple[int, int] | None = None) -> Annota
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
-        return read_npz(path)
+        return replace(read_npz(path), file=str(path))
     if path.suffix.lower() == ".csv":
         annotations, report = read_patn_csv(path, frame)
         for line in report.lines():
             _log.warning("%s: %s", path, line)
-        return annotations
+        return replace(annotations, file=str(path))
     raise BadInput(f"{path}: unknown annotation format {path.suffix!r}; needed .npz (native) or .csv (PATN)")
 
 
@@ -252,22 +197,8 @@ def read_npz(path: Path) -> Annotations:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an annotation .npz, whatever they are.
-
-    Raises:
-        BadInput: no such file, not an .npz, or pickled objects.
-    """
-    try:
-        # A handle of our own, because numpy leaves its own open when the file is damaged.
-        with path.open("rb") as handle:
-            stored = np.load(handle, allow_pickle=False)
-            if isinstance(stored, np.lib.npyio.NpzFile):
-                return {key: np.asarray(stored[key]) for key in stored.files}  # a member may be bare bytes
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such annotation file") from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, TypeError) as error:
-        raise BadInput(f"{path}: not an annotation .npz ({_first_line(error)})") from None
-    raise BadInput(f"{path}: holds one bare array; needed {', '.join(_NPZ_KEYS)}")
+    """All arrays of an annotation .npz, whatever they are; errors as `xingaug.inputs.read_arrays`."""
+    return read_any_arrays(path, "annotation")
 
 
 def annotations_from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Annotations:
@@ -309,18 +240,32 @@ def keypoints_of(annotations: Annotations, split: Split, size: tuple[int, int]) 
     """Keypoints (N,) of a split's images, brought from the frame of each stored image to `size` (height, width).
 
     An image without annotation is a person with all joints missing; joints outside their image are missing too.
+
+    Raises:
+        BadInput: an image cannot be read, or the keypoints are of another frame (see `require_fitting`).
     """
-    return bring_to(size, annotations.keypoints(annotations.lookup(split.names)), image_sizes(split))
+    return bring_to(size, annotations.keypoints(annotations.lookup(split.names)), image_sizes(split), annotations.file)
 
 
-def bring_to(size: tuple[int, int], keypoints: Keypoints, frames: np.ndarray) -> Keypoints:
-    """Keypoints (N,) of images of `frames` (N, 2) height, width, in a frame of `size`; joints outside are missing."""
+def bring_to(size: tuple[int, int], keypoints: Keypoints, frames: np.ndarray, where: str = "") -> Keypoints:
+    """Keypoints (N,) of images of `frames` (N, 2) height, width, in a frame of `size`; joints outside are missing.
+
+    Raises:
+        BadInput: they are of another frame (see `require_fitting`); the message begins with `where`.
+    """
+    require_fitting(keypoints, frames, where)
     xy, visibility = keypoints.xy.clone(), keypoints.visibility.clone()
     for height, width in np.unique(frames, axis=0).tolist():
         rows = torch.from_numpy((frames == (height, width)).all(1))
         moved = keypoints[rows].crop(0, 0, (height, width)).resize((height, width), size)
         xy[rows], visibility[rows] = moved.xy, moved.visibility
     return Keypoints(xy, visibility)
+
+
+def require_somebody(annotations: Annotations, where: Path) -> None:
+    """Raises `BadInput` where no joint is visible in any image."""
+    if not (annotations.visibility > 0).any():
+        raise BadInput(f"{where}: every joint of all {len(annotations)} images is missing; needed somebody to be seen")
 
 
 def annotated_training(root: Path, annotations: Path) -> tuple[Split, Annotations]:
@@ -348,37 +293,39 @@ def match(annotations: Annotations, names: Sequence[str] | np.ndarray, paths: Se
     Returns:
         A report whose `without_image`, `without_row`, `unreadable` and `outside_frame` are filled. Junk images of
         Market-1501 count as without image, because reading a split has dropped them.
+
+    Raises:
+        BadInput: they are of another frame (see `require_fitting`).
     """
     report = Report()
     images = set(map(str, names))
     for name in annotations.names.tolist():
         if name not in images:
             report.without_image.add(name)
+    rows, sizes = [], []
     for name, path, row in zip(names, paths, annotations.lookup(names).tolist(), strict=True):
         if row < 0:
             report.without_row.add(str(name))
             continue
         try:
-            size = image_size(path)
+            sizes.append(image_size(path))
         except BadInput:
             report.unreadable.add(str(name))
             continue
-        person = annotations.keypoints([row])
-        outside = person.present & ~person.inside(size)
-        for joint in outside[0].nonzero()[:, 0].tolist():
-            x, y = person.xy[0, joint].tolist()
-            report.outside_frame.add(f"{name} {JOINTS[joint]} at ({x:g}, {y:g})")
+        rows.append(row)
+    persons, frames = annotations.keypoints(rows), np.array(sizes, np.int64).reshape(-1, 2)
+    require_fitting(persons, frames, annotations.file)
+    for number, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+        outside = persons[number].present & ~persons[number].inside(size)
+        for joint in outside.nonzero()[:, 0].tolist():
+            x, y = persons.xy[number, joint].tolist()
+            report.outside_frame.add(f"{annotations.names[row]} {JOINTS[joint]} at ({x:g}, {y:g})")
     return report
 
 
 def _numbered_rows(path: Path) -> Iterator[tuple[int, str]]:
     """The lines after the header that are not blank, with their line numbers."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such annotation file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not a readable text file ({_first_line(error)})") from None
+    lines = read_text(path, "annotation file").splitlines()
     if not lines or lines[0].strip() != PATN_HEADER:
         first = lines[0].strip()[:80] if lines else ""
         raise BadInput(f"{path}:1: header {first!r}; needed {PATN_HEADER!r}")
@@ -391,7 +338,7 @@ def _parse_row(line: str, where: str) -> tuple[str, np.ndarray, np.ndarray]:
     """The name and the integer arrays y and x of one row, of any length."""
     try:
         name, *lists = line.rsplit(":", 2)  # from the right: a name may hold a colon
-        y, x = (np.array(json.loads(text)) for text in lists)
+        y, x = (np.array(parse_json(text, where)) for text in lists)
         well_formed = bool(name.strip()) and all(v.ndim == 1 and (v.dtype.kind == "i" or not v.size) for v in (x, y))
     except (ValueError, OverflowError):
         well_formed = False

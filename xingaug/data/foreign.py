@@ -1,16 +1,17 @@
 """Annotation files of other programs: JSON of OpenPose, COCO and AlphaPose, and .npz of other layouts."""
 
-import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from xingaug.data.annotations import Annotations, Report, annotations_from_arrays, read_arrays, read_patn_csv
+from xingaug.data.annotations import Annotations, annotations_from_arrays, read_arrays, read_patn_csv
+from xingaug.data.findings import Report
 from xingaug.data.layouts import LAYOUTS, joint_names, to_joints18
 from xingaug.data.lsp import read_lsp_mat
 from xingaug.errors import BadInput
+from xingaug.inputs import read_json
 from xingaug.progress import ProgressBar
 
 OPENPOSE_SUFFIX = "_keypoints.json"
@@ -19,19 +20,29 @@ _COCO_LAYOUTS = {17: "coco17"}
 _ALPHAPOSE_LAYOUTS = {17: "coco17", 26: "halpe26"}
 _LARGEST_PX = 1e6  # beyond any image; a comparison with it also turns NaN away
 
+SizesOf = Callable[[Sequence[str]], list[tuple[int, int] | None]]
+"""(height, width) of images by the names that a file gives them; None where there is no such image."""
+
 # One detected person: how sure the file is of it, and (J, 3) float32 x, y, confidence.
 _Person = tuple[float, np.ndarray]
 
 
-def read_openpose_json(folder: Path) -> tuple[Annotations, Report]:
+def read_openpose_json(folder: Path, sizes_of: SizesOf | None = None) -> tuple[Annotations, Report]:
     """Reads a folder as OpenPose's `--write_json` leaves it, a file `<image stem>_keypoints.json` for each image.
 
     The image is `<image stem>.jpg`. A person has 18 or 25 joints, as the length of `pose_keypoints_2d` tells (54 or 75
     numbers x, y, confidence). Pixels count from 0 and are taken as they are; confidences are clipped to [0, 1]. Of
     several persons the one with the largest sum of confidences is taken: the files do not know the size of the image.
+    Where no coordinate in any file is beyond 1 they are of `--keypoint_scale 3` (0 to 1, the first pixel's centre to
+    the last one's), or with negative ones of 4 (-1 to 1), and are scaled by the images' sizes.
+
+    Args:
+        folder: of the files.
+        sizes_of: the images' sizes, needed for those scales.
 
     Raises:
-        BadInput: no such folder, none of these files in it, one that is not JSON or holds something else, or no person.
+        BadInput: no such folder, none of these files in it, one that is not JSON or holds something else, no person,
+            or scaled coordinates without the sizes.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -43,29 +54,38 @@ def read_openpose_json(folder: Path) -> tuple[Annotations, Report]:
     persons: dict[str, list[_Person]] = {}
     for file in ProgressBar(files, "OpenPose", unit="file"):
         candidates: list[_Person] = []
-        for index, person in enumerate(_list(_read_json(file), "people", str(file))):
+        for index, person in enumerate(_list(read_json(file, "annotation file"), "people", str(file))):
             where = f"{file}: people[{index}]"
             values = _value(person, "pose_keypoints_2d", where)
             candidates.append((0.0, _joints(values, _OPENPOSE_LAYOUTS, f"{where}: pose_keypoints_2d")))
         persons[file.name.removesuffix(OPENPOSE_SUFFIX) + ".jpg"] = candidates
-    return _annotations(folder, persons, _OPENPOSE_LAYOUTS, f"OpenPose JSON {folder.name}")
+    annotations, report = _annotations(folder, persons, _OPENPOSE_LAYOUTS, f"OpenPose JSON {folder.name}")
+    seen = np.abs(annotations.xy[annotations.visibility > 0])
+    if not seen.size or seen.max() > 1:
+        return annotations, report
+    return _from_shares(folder, annotations, report, sizes_of)
 
 
-def read_coco_json(path: Path) -> tuple[Annotations, Report]:
+def read_coco_json(path: Path, sizes_of: SizesOf | None = None) -> tuple[Annotations, Report]:
     """Reads COCO's keypoint JSON, of people or of a detector.
 
-    Its `images` have `id` and `file_name`, whose folders are dropped; its `annotations` have `image_id`, `keypoints`
-    (51 numbers x, y, v) and perhaps `score`. Pixels count from 0 and are taken as they are. v is clipped to [0, 1]:
-    COCO's 0 is a missing joint and 1 (hidden) and 2 (visible) are present ones, a detector's v is a confidence. Of
-    several persons in an image the one with the highest score is taken, and among equal ones or without scores the one
-    with the largest sum of v.
+    Its `images` have `id`, `file_name` and perhaps `height` and `width`, the frame of the joints: where an image itself
+    has another size of the same shape they are scaled, and where it has another shape they are dropped. Its
+    `annotations` have `image_id`, `keypoints` (51 numbers x, y, v) and perhaps `score`. Pixels count from 0 and are
+    taken as they are. v is clipped to [0, 1]: COCO's 0 is a missing joint and 1 (hidden) and 2 (visible) are present
+    ones, a detector's v is a confidence. Of several persons in an image the one with the highest score is taken, and
+    among equal ones or without scores the one with the largest sum of v.
+
+    Args:
+        path: of the file.
+        sizes_of: the images' own sizes; None takes pixels as they are.
 
     Raises:
         BadInput: no such file, not JSON, something else in it, other joints than COCO's 17, an annotation of an image
             that is not listed, or no person.
     """
     path = Path(path)
-    data = _read_json(path)
+    data = read_json(path, "annotation file")
     names = _coco_images(data, path)
     annotations = _list(data, "annotations", str(path))
     _require_coco_joints(data, path)
@@ -74,48 +94,52 @@ def read_coco_json(path: Path) -> tuple[Annotations, Report]:
         where = f"{path}: annotations[{index}]"
         image = _id(_value(entry, "image_id", where), f"{where}: image_id")
         if image not in names:
-            raise BadInput(f"{where}: image_id {image!r} is the id of none of the {len(names)} images")
+            raise BadInput(f"{where}: image_id {repr(image)[:40]} is the id of none of the {len(names)} images")
         joints = _joints(_value(entry, "keypoints", where), _COCO_LAYOUTS, f"{where}: keypoints")
         persons.setdefault(names[image], []).append((_score(entry, where), joints))
-    return _annotations(path, persons, _COCO_LAYOUTS, f"COCO JSON {path.name}")
+    chosen, report = _annotations(path, persons, _COCO_LAYOUTS, f"COCO JSON {path.name}")
+    return _in_frames(path, chosen, report, _coco_frames(data, names), sizes_of), report
 
 
-def read_alphapose_json(path: Path) -> tuple[Annotations, Report]:
+def read_alphapose_json(path: Path, sizes_of: SizesOf | None = None) -> tuple[Annotations, Report]:
     """Reads AlphaPose's list of results in its default format, `alphapose-results.json`.
 
-    An entry is a person: `image_id`, the image's file name, whose folders are dropped; `keypoints`, 51 numbers x, y,
+    An entry is a person: `image_id`, the image's file name, perhaps with folders; `keypoints`, 51 numbers x, y,
     confidence of COCO's 17 joints or 78 of Halpe's 26; and `score`, which is the person's and may exceed 1. Pixels
     count from 0 and are taken as they are; confidences, which some of its models let exceed 1, are clipped to [0, 1].
     Of several persons in an image the one with the highest score is taken. Images without a person are not in the list.
+
+    Args:
+        path: of the file.
+        sizes_of: not used; the format says no size.
 
     Raises:
         BadInput: no such file, not JSON, its formats `cmu` and `open`, other joints or contents, or no person.
     """
     path = Path(path)
-    entries = _read_json(path)
+    entries = read_json(path, "annotation file")
     if not isinstance(entries, list):
         what = "an object, as AlphaPose's --format cmu and open write" if isinstance(entries, dict) else "no list"
         raise BadInput(f"{path}: {what}; needed the list that it writes without --format")
     persons: dict[str, list[_Person]] = {}
-    folders: dict[str, str] = {}
     for index, entry in enumerate(entries):
         where = f"{path}: [{index}]"
-        image = _value(entry, "image_id", where)
-        name = PurePosixPath(image).name if isinstance(image, str) else ""
-        if not name or folders.setdefault(name, image) != image:
-            needed = "the file name of an image" if not name else f"no name that {folders[name][:60]!r} has too"
-            raise BadInput(f"{where}: image_id: {str(image)[:60]!r}, needed {needed}")
+        name = _image_name(_value(entry, "image_id", where), f"{where}: image_id")
         joints = _joints(_value(entry, "keypoints", where), _ALPHAPOSE_LAYOUTS, f"{where}: keypoints")
         persons.setdefault(name, []).append((_score(entry, where), joints))
     return _annotations(path, persons, _ALPHAPOSE_LAYOUTS, f"AlphaPose JSON {path.name}")
 
 
-def read_any_npz(path: Path) -> tuple[Annotations, Report]:
+def read_any_npz(path: Path, sizes_of: SizesOf | None = None) -> tuple[Annotations, Report]:
     """Reads an annotation .npz: the native one, or `names` (N,) with `xy` (N, J, 2) of another layout.
 
     The other kind may hold `joints` (J,), the names of its joints in their order (see `layouts.joint_names`); without
     them 14 joints are those of Leeds Sports Pose. Its pixels count from 1, as MATLAB's do, and are shifted by -1. It
     may hold `visibility` (N, J) in [0, 1]; without it the joints at (0, 0), where no pixel is, are missing.
+
+    Args:
+        path: of the file.
+        sizes_of: not used; the format says no size.
 
     Raises:
         BadInput: no such file, not an .npz, or contents that fit neither kind.
@@ -126,12 +150,12 @@ def read_any_npz(path: Path) -> tuple[Annotations, Report]:
     return (_other_npz(path, arrays) if other else annotations_from_arrays(path, arrays)), Report()
 
 
-READERS: dict[str, Callable[[Path], tuple[Annotations, Report]]] = {
-    "patn-csv": lambda path: read_patn_csv(path, frame=None),  # the images themselves tell their size
+READERS: dict[str, Callable[[Path, SizesOf | None], tuple[Annotations, Report]]] = {
+    "patn-csv": lambda path, _: read_patn_csv(path, frame=None),  # the images themselves tell their size
     "openpose-json": read_openpose_json,
     "coco-json": read_coco_json,
     "alphapose-json": read_alphapose_json,
-    "lsp-mat": lambda path: (read_lsp_mat(path), Report()),
+    "lsp-mat": lambda path, _: (read_lsp_mat(path), Report()),
     "npz": read_any_npz,
 }
 """What reads each format of `xingaug annotate --from`."""
@@ -188,21 +212,85 @@ def _annotations(
     return Annotations(np.array(list(chosen)), xy, visibility, source), report
 
 
+def _from_shares(
+    where: Path, annotations: Annotations, report: Report, sizes_of: SizesOf | None
+) -> tuple[Annotations, Report]:
+    """Pixels of the images there are, from coordinates that are 0 or -1 at the first pixel and 1 at the last."""
+    if sizes_of is None:
+        raise BadInput(
+            f"{where}: no coordinate is beyond 1, as --keypoint_scale 3 and 4 write; needed the images' sizes"
+        )
+    low = -1.0 if (annotations.xy[annotations.visibility > 0] < 0).any() else 0.0
+    sizes = sizes_of(annotations.names.tolist())
+    kept = np.array([size is not None for size in sizes])
+    for name, size in zip(annotations.names.tolist(), sizes, strict=True):
+        (report.without_image if size is None else report.scaled).add(name)
+    last = np.array([(size[1] - 1, size[0] - 1) for size in sizes if size is not None], np.float32).reshape(-1, 1, 2)
+    xy = (annotations.xy[kept] - low) / (1 - low) * last
+    return Annotations(annotations.names[kept], xy, annotations.visibility[kept], annotations.source), report
+
+
+def _in_frames(
+    path: Path,
+    annotations: Annotations,
+    report: Report,
+    frames: dict[str, tuple[int, int]],
+    sizes_of: SizesOf | None,
+) -> Annotations:
+    """Pixels of the images themselves, from those of the `frames` (height, width) that a file says they have."""
+    names = annotations.names.tolist()
+    sizes = [None] * len(names) if sizes_of is None else sizes_of(names)
+    xy, kept = annotations.xy.copy(), np.ones(len(names), bool)
+    for row, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        frame = frames.get(name)
+        if size is None or frame is None or size == frame:
+            continue
+        scale = np.array([size[1] / frame[1], size[0] / frame[0]])
+        # Of one shape, but for the rounding of the smaller one's sides.
+        if abs(scale[0] / scale[1] - 1) * min(*size, *frame) <= 1:
+            xy[row] = (xy[row] + 0.5) * scale - 0.5
+            report.scaled.add(name)
+        else:
+            kept[row] = False
+            report.other_frame.add(f"{name} ({size[0]}x{size[1]}, the file says {frame[0]}x{frame[1]})")
+    if not kept.any():
+        raise BadInput(f"{path}: every image has another shape than the file says: {report.other_frame.examples[0]}")
+    return Annotations(annotations.names[kept], xy[kept], annotations.visibility[kept], annotations.source)
+
+
 def _coco_images(data: Any, path: Path) -> dict[int | str, str]:
-    """The file names, without folders, by id."""
+    """The file names by id."""
     names: dict[int | str, str] = {}
     taken: set[str] = set()
     for index, entry in enumerate(_list(data, "images", str(path))):
         where = f"{path}: images[{index}]"
-        image, file = _id(_value(entry, "id", where), f"{where}: id"), _value(entry, "file_name", where)
-        if not isinstance(file, str) or not PurePosixPath(file).name:
-            raise BadInput(f"{where}: file_name: {str(file)[:40]!r}, needed the name of an image")
-        name = PurePosixPath(file).name
+        image = _id(_value(entry, "id", where), f"{where}: id")
+        name = _image_name(_value(entry, "file_name", where), f"{where}: file_name")
         if image in names or name in taken:
-            raise BadInput(f"{where}: id {image!r} or name {name!r} is that of an earlier image, needed each once")
+            raise BadInput(
+                f"{where}: id {repr(image)[:40]} or name {name[:80]!r} is that of an earlier image, needed each once"
+            )
         names[image] = name
         taken.add(name)
     return names
+
+
+def _coco_frames(data: Any, names: dict[int | str, str]) -> dict[str, tuple[int, int]]:
+    """(height, width) by file name, of the images that the file says it of."""
+    said = {names[entry["id"]]: (entry.get("height"), entry.get("width")) for entry in data["images"]}
+    return {
+        name: frame
+        for name, frame in said.items()
+        if all(type(side) is int and 0 < side < _LARGEST_PX for side in frame)
+    }
+
+
+def _image_name(value: Any, where: str) -> str:
+    """A path with forward slashes."""
+    name = PurePosixPath(value.replace("\\", "/")) if isinstance(value, str) else PurePosixPath()
+    if not name.name or "\0" in name.name:
+        raise BadInput(f"{where}: {_shown(value)}, needed the file name of an image")
+    return name.as_posix()
 
 
 def _require_coco_joints(data: Any, path: Path) -> None:
@@ -223,7 +311,7 @@ def _joints(values: Any, counts: Collection[int], where: str) -> np.ndarray:
         raise BadInput(f"{where}: {what}, needed {needed}")
     for index, value in enumerate(values):
         if not _is_number(value):
-            raise BadInput(f"{where}[{index}]: {str(value)[:40]!r}, needed a finite number")
+            raise BadInput(f"{where}[{index}]: {_shown(value)}, needed a finite number")
     joints = np.array(values, np.float32).reshape(-1, 3)
     joints[:, 2] = joints[:, 2].clip(0, 1)
     return joints
@@ -233,7 +321,7 @@ def _score(entry: dict[str, Any], where: str) -> float:
     """How sure a file is of a person; 0 where it does not say."""
     score = entry.get("score", 0)
     if not _is_number(score):
-        raise BadInput(f"{where}: score: {str(score)[:40]!r}, needed a finite number")
+        raise BadInput(f"{where}: score: {_shown(score)}, needed a finite number")
     return float(score)
 
 
@@ -241,20 +329,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_PX
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such annotation file") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); needed a JSON file") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not JSON ({error})") from None
+def _shown(value: Any) -> str:
+    """A value as a message shows it, whatever it is and however much."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return repr(str(value)[:40])
 
 
 def _value(entry: Any, key: str, where: str) -> Any:
     if not isinstance(entry, dict) or key not in entry:
-        what = f"has no key '{key}'" if isinstance(entry, dict) else f"{str(entry)[:40]!r}"
+        what = f"has no key '{key}'" if isinstance(entry, dict) else f"{_shown(entry)}"
         raise BadInput(f"{where}: {what}; needed an object with '{key}'")
     return entry[key]
 
@@ -262,11 +346,11 @@ def _value(entry: Any, key: str, where: str) -> Any:
 def _list(entry: Any, key: str, where: str) -> list[Any]:
     value = _value(entry, key, where)
     if not isinstance(value, list):
-        raise BadInput(f"{where}: {key}: {str(value)[:40]!r}, needed a list")
+        raise BadInput(f"{where}: {key}: {_shown(value)}, needed a list")
     return value
 
 
 def _id(value: Any, where: str) -> int | str:
     if not isinstance(value, int | str):
-        raise BadInput(f"{where}: {str(value)[:40]!r}, needed a number or a text")
+        raise BadInput(f"{where}: {_shown(value)}, needed a number or a text")
     return value

@@ -71,9 +71,9 @@ def joint_names(layout: str | Sequence[str]) -> tuple[str, ...]:
         plain = re.sub(r"[\s-]+", "_", str(given).strip().lower())
         name = _SHORT.get(plain, plain)
         if name not in _KNOWN:
-            raise BadInput(f"unknown joint {str(given)!r}; known: {', '.join(sorted(_KNOWN))}")
+            raise BadInput(f"unknown joint {str(given)[:40]!r}; known: {', '.join(sorted(_KNOWN))}")
         if name in names:
-            raise BadInput(f"joint {str(given)!r} is there twice, needed once")
+            raise BadInput(f"joint {str(given)[:40]!r} is there twice, needed once")
         names.append(name)
     return tuple(names)
 

@@ -13,6 +13,8 @@ import numpy as np
 from xingaug.data.readers import open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
+from xingaug.images import MAX_BYTES
+from xingaug.inputs import open_regular
 from xingaug.progress import ProgressBar
 
 _EXAMPLES = 3
@@ -139,10 +141,13 @@ def content_hash(path: str | Path) -> bytes:
     """What an image is known by under every name: a hash of its bytes.
 
     Raises:
-        OSError: it cannot be read.
+        BadInput: it is missing, no regular file, larger than an image may be, or cannot be read.
     """
-    with open(path, "rb") as file:
-        return hashlib.blake2b(file.read(), digest_size=16).digest()
+    with open_regular(path, "image", MAX_BYTES) as file:
+        try:
+            return hashlib.blake2b(file.read(), digest_size=16).digest()
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be read as image ({error.strerror})") from None
 
 
 def _identical(splits: Sequence[Split], progress: bool) -> Iterator[list[tuple[Split, int]]]:
@@ -150,22 +155,14 @@ def _identical(splits: Sequence[Split], progress: bool) -> Iterator[list[tuple[S
     by_size: dict[int, list[tuple[Split, int]]] = defaultdict(list)
     for split in splits:
         for i in range(len(split)):
-            by_size[_checked(os.path.getsize, split.path(i))].append((split, i))
+            with open_regular(split.path(i), "image", MAX_BYTES) as file:
+                by_size[os.fstat(file.fileno()).st_size].append((split, i))
     groups = [group for group in by_size.values() if len(group) > 1]
     candidates = [image for group in groups for image in group]
     by_content: dict[bytes, list[tuple[Split, int]]] = defaultdict(list)
     for split, i in ProgressBar(candidates, "comparing files", shown=progress):
-        by_content[_checked(content_hash, split.path(i))].append((split, i))
+        by_content[content_hash(split.path(i))].append((split, i))
     return (group for group in by_content.values() if len(group) > 1)
-
-
-def _checked(read: Any, path: Path) -> Any:
-    try:
-        return read(path)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such image") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _leak(first: tuple[Split, int], second: tuple[Split, int]) -> Leak:

@@ -1,17 +1,21 @@
 """Which images a dataset has: those of its splits, or all in any folder."""
 
+import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from xingaug.data.annotations import Annotations
-from xingaug.data.names import SplitName
+from xingaug.data.names import SplitName, masks_among
 from xingaug.data.readers import Dataset, layout_of, open_dataset
+from xingaug.data.split import is_text
 from xingaug.errors import BadInput
-from xingaug.images import SUFFIXES
+from xingaug.images import SUFFIXES, size_or_none
+
+_log = logging.getLogger(__name__)
 
 
 def list_images(root: Path, splits: Sequence[SplitName] | None = None) -> tuple[list[str], list[Path]]:
@@ -19,7 +23,7 @@ def list_images(root: Path, splits: Sequence[SplitName] | None = None) -> tuple[
 
     Of a dataset that `open_dataset` knows they are the images of `splits`, under the names that its reader gives them.
     Of any other folder they are all images in it, however deep, named relative to `root` with forward slashes and
-    sorted; hidden files and folders, and links to folders, are passed over.
+    sorted; hidden files and folders, and links to folders, are passed over. Other files are counted in a warning.
 
     Args:
         root: the folder, or a YAML file that describes a dataset.
@@ -36,36 +40,130 @@ def list_images(root: Path, splits: Sequence[SplitName] | None = None) -> tuple[
         raise BadInput(f"{root}: no such folder; needed the dataset's root or a folder of images")
     if splits:
         raise BadInput(f"--splits: {root} is a plain folder, which has none; leave the option out")
-    names = sorted(_walk(root))
-    strange = next((name for name in names if not _is_text(name)), None)
+    names, others = _walk(root)
+    names.sort()
+    strange = next((name for name in names if not is_text(name)), None)
     if strange is not None:
         raise BadInput(f"{root}: {strange!r}, a file name that is not UTF-8; rename the file")
     if not names:
         raise BadInput(f"{root}: holds no dataset and no image ({', '.join(SUFFIXES)}); needed one of them")
+    if others:
+        examples = ", ".join(sorted(others)[:3]) + ", ..." * (len(others) > 3)
+        suffixes = ", ".join(SUFFIXES)
+        _log.warning("%s: %d files are no images (%s) or their masks: %s", root, len(others), suffixes, examples)
     return names, [root / name for name in names]
 
 
-def named_as(annotations: Annotations, names: Sequence[str]) -> Annotations:
-    """The same annotations, under the names that the images of a dataset have.
-
-    A row whose name is that of no image is tried without its folder, and then without suffix too, which OpenPose's
-    files do not know. It is renamed where that leads to exactly one image, which no other row claims.
+def named_as(annotations: Annotations, names: Sequence[str], paths: Sequence[Path]) -> Annotations:
+    """The same annotations, under the names that the images of a dataset have; see `matched`.
 
     Args:
         annotations: from any program.
         names: of the dataset's images.
+        paths: their files.
     """
-    known, given = set(names), annotations.names.tolist()
-    found = {row: name for row, name in enumerate(given) if name in known}
-    for key in (_file_name, _stem):
+    given = annotations.names.tolist()
+    found = {row: names[image] for row, image in matched(given, names, paths).items()}
+    # A row of no image keeps its name, unless a renamed one has taken it.
+    taken = set(found.values())
+    kept = [row for row, name in enumerate(given) if row in found or name not in taken]
+    renamed = np.array([found.get(row, given[row]) for row in kept], dtype=str)
+    return replace(annotations, names=renamed, xy=annotations.xy[kept], visibility=annotations.visibility[kept])
+
+
+def sizes_by_name(
+    names: Sequence[str], paths: Sequence[Path]
+) -> Callable[[Sequence[str]], list[tuple[int, int] | None]]:
+    """What finds the sizes (height, width) of a dataset's images by the names that other programs give them."""
+
+    def sizes_of(given: Sequence[str]) -> list[tuple[int, int] | None]:
+        images = matched(given, names, paths)
+        return [size_or_none(paths[images[row]]) if row in images else None for row in range(len(given))]
+
+    return sizes_of
+
+
+def matched(given: Sequence[str], names: Sequence[str], paths: Sequence[Path]) -> dict[int, int]:
+    """Which image each name of another program means.
+
+    The name of an image as the dataset has it is that image. Any other is compared as a path, from its end: all of its
+    folders must be those that the image lies in, or at least as many as the image's own name has, and one. So a folder
+    that contradicts is no match. The longest path decides; where it leads to several images, or several names to one,
+    nothing is guessed. What is left is compared once more without suffixes, which OpenPose's files do not know.
+
+    Args:
+        given: names or paths, each once.
+        names: of the dataset's images.
+        paths: their files.
+
+    Returns:
+        Places in `names` by places in `given`.
+    """
+    known = {name: image for image, name in enumerate(names)}
+    found = {row: known[name] for row, name in enumerate(given) if name in known}
+    for cut in (_whole, _without_suffix):
+        # All images, also those that have their row: who is left over is not thereby meant.
         taken = set(found.values())
-        images = _once(key, [name for name in names if name not in taken])
-        rows = _once(key, [name for row, name in enumerate(given) if row not in found])
+        images = _Paths({image: cut(_with_folder(name, paths[image])) for image, name in enumerate(names)})
+        claims: dict[int, list[tuple[int, int]]] = {}
         for row, name in enumerate(given):
-            if row not in found and rows.get(key(name)) == name and key(name) in images:
-                found[row] = images[key(name)]
-    renamed = np.array([found.get(row, name) for row, name in enumerate(given)], dtype=str)
-    return Annotations(renamed, annotations.xy, annotations.visibility, annotations.source)
+            hit = None if row in found else images.find(cut(name))
+            if hit is not None and hit[0] not in taken:
+                claims.setdefault(hit[0], []).append((hit[1], row))
+        for image, rows in claims.items():
+            longest = [row for length, row in rows if length == max(rows)[0]]
+            if len(longest) == 1:
+                found[longest[0]] = image
+    return found
+
+
+class _Paths:
+    """Paths of images, looked up by their ends."""
+
+    def __init__(self, paths: dict[int, str]) -> None:
+        self.whole = _once((path, image) for image, path in paths.items())
+        self.ends = _once((end, image) for image, path in paths.items() for end in _ends(path))
+
+    def find(self, name: str) -> tuple[int, int] | None:
+        """The image, and the length of what it and the name have in common."""
+        if name in self.ends:  # all of the name's folders fit
+            image = self.whole.get(name)
+            image = self.ends[name] if image is None else image
+            return None if image is None else (image, len(name))
+        for end in _ends(name):  # all of the image's folders fit
+            image = self.whole.get(end)
+            if image is not None:
+                return image, len(end)
+        return None
+
+
+def _once(pairs: Iterable[tuple[str, int]]) -> dict[str, int | None]:
+    """Images by a key; None where several share it."""
+    found: dict[str, int | None] = {}
+    for key, image in pairs:
+        found[key] = None if key in found else image
+    return found
+
+
+def _ends(path: str) -> Iterator[str]:
+    """The path and what remains of it without its first folder, without two, and so on."""
+    yield path
+    while "/" in path:
+        path = path.partition("/")[2]
+        yield path
+
+
+def _with_folder(name: str, path: Path) -> str:
+    """An image's name, with the folder that it lies in where the name has none."""
+    return name if "/" in name else f"{path.absolute().parent.name}/{name}"
+
+
+def _whole(path: str) -> str:
+    return path
+
+
+def _without_suffix(path: str) -> str:
+    return path[: -len(suffix)] if (suffix := PurePosixPath(path).suffix) else path
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -79,6 +177,8 @@ def _of_dataset(dataset: Dataset, splits: Sequence[SplitName]) -> tuple[list[str
     files: dict[str, Path] = {}
     for name in splits:
         split = dataset.read(name)
+        for note in split.notes:
+            _log.warning(note)
         paths = {str(image): split.path(index) for index, image in enumerate(split.names)}
         both = files.keys() & paths.keys()
         if both:
@@ -89,37 +189,19 @@ def _of_dataset(dataset: Dataset, splits: Sequence[SplitName]) -> tuple[list[str
     return list(files), list(files.values())
 
 
-def _walk(root: Path) -> list[str]:
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """The images, and what is passed over."""
+
     def fail(error: OSError) -> None:
         raise BadInput(f"{error.filename}: cannot be listed ({error.strerror}); needed a folder that can be read")
 
-    names = []
+    names: list[str] = []
+    others: list[str] = []
     for folder, inner, files in os.walk(root, onerror=fail):
         inner[:] = [name for name in inner if not name.startswith(".")]
         above = Path(folder).relative_to(root)
-        names += [
-            (above / file).as_posix() for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")
-        ]
-    return names
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _file_name(name: str) -> str:
-    return PurePosixPath(name).name
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
-
-
-def _once(key: Callable[[str], str], names: Sequence[str]) -> dict[str, str]:
-    """The names by their keys, but for keys that several share."""
-    counts = Counter(map(key, names))
-    return {key(name): name for name in names if counts[key(name)] == 1}
+        for file in files:
+            if not file.startswith("."):
+                (names if file.lower().endswith(SUFFIXES) else others).append((above / file).as_posix())
+    masks = masks_among(names)
+    return [name for name in names if name not in masks], [*others, *masks]

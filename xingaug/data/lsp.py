@@ -6,6 +6,7 @@ import numpy as np
 
 from xingaug.data.annotations import Annotations
 from xingaug.data.layouts import LAYOUTS, to_joints18
+from xingaug.data.mat import read_mat
 from xingaug.errors import BadInput
 
 _LARGEST_PX = 1e6  # beyond any image
@@ -19,7 +20,7 @@ def read_lsp_mat(path: Path) -> Annotations:
     from 1 and are shifted by -1. The images are im0001.jpg and on in the first, im00001.jpg and on in the second.
 
     Raises:
-        BadInput: no such file, no MATLAB file that scipy reads (version 7.3 is HDF5), no such array, a third value
+        BadInput: no such file, no MATLAB file of version 5 to 7 (7.3 is HDF5), no such array, a third value
             other than 0 or 1, or a visible joint at no pixel.
     """
     path = Path(path)
@@ -47,19 +48,8 @@ def read_lsp_mat(path: Path) -> Annotations:
 
 
 def _read_joints(path: Path) -> np.ndarray:
-    from scipy.io import loadmat
-
     needed = "Leeds Sports Pose's joints.mat"
-    try:
-        with path.open("rb") as handle:
-            joints = loadmat(handle, variable_names=["joints"]).get("joints")
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such annotation file") from None
-    except NotImplementedError:
-        raise BadInput(f"{path}: a MATLAB file of version 7.3; needed {needed}, saved with -v7") from None
-    except Exception as error:  # a damaged file can make the reader fail anywhere
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{path}: not a MATLAB file ({reason}); needed {needed}") from None
+    joints = read_mat(path, ("joints",), needed).get("joints")
     if joints is None:
         raise BadInput(f"{path}: holds no array `joints`; needed {needed}")
     if joints.ndim != 3 or joints.shape[:2] not in ((3, 14), (14, 3)) or joints.dtype.kind not in "biuf":

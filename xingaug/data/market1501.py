@@ -1,11 +1,21 @@
 """Market-1501 and every dataset laid out like it."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
-from xingaug.data.names import DISTRACTOR, FOLDERS, GRAMMAR, JUNK, NAME, ImageName, SplitName, parse_name
+from xingaug.data.names import (
+    DISTRACTOR,
+    FOLDERS,
+    GRAMMAR,
+    IMAGE_SUFFIXES,
+    JUNK,
+    NAME,
+    ImageName,
+    SplitName,
+    image_files,
+    parse_name,
+)  # fmt: skip
 from xingaug.data.split import MissingSplit, Split, image_sizes, read_images
 from xingaug.errors import BadInput
 
@@ -16,14 +26,15 @@ def read_split(root: Path, split: SplitName) -> Split:
     """Reads the index of one split by the standard protocol; opens no image.
 
     Junk (-1) is dropped from `train` and `gallery`; distractors (0000) are dropped from `train` and stay in `gallery`;
-    `query` is taken as it is. Files that do not end in .jpg (Thumbs.db) and hidden files are passed over.
+    `query` is taken as it is. Images end in .jpg, .jpeg or .png, in any case; a .png beside a .jpg is its mask. All
+    else (Thumbs.db) is passed over, which a note of the split says; hidden files too.
 
     Args:
         root: the folder that holds bounding_box_train, query and bounding_box_test.
         split: which one.
 
     Raises:
-        BadInput: the folder is missing or holds no image of the split, or a .jpg has a name outside the grammar.
+        BadInput: the folder is missing or holds no image of the split, or an image has a name outside the grammar.
         ValueError: no such split.
     """
     if split not in FOLDERS:
@@ -32,7 +43,8 @@ def read_split(root: Path, split: SplitName) -> Split:
     folder = root / FOLDERS[split]
     if not folder.is_dir():
         raise MissingSplit(_explain_missing(root, FOLDERS[split]))
-    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(".jpg") and not name.startswith("."))
+    files = image_files(folder)
+    names = files.images
     matches = [NAME.fullmatch(name) for name in names]
     strange = [name for name, found in zip(names, matches, strict=True) if found is None]
     if strange:
@@ -42,9 +54,10 @@ def read_split(root: Path, split: SplitName) -> Split:
     camids = np.array([int(found["camid"]) for found in matches if found], dtype=np.int64)
     keep = {"train": pids > DISTRACTOR, "query": pids >= JUNK, "gallery": pids != JUNK}[split]
     if not keep.any():
-        only = f"only {len(names)} junk or distractor images" if names else "no .jpg"
+        only = f"only {len(names)} junk or distractor images" if names else f"no {', '.join(IMAGE_SUFFIXES)}"
         raise BadInput(f"{folder}: {only}, the split is empty; needed images named {GRAMMAR}")
-    return Split(root, split, np.array(names, dtype=str)[keep], pids[keep], camids[keep])
+    kept = np.array(names, dtype=str)[keep]
+    return Split(root, split, kept, pids[keep], camids[keep], notes=files.note(folder))
 
 
 def _explain_missing(root: Path, folder: str) -> str:

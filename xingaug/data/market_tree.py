@@ -17,14 +17,14 @@ from typing import Literal
 
 import numpy as np
 
-from xingaug.data.annotations import Annotations, read_annotations, read_npz, write_npz
+from xingaug.data.annotations import Annotations, read_annotations, read_npz, require_somebody, write_npz
 from xingaug.data.names import FOLDERS, SplitName
 from xingaug.data.readers import open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
-from xingaug.files import atomic_directory
-from xingaug.images import write_image
-from xingaug.inputs import read_bytes
+from xingaug.files import atomic_directory, require_no_links_out
+from xingaug.images import MAX_BYTES, write_image
+from xingaug.inputs import open_regular, read_bytes
 from xingaug.progress import ProgressBar
 
 Link = Literal["copy", "hard", "symbolic"]
@@ -56,7 +56,12 @@ class ImportSummary:
 
 
 def write_market_tree(
-    data: Path, out: Path, link: Link = "copy", annotations: Path | None = None, progress: bool = True
+    data: Path,
+    out: Path,
+    link: Link = "copy",
+    annotations: Path | None = None,
+    progress: bool = True,
+    follow_links: bool = False,
 ) -> ImportSummary:
     """Writes a dataset as a Market-1501 tree, with `names.csv` that says which image became which.
 
@@ -71,10 +76,11 @@ def write_market_tree(
         annotations: keypoints by the dataset's names, .npz or PATN .csv; with the new names they become
             `annotations.npz` of the tree.
         progress: show a bar on a terminal.
+        follow_links: copy images too that symbolic links lead to from inside the dataset's folder out of it.
 
     Raises:
-        BadInput: an unreadable dataset, image or annotation file; synthetic images; a place that cannot be written or
-            linked to.
+        BadInput: an unreadable dataset, image or annotation file; synthetic images; links out of the dataset; a place
+            that cannot be written or linked to.
     """
     dataset = open_dataset(data)
     if out.resolve().is_relative_to(dataset.root.resolve()) or dataset.root.resolve().is_relative_to(out.resolve()):
@@ -84,6 +90,9 @@ def write_market_tree(
         if split.synthetic.any():
             raise BadInput(f"{data}: {split.names[split.synthetic][0]} is synthetic; import the real dataset")
     _require_numbers(data, splits)
+    if not follow_links:
+        paths = [split.path(i) for split in splits.values() for i in range(len(split))]
+        require_no_links_out(dataset.root, paths, "--follow-links")
     known = np.unique(np.concatenate([split.pids for split in splits.values()]))
     names = _market_names(splits, known[known > 0])
     rows = None if annotations is None else _translated(read_annotations(annotations), splits, names, annotations)
@@ -144,7 +153,9 @@ def _translated(
         example = next(iter(splits.values())).names[0]
         raise BadInput(f"{path}: annotates none of the {len(new)} images; needed names such as {example}")
     kept = rows >= 0
-    return Annotations(new[kept], table.xy[rows[kept]], table.visibility[rows[kept]], table.source)
+    translated = Annotations(new[kept], table.xy[rows[kept]], table.visibility[rows[kept]], table.source)
+    require_somebody(translated, path)
+    return translated
 
 
 def _table(splits: Mapping[SplitName, Split], names: Mapping[SplitName, Sequence[str]]) -> str:
@@ -190,8 +201,7 @@ def _is_jpeg(path: Path) -> bool:
 
 
 def _place(source: Path, target: Path, link: Link) -> None:
-    if not source.is_file():
-        raise BadInput(f"{source}: no such image")
+    open_regular(source, "image", MAX_BYTES).close()
     try:
         if link == "symbolic":
             target.symlink_to(source.resolve())

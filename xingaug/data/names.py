@@ -1,7 +1,10 @@
 """File names in the grammar of Market-1501, and the folders of its splits."""
 
+import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from xingaug.errors import BadInput
@@ -12,15 +15,18 @@ FOLDERS: dict[SplitName, str] = {"train": "bounding_box_train", "query": "query"
 """The folder of each split below the root of the dataset."""
 
 NAME = re.compile(
-    r"(?P<pid>-1|\d{4}|[1-9]\d{4,})_c(?P<camid>[1-9]\d*)s(?P<sequence>\d+)_(?P<frame>\d{6})_(?P<box>\d{2})"
+    r"(?P<pid>-1|\d{4}|[1-9]\d{4,14})_c(?P<camid>[1-9]\d{0,8})s(?P<sequence>\d{1,9})_(?P<frame>\d{6})_(?P<box>\d{2})"
     r"(?:\.jpg)?"  # 24 files of the published test set end in .jpg.jpg
-    r"(?:_x(?P<synthetic>\d{3,}))?\.jpg",
+    r"(?:_x(?P<synthetic>\d{3,9}))?(?i:\.(?:jpe?g|png))",
     re.ASCII,
 )
 """`0002_c1s1_000451_03.jpg`: identity, camera, sequence, frame, box; `_x007` before `.jpg` marks a synthetic image.
 
-Published names have identities of 4 digits and cameras of one; larger sets need more of both.
+Published names have identities of 4 digits, cameras of one and the suffix .jpg; other sets need more of each.
 """
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""Of the images in a Market-1501 tree and in other published layouts, in any case."""
 
 JUNK, DISTRACTOR = -1, 0
 GRAMMAR = "<4-digit identity or -1>_c<camera>s<sequence>_<6-digit frame>_<2-digit box>.jpg, as 0002_c1s1_000451_03.jpg"
@@ -58,3 +64,66 @@ def parse_name(name: str) -> ImageName:
         raise BadInput(f"{name!r}: not a Market-1501 file name; needed {GRAMMAR}")
     pid, camid, sequence, frame, box = (int(found[key]) for key in ("pid", "camid", "sequence", "frame", "box"))
     return ImageName(pid, camid, sequence, frame, box, None if found["synthetic"] is None else int(found["synthetic"]))
+
+
+def paths_agree(a: str, b: str) -> bool:
+    """Whether two paths can be of one file: one is the other, or ends with it after a folder."""
+    return a == b or a.endswith(f"/{b}") or b.endswith(f"/{a}")
+
+
+def ends_among(paths: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Those of some names, which are files' or paths', that one of the paths of files is or ends with."""
+    known = set(names)
+    depths = {name.count("/") for name in known}
+    parts = (os.path.abspath(path).split("/") for path in paths)
+    return {end for path in parts for depth in depths if (end := "/".join(path[-1 - depth :])) in known}
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a folder of published images holds.
+
+    Attributes:
+        images: the names of its images, sorted.
+        others: those of all else that is no mask and not hidden, sorted.
+    """
+
+    images: list[str]
+    others: list[str]
+
+    def note(self, folder: Path) -> tuple[str, ...]:
+        """A sentence on what is passed over, if anything is."""
+        if not self.others:
+            return ()
+        examples = ", ".join(self.others[:3]) + ", ..." * (len(self.others) > 3)
+        return (f"{folder}: {len(self.others)} entries are no images ({', '.join(IMAGE_SUFFIXES)}): {examples}",)
+
+
+def image_files(folder: Path) -> Files:
+    """Looks through a folder, but not into those in it; a .png beside an image of the same name is its mask.
+
+    Raises:
+        BadInput: the folder cannot be read, or two images differ in nothing but the suffix.
+    """
+    images: list[str] = []
+    others: list[str] = []
+    try:
+        for name in sorted(os.listdir(folder)):
+            if not name.startswith("."):
+                (images if name.lower().endswith(IMAGE_SUFFIXES) else others).append(name)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be listed ({error.strerror}); needed a folder that can be read") from None
+    pictures = [name for name in images if not name.lower().endswith(".png")]
+    stems = {name.rpartition(".")[0]: name for name in pictures}
+    if len(stems) < len(pictures):
+        double = next(name for name in pictures if stems[name.rpartition(".")[0]] != name)
+        both = f"{double} and {stems[double.rpartition('.')[0]]}"
+        raise BadInput(f"{folder}: {both} differ in nothing but the suffix; needed one image of a name")
+    masks = masks_among(images)
+    return Files([name for name in images if name not in masks], others)
+
+
+def masks_among(images: Sequence[str]) -> set[str]:
+    """Those of some names or paths that are a .png beside an image of the same name and another format."""
+    stems = {name.rpartition(".")[0] for name in images if not name.lower().endswith(".png")}
+    return {name for name in images if name.lower().endswith(".png") and name.rpartition(".")[0] in stems}

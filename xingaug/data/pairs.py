@@ -1,6 +1,7 @@
 """Training pairs: two images of one identity, held in memory as bytes, drawn by (seed, epoch, index)."""
 
 import csv
+import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from xingaug.data.annotations import annotated_training, keypoints_of
 from xingaug.data.split import Split, read_images
 from xingaug.errors import BadInput
 from xingaug.images import read_image
+from xingaug.inputs import read_text
 from xingaug.keypoints import MIN_VISIBLE
 
 IDENTITIES_PER_SCENE = 50
@@ -264,9 +266,8 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
         BadInput: unreadable, another header, a row that is not two names, or no pair.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.reader(io.StringIO(read_text(path, "list of pairs"), newline="")))
+    except csv.Error as error:
         raise BadInput(f"{path}: cannot read the pairs ({error})") from None
     if not rows or [cell.strip() for cell in rows[0]] != ["from", "to"]:
         raise BadInput(f"{path}: line 1: expected the header from,to")

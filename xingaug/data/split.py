@@ -39,6 +39,16 @@ class Split:
     folder: str | None = None
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuses names that cannot be written into a file.
+
+        Raises:
+            BadInput: a file name is not UTF-8.
+        """
+        wrong = next((name for name in self.names.tolist() if not is_text(name)), None)
+        if wrong is not None:
+            raise BadInput(f"{self.root}: {wrong}: a file name that is not UTF-8; rename the file")
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.names)
@@ -72,6 +82,15 @@ class Split:
         if not rows.size and rows.dtype != bool:
             rows = rows.astype(np.int64)
         return replace(self, names=self.names[rows], pids=self.pids[rows], camids=self.camids[rows])
+
+
+def is_text(name: str) -> bool:
+    """Whether a file name can be written as UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def image_sizes(split: Split) -> np.ndarray:

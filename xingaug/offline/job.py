@@ -14,6 +14,7 @@ from torch import nn
 from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import Annotations, read_annotations
 from xingaug.data.market1501 import FOLDERS, Split, read_split
+from xingaug.data.names import ends_among, image_files
 from xingaug.data.readers import require_market_tree
 from xingaug.errors import BadInput
 from xingaug.files import require_no_links_out
@@ -167,9 +168,9 @@ def _batch_size(config: GenerateConfig, team: Team, aug: XingPose) -> int:
 
 def _require_training_poses(bank: PoseBank, train: Split, tests: Sequence[Split], path: Path) -> None:
     """Raises `BadInput` if the bank holds poses of query or gallery images, which training must not see."""
-    names = {str(name) for name in bank.names}
-    test_names = {str(name) for split in tests for name in split.names} - {str(name) for name in train.names}
-    found = sorted(names & test_names)
+    names = bank.names.tolist()
+    tested, trained = ((str(split.path(i)) for split in some for i in range(len(split))) for some in (tests, [train]))
+    found = sorted(ends_among(tested, names) - ends_among(trained, names))
     if found:
         raise BadInput(
             f"{path}: {len(found)} poses are of test images, such as {found[0]}; build it from training images, "
@@ -181,8 +182,7 @@ def _listing(train: Split) -> dict[str, str]:
     """SHA-256 of the training images and of all images of query and gallery; see `Job.listing`."""
     files = [f"{FOLDERS['train']}/{name}" for name in train.names]
     for folder in (FOLDERS["query"], FOLDERS["gallery"]):
-        names = sorted(path.name for path in (train.root / folder).iterdir() if path.suffix.lower() == ".jpg")
-        files += [f"{folder}/{name}" for name in names if not name.startswith(".")]
+        files += [f"{folder}/{name}" for name in image_files(train.root / folder).images]
 
     def hash_of_file(file: str) -> str:
         try:

@@ -80,8 +80,7 @@ def synthetic_name(source: str, copy: int) -> str:
         raise BadInput(f"{source}: would leave the dataset's directory; needed a plain image name")
     if parse_name(source).synthetic is not None:
         raise BadInput(f"{source}: is synthetic itself; needed a real image's name")
-    stem, _, suffix = source.rpartition(".")
-    return f"{stem}_x{copy:03d}.{suffix}"
+    return f"{source.rpartition('.')[0]}_x{copy:03d}.jpg"
 
 
 def sha256_of(path: Path, most: int = MAX_BYTES) -> str:

@@ -1,7 +1,6 @@
 """What a run has to make: a fixed list of synthetic images, known before the first one is rendered."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,8 +9,7 @@ from xingaug.augment.checks import usable
 from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import Annotations, bring_to
 from xingaug.data.market1501 import Split
-from xingaug.errors import BadInput
-from xingaug.images import image_size
+from xingaug.images import size_or_none
 from xingaug.keypoints import Keypoints
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.manifest import MAX_COPIES, synthetic_name
@@ -75,12 +73,12 @@ def find_sources(train: Split, annotations: Annotations, size: tuple[int, int]) 
     """
     rows = annotations.lookup(train.names)
     candidates = np.flatnonzero(rows >= 0)
-    sizes = [_size_or_none(train.path(index)) for index in candidates.tolist()]
+    sizes = [size_or_none(train.path(index)) for index in candidates.tolist()]
     readable = np.array([size is not None for size in sizes], dtype=bool)
     unreadable = [str(name) for name in train.names[candidates[~readable]]]
     candidates = candidates[readable]
     frames = np.array([size for size in sizes if size is not None], dtype=np.int64).reshape(-1, 2)
-    keypoints = bring_to(size, annotations.keypoints(rows[candidates]), frames)
+    keypoints = bring_to(size, annotations.keypoints(rows[candidates]), frames, annotations.file)
     able = usable(keypoints).numpy()
     return Sources(
         split=train.select(candidates[able]),
@@ -183,11 +181,3 @@ def _drawn(aug: XingPose, sources: Sources, starts: np.ndarray, ends: np.ndarray
     columns = columns[:, columns[2] >= 0]
     columns = columns[:, np.lexsort((columns[1], columns[0]))]
     return Items(*columns)
-
-
-def _size_or_none(path: Path) -> tuple[int, int] | None:
-    """(height, width); None where the file is missing or no image."""
-    try:
-        return image_size(path)
-    except BadInput:
-        return None

@@ -94,7 +94,7 @@ def _check_folders(out: Path, hashes: Mapping[str, str], progress: bool) -> list
         f"{folder}/{path.name}"
         for folder in FOLDERS.values()
         for path in (out / folder).glob("*")
-        if path.suffix.lower() == ".jpg"
+        if path.suffix.lower() in (".jpg", ".jpeg")  # a .png may be a mask
     }
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda file: _wrong_file(out, file, hashes[file]), hashes)

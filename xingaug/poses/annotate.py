@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from xingaug.data.annotations import Annotations, write_npz
+from xingaug.data.fitting import MOST_OUTSIDE
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_write
 from xingaug.images import bytes_to_unit, read_image
@@ -79,7 +80,8 @@ def annotate(
         restart: drop the work of an interrupted run.
 
     Raises:
-        BadInput: a number out of range, `out` cannot be written, or its parts are another run's or in use.
+        BadInput: a number out of range, `out` cannot be written, its parts are another run's or in use, or the
+            estimator does not give pixels of the images.
         WorkFailed: nobody was found in any image.
     """
     if batch_size < 1 or (workers is not None and workers < 1):
@@ -103,6 +105,10 @@ def annotate(
         _work(todo, rows, paths, estimator, parts, batch_size, workers or min(8, os.cpu_count() or 1))
         rate = left / max(time.perf_counter() - start, 1e-9)
         whole = _join(parts, rows)
+        wrong = _not_pixels(whole)
+        if wrong:
+            parts.remove()  # nothing that another estimator should be held against
+            raise BadInput(f"{estimator.name}: {wrong}; needed pixels of each image")
         found = (whole.visibility > 0).any(1)
         unreadable = {names[row]: str(whole.unreadable[row]) for row in np.flatnonzero(whole.unreadable != "")}
         if not found.any():
@@ -116,6 +122,17 @@ def annotate(
         write_npz(out, annotations.names, annotations.xy, annotations.visibility, annotations.source)
         parts.remove()
     return Annotated(annotations, unreadable, int(whole.outside.sum()), len(names) - left, rate)
+
+
+def _not_pixels(whole: Part) -> str | None:
+    """Why what an estimator found cannot be pixels, if so; as `xingaug.data.fitting.require_fitting` has it."""
+    seen, outside = whole.visibility > 0, int(whole.outside.sum())
+    total = int(seen.sum()) + outside
+    if outside > MOST_OUTSIDE * total:
+        return f"puts {outside} of {total} joints outside their images"
+    if seen.any() and np.abs(whole.xy[seen]).max() <= 1:
+        return "gives no coordinate beyond 1, as shares of an image's size are"
+    return None
 
 
 def rejected(

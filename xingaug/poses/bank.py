@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xingaug.config import from_mapping
+from xingaug.data.names import paths_agree
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
 from xingaug.keypoints import JOINTS, Keypoints
@@ -200,8 +201,12 @@ class PoseBank:
         return Keypoints(torch.from_numpy(np.array(self.xy[rows])), torch.from_numpy(np.array(self.visibility[rows])))
 
     def positions_named(self, name: str) -> list[int]:
-        """Positions in `usable_rows` of the poses seen in image `name`, ascending; none for ""."""
-        return self._positions.get(name, [])
+        """Positions in `usable_rows` of the poses seen in image `name`, ascending; none for "".
+
+        A name that the bank does not have stands for those that agree with it, such as a file's for its path.
+        """
+        exact = self._positions.get(name)
+        return self._agreeing(name) if exact is None else exact
 
     @cached_property
     def by_cluster(self) -> Groups:
@@ -384,6 +389,18 @@ class PoseBank:
             if name:
                 positions.setdefault(name, []).append(position)
         return positions
+
+    def _agreeing(self, name: str) -> list[int]:
+        """As `positions_named`, for a name that the bank has with more of its path or with less."""
+        known = self._named_alike.get(name.rpartition("/")[2], [])
+        return sorted(position for other in known if paths_agree(name, other) for position in self._positions[other])
+
+    @cached_property
+    def _named_alike(self) -> dict[str, list[str]]:
+        alike: dict[str, list[str]] = {}
+        for name in self._positions:
+            alike.setdefault(name.rpartition("/")[2], []).append(name)
+        return alike
 
     @cached_property
     def _poses_seen(self) -> tuple[dict[int, int], np.ndarray]:

@@ -1,5 +1,7 @@
 """Datasets of every known layout: a folder that is recognised by its files, or a YAML file that describes one."""
 
+import functools
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from xingaug.data.readers import cuhk03, deepfashion, msmt17, pattern, veri
 from xingaug.data.readers.config import DatasetConfig, Layout
 from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
+
+_log = logging.getLogger(__name__)
 
 _MARKERS: dict[Layout, tuple[str, ...]] = {
     "market1501": (FOLDERS["train"], FOLDERS["gallery"]),  # "query" is a name that any folder may have
@@ -61,7 +65,7 @@ class Dataset:
         return read[self.config.layout]()
 
     def read_all(self) -> dict[SplitName, Split]:
-        """The splits that the dataset has, at least one.
+        """The splits that the dataset has, at least one; a list that MSMT17 lacks is logged as a warning.
 
         Raises:
             BadInput: as `read`, or there is none.
@@ -75,6 +79,8 @@ class Dataset:
                 missing.append(error)
         if not found:
             raise missing[0]
+        if missing and self.config.layout == "msmt17":  # which is not published in parts
+            _log.warning(missing[0])
         return found
 
 
@@ -90,7 +96,7 @@ def open_dataset(where: Path) -> Dataset:
     where = Path(where)
     if where.suffix in _SUFFIXES and not where.is_dir():
         config = load_config(DatasetConfig, where)
-        root = where.parent / config.root.expanduser()
+        root = where.parent / config.root
         if not root.is_dir():
             raise BadInput(f"{where}: root: {config.root}, no such folder; it is seen from {where.parent.resolve()}")
         return Dataset(where, root, config)
@@ -111,12 +117,25 @@ def layout_of(folder: Path) -> Layout | None:
     for layout, markers in _MARKERS.items():
         if any(os.path.exists(folder / marker) for marker in markers):  # False, not an error, in a locked folder
             return layout
-    return None
+    if msmt17.is_without_lists(folder):
+        return "msmt17"
+    return "deepfashion" if deepfashion.is_without_lists(folder) else None
 
 
 def read_split(where: Path, split: SplitName) -> Split:
-    """The index of one split of any dataset that `open_dataset` opens; errors as there and of `Dataset.read`."""
-    return open_dataset(where).read(split)
+    """The index of one split of any dataset that `open_dataset` opens; errors as there and of `Dataset.read`.
+
+    What the reader notes, such as files that were passed over, is logged as warnings, each once in a process.
+    """
+    found = open_dataset(where).read(split)
+    for note in found.notes:
+        _warn_once(note)
+    return found
+
+
+@functools.cache
+def _warn_once(note: str) -> None:
+    _log.warning(note)
 
 
 def require_market_tree(where: Path, what: str) -> None:

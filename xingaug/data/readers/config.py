@@ -17,14 +17,20 @@ class PatternSplit:
     Attributes:
         pattern: of the paths below `folder`, such as "{pid:d}_{camid:d}_*.jpg"; see `xingaug.data.readers.pattern`.
         folder: below the dataset's root.
+        camid: the camera of all images of the split, from 1, where their paths say none.
     """
 
     pattern: str
     folder: str = "."
+    camid: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the pattern, and that the folder lies below the root."""
-        parse_template(self.pattern)
+        kinds = parse_template(self.pattern).kinds
+        if self.camid is not None and not 1 <= self.camid < 10**9:
+            raise ValueError(f"camid: {self.camid}, needed a number from 1 to 999999999")
+        if self.camid is not None and "camid" in kinds:
+            raise ValueError(f"camid: {self.camid}, but the pattern '{self.pattern}' says it too; needed one of them")
         folder = PurePosixPath(self.folder)
         if folder.is_absolute() or ".." in folder.parts or "\\" in self.folder:
             raise ValueError(f"folder: '{self.folder}', needed a path below the dataset's root")
@@ -63,7 +69,10 @@ class DatasetConfig:
         if described and self.layout != "pattern":
             raise ValueError(f"{described[0]}: of the layout pattern only; {self.layout} knows its splits")
         for field in ("pid", "camid"):
-            kinds = {parse_template(getattr(self, name).pattern).kinds.get(field) for name in described} - {None}
+            splits = [getattr(self, name) for name in described]
+            kinds = {parse_template(split.pattern).kinds.get(field) for split in splits} - {None}
+            if field == "camid" and any(split.camid is not None for split in splits):
+                kinds.add("number")
             if len(kinds) > 1:
                 raise ValueError(f"{field}: a number in one split and text in another; needed the same in all")
         if not described and self.layout == "pattern":

@@ -9,25 +9,23 @@ and likewise `_labeled`. The published cuhk-03.mat holds the images themselves; 
 used, which needs h5py.
 """
 
-import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from xingaug.data.mat import read_mat
 from xingaug.data.names import SplitName
 from xingaug.data.readers.config import Kind
 from xingaug.data.readers.lists import split_of
 from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
+from xingaug.inputs import read_json
 
 MARKERS = (
     "images_detected", "images_labeled", "cuhk03_release", "cuhk03_new_protocol_config_detected.mat",
     "cuhk03_new_protocol_config_labeled.mat",
 )  # fmt: skip
 
-_NAME = re.compile(r"(?P<pair>\d+)_(?P<person>\d{3})_(?P<camid>[12])_\d{2}\.png", re.ASCII)
+_NAME = re.compile(r"(?P<pair>\d{1,9})_(?P<person>\d{3})_(?P<camid>[12])_\d{2}(?i:\.(?:jpe?g|png))", re.ASCII)
 _GRAMMAR = "<camera pair>_<person>_<view>_<number>.png, as 1_001_1_01.png"
 
 
@@ -66,32 +64,20 @@ def read(root: Path, split: SplitName, kind: Kind = "detected") -> Split:
 
 
 def _from_mat(path: Path, split: SplitName) -> list[str]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
+    stored = read_mat(path, ("filelist", f"{split}_idx"), "protocol file of CUHK03")
     try:
-        stored = loadmat(path, variable_names=["filelist", f"{split}_idx"])
-        files: Sequence[np.ndarray] = stored["filelist"].ravel()
-        names = [str(files[i - 1].item()) for i in stored[f"{split}_idx"].ravel().astype(int) if i > 0]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        MatReadError,
-        NotImplementedError,
-    ) as e:
-        raise BadInput(f"{path}: not a protocol file of CUHK03 ({e}); needed filelist and {split}_idx") from None
-    return names
+        files, rows = stored["filelist"], stored[f"{split}_idx"]
+        return [str(files[row - 1]) for row in rows.ravel().astype(int).tolist() if row > 0]
+    except (KeyError, IndexError) as error:
+        needed = f"needed filelist and {split}_idx"
+        raise BadInput(f"{path}: not a protocol file of CUHK03 ({error}); {needed}") from None
 
 
 def _from_json(path: Path, split: SplitName) -> list[str]:
     """The file names in torchreid's list `[{"train": [[path, label, camera], ...], ...}]`; its folders may be gone."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))[0][split]
+        entries = read_json(path, "splits of CUHK03")[0][split]
         return [str(entry[0]).replace("\\", "/").rpartition("/")[2] for entry in entries]
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError) as error:
         reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
         raise BadInput(f"{path}: not torchreid's splits of CUHK03 ({reason}); needed a list with {split}") from None

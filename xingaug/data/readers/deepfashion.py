@@ -11,9 +11,10 @@ clothing (2 digits), "_", the number and the view.
 
 import os
 import re
+from itertools import islice
 from pathlib import Path
 
-from xingaug.data.names import SplitName
+from xingaug.data.names import SplitName, image_files
 from xingaug.data.readers.lists import split_of
 from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
@@ -24,7 +25,9 @@ MARKERS = (
 )  # fmt: skip
 FOLDERS: dict[SplitName, str] = {"train": "train", "gallery": "test"}
 
-_NAME = re.compile(r"fashion(?:WO)?MEN[A-Za-z_]*?id(?P<item>\d{8})(?P<clothes>\d{2})_\d+[a-z]+\.jpg", re.ASCII)
+_NAME = re.compile(
+    r"fashion(?:WO)?MEN[A-Za-z_]*?id(?P<item>\d{8})(?P<clothes>\d{2})_\d+[a-z]+(?i:\.(?:jpe?g|png))", re.ASCII
+)
 _GRAMMAR = "such as fashionMENDenimid0000008001_1front.jpg"
 
 
@@ -48,11 +51,18 @@ def read(root: Path, split: SplitName) -> Split:
     if not folder.is_dir():
         raise MissingSplit(f"{folder}: no such folder, which holds the images of the split {split}")
     rows: dict[str, tuple[int, int]] = {}
-    for name in os.listdir(folder):
-        if name.startswith(".") or not name.lower().endswith(".jpg"):
-            continue
+    files = image_files(folder)
+    for name in files.images:
         found = _NAME.fullmatch(name)
         if found is None:
             raise BadInput(f"{folder}: {name[:80]!r} is no name of PATN's DeepFashion; needed {_GRAMMAR}")
         rows[name] = int(found["item"]), int(found["clothes"])
-    return split_of(root, split, rows, folder, folder.name)
+    return split_of(root, split, rows, folder, folder.name, files.note(folder))
+
+
+def is_without_lists(root: Path) -> bool:
+    """Whether a folder holds the images, and none of the lists that tell it from others; they are not needed here."""
+    try:
+        return any(_NAME.fullmatch(name) for name in islice(os.listdir(root / FOLDERS["train"]), 9))
+    except OSError:
+        return False

@@ -14,15 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
+from xingaug.data.names import masks_among
 from xingaug.data.readers.template import Template
 from xingaug.data.split import MissingSplit
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
+from xingaug.images import SUFFIXES
 
 CACHE_FROM = 10_000
 """Files above which the cache is worth a file (our choice)."""
 
-_FORMAT = 1
+_FORMAT = 2
 _SETTLED_NS = 2_000_000_000  # a folder changed later than this before the scan might change again unseen
 _EXAMPLES = 3
 
@@ -35,7 +37,7 @@ class Index:
         names: (N,) str, sorted paths below the folder.
         pids: (N,) int64, or str where the pattern says text.
         camids: likewise; all 1 where the pattern has none.
-        strays: the first few files that do not fit.
+        strays: the first few files that do not fit, or are no images but masks, a .png beside a .jpg, or others.
         stray_count: how many there are.
     """
 
@@ -99,7 +101,9 @@ def _times(folder: Path, folders: list[str]) -> np.ndarray:
 
 def _match(files: list[str], template: Template) -> Index:
     files.sort()
-    found = [template.expression.fullmatch(name) for name in files]
+    fits = template.expression.fullmatch
+    masks = masks_among([name for name in files if name.lower().endswith(SUFFIXES)])
+    found = [fits(name) if name.lower().endswith(SUFFIXES) and name not in masks else None for name in files]
     strays = [name for name, match in zip(files, found, strict=True) if match is None]
     columns = []
     for field in ("pid", "camid"):

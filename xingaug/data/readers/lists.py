@@ -1,5 +1,6 @@
 """What the readers of published list files share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from xingaug.data.names import SplitName
 from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
+from xingaug.inputs import read_text
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -17,14 +19,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         MissingSplit: no such file.
         BadInput: it cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise MissingSplit(f"{path}: no such file, which lists the images of a split") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadInput(f"{path}: cannot be read ({reason})") from None
-    for number, line in enumerate(text.split("\n"), 1):
+    if not os.path.lexists(path):
+        raise MissingSplit(f"{path}: no such file, which lists the images of a split")
+    for number, line in enumerate(read_text(path, "list of images").split("\n"), 1):
         if line.strip():
             yield number, line.strip()
 
@@ -34,7 +31,14 @@ def stays_inside(name: str) -> bool:
     return "\\" not in name and "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
 
 
-def split_of(root: Path, split: SplitName, rows: dict[str, tuple[int, int]], where: Path, folder: str = "") -> Split:
+def split_of(
+    root: Path,
+    split: SplitName,
+    rows: dict[str, tuple[int, int]],
+    where: Path,
+    folder: str = "",
+    notes: tuple[str, ...] = (),
+) -> Split:
     """A `Split` sorted by name.
 
     Args:
@@ -43,6 +47,7 @@ def split_of(root: Path, split: SplitName, rows: dict[str, tuple[int, int]], whe
         rows: identity and camera by the path below `folder`.
         where: the file or folder that was read, for messages.
         folder: below `root`.
+        notes: on what was passed over.
 
     Raises:
         BadInput: there is no image.
@@ -51,4 +56,4 @@ def split_of(root: Path, split: SplitName, rows: dict[str, tuple[int, int]], whe
         raise BadInput(f"{where}: names no image, the split {split} is empty")
     names = sorted(rows)
     numbers = np.array([rows[name] for name in names], dtype=np.int64)
-    return Split(root, split, np.array(names, dtype=str), numbers[:, 0], numbers[:, 1], folder)
+    return Split(root, split, np.array(names, dtype=str), numbers[:, 0], numbers[:, 1], folder, notes)

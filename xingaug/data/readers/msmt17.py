@@ -6,20 +6,25 @@ train/  test/                       version 1; of version 2 (blurred faces) they
 ```
 """
 
+import os
 import re
 from pathlib import Path
 
 from xingaug.data.names import SplitName
 from xingaug.data.readers.lists import numbered_lines, split_of, stays_inside
-from xingaug.data.split import Split
+from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
 
-MARKERS = ("list_train.txt", "list_query.txt", "list_gallery.txt")
+LISTS: dict[SplitName, str] = {"train": "list_train.txt", "query": "list_query.txt", "gallery": "list_gallery.txt"}
+MARKERS = (*LISTS.values(), "mask_train_v2", "mask_test_v2")
 FIRST_TEST_PID = 10_001
 """Labels of training and test both count from 0 and are different people: 1 is added to the former, this to the latter
 (our choice)."""
 
-_LINE = re.compile(r"(?P<path>\S+/(?P<person>\d+)_\d+_(?P<camid>\d+)_[^/\s]+\.jpg) (?P<label>\d+)", re.ASCII)
+_LINE = re.compile(
+    r"(?P<path>\S+/(?P<person>\d+)_\d+_(?P<camid>\d{1,9})_[^/\s]+(?i:\.(?:jpe?g|png))) (?P<label>\d{1,15})", re.ASCII
+)
+_IMAGE = re.compile(r"\d{4}_\d{3}_\d{2}_\d{4}[a-z]+_\d{4}_\d.*\.jpg", re.ASCII)
 _FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2")}
 
 
@@ -34,8 +39,15 @@ def read(root: Path, split: SplitName, with_val: bool = False) -> Split:
         with_val: add list_val.txt to `train`; it shows the same people.
 
     Raises:
-        BadInput: a list or the folder of its images is missing, or a line is not as published.
+        MissingSplit: there is no list of the split.
+        BadInput: the folder of a list's images is missing, or a line is not as published.
     """
+    lacking = [file for file in LISTS.values() if not os.path.lexists(root / file)]
+    if LISTS[split] in lacking:
+        raise MissingSplit(
+            f"{root}: is laid out as MSMT17 but lacks {', '.join(lacking)}, which say what its splits are; needed "
+            "beside its folders of images, as they come with MSMT17_V1 and MSMT17_V2"
+        )
     part = "train" if split == "train" else "test"
     lists = ["list_train.txt", "list_val.txt"] if split == "train" and with_val else [f"list_{split}.txt"]
     rows: dict[str, tuple[int, int]] = {}
@@ -52,6 +64,22 @@ def read(root: Path, split: SplitName, with_val: bool = False) -> Split:
                 raise BadInput(f"{root / file}:{number}: {found['path']} is listed twice")
             rows[name] = first + int(found["label"]), int(found["camid"])
     return split_of(root, split, rows, root / lists[0])
+
+
+def is_without_lists(root: Path) -> bool:
+    """Whether a folder holds the images of version 1, whose folders could be anybody's, and no list."""
+    for part in ("train", "test"):
+        person = next((entry for entry in _entries(root / part) if re.fullmatch(r"\d{4}", entry)), None)
+        if person is None or not any(_IMAGE.fullmatch(name) for name in _entries(root / part / person)[:9]):
+            return False
+    return True
+
+
+def _entries(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _image_folder(root: Path, part: str) -> str:

@@ -7,6 +7,8 @@ train:   {folder: train, pattern: "{pid:d}_{camid:d}_*.jpg"}
 query:   {folder: query, pattern: "{pid:d}_{camid:d}_*.jpg"}
 gallery: {folder: test,  pattern: "{pid:d}_{camid:d}_*.jpg"}
 ```
+
+A split whose paths say no camera gets one for all of its images by `camid: N` beside its pattern.
 """
 
 from pathlib import Path
@@ -42,10 +44,11 @@ def read(config: DatasetConfig, root: Path, split: SplitName, where: Path) -> Sp
     if described is None:
         raise MissingSplit(f"{where}: describes no {split}; add `{split}: {{folder: ..., pattern: ...}}`")
     template = parse_template(described.pattern)
-    if split != "train" and "camid" not in template.kinds:
+    if split != "train" and described.camid is None and "camid" not in template.kinds:
         raise BadInput(
             f"{where}: {split}: '{template.text}' says no camera, and evaluation leaves out what the query's own "
-            "camera saw: nothing would remain; needed {camid:d} or {camid}"
+            "camera saw: nothing would remain; needed {camid:d} or {camid} in it, or beside it `camid: N`, another "
+            "number for the query than for the gallery"
         )
     folder = root / described.folder
     index = read_index(folder, template)
@@ -54,6 +57,8 @@ def read(config: DatasetConfig, root: Path, split: SplitName, where: Path) -> Sp
         raise BadInput(f"{folder}: nothing fits '{template.text}' of {where} ({example})")
     notes = [] if not index.stray_count else [_strays_note(folder, template, index)]
     pids, camids = index.pids, index.camids
+    if described.camid is not None:
+        camids = np.full(len(index.names), described.camid, np.int64)
     if template.kinds["pid"] == "text":
         pids = _numbered("pid", pids, config, root, split, notes)
     if template.kinds.get("camid") == "text":
@@ -66,7 +71,7 @@ def read(config: DatasetConfig, root: Path, split: SplitName, where: Path) -> Sp
 
 def _strays_note(folder: Path, template: Template, index: Index) -> str:
     examples = ", ".join(index.strays.tolist())
-    return f"{folder}: {index.stray_count} files do not fit '{template.text}': {examples}"
+    return f"{folder}: {index.stray_count} files do not fit '{template.text}' or are no images: {examples}"
 
 
 def _numbered(

@@ -13,6 +13,9 @@ _FIELDS: dict[str, tuple[str, FieldKind]] = {
 }  # fmt: skip
 _NUMBER, _TEXT = r"\d{1,15}", r"[^/]+?"
 
+MAX_OPEN = 5
+"""Fields and `*` in one part of a path: `*{pid}*{camid}*` needs no more, and trying all their lengths takes long."""
+
 
 @dataclass(frozen=True)
 class Template:
@@ -62,6 +65,10 @@ def parse_template(text: str) -> Template:
             raise ValueError(f"pattern: '{text}': a brace without its partner; fields: {', '.join(_FIELDS)}")
         else:
             parts.append(re.escape(token))
+    for part in text.split("/"):
+        count = len(_TOKEN.findall(part))
+        if count > MAX_OPEN:
+            raise ValueError(f"pattern: '{text}': {count} fields and * in '{part}', needed at most {MAX_OPEN}")
     if "pid" not in kinds:
         raise ValueError(f"pattern: '{text}': says no identity; needed {{pid:d}} or {{pid}}")
     if {"", ".", ".."} & set(text.split("/")):

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from xingaug.data.names import SplitName
+from xingaug.data.names import SplitName, image_files
 from xingaug.data.readers.lists import numbered_lines, split_of
 from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
@@ -18,7 +18,7 @@ from xingaug.errors import BadInput
 MARKERS = ("image_train", "image_query")
 PARTS: dict[SplitName, str] = {"train": "train", "query": "query", "gallery": "test"}
 
-_NAME = re.compile(r"(?P<pid>\d+)_c(?P<camid>\d+)_\d+_\d+\.jpg", re.ASCII)
+_NAME = re.compile(r"(?P<pid>\d{1,15})_c(?P<camid>\d{1,9})_\d+_\d+(?i:\.(?:jpe?g|png))", re.ASCII)
 _GRAMMAR = "<vehicle>_c<camera>_<frame>_<number>.jpg, as 0001_c001_00016450_0.jpg"
 
 
@@ -35,15 +35,16 @@ def read(root: Path, split: SplitName) -> Split:
     folder, listed = root / f"image_{PARTS[split]}", root / f"name_{PARTS[split]}.txt"
     if not folder.is_dir():
         raise MissingSplit(f"{folder}: no such folder, which holds the images of the split {split}")
-    if listed.exists():
+    notes: tuple[str, ...] = ()
+    if os.path.lexists(listed):
         places = [(f"{listed}:{number}", name) for number, name in numbered_lines(listed)]
     else:
-        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(".jpg") and name[0] != ".")
-        places = [(str(folder), name) for name in names]
+        files = image_files(folder)
+        notes, places = files.note(folder), [(str(folder), name) for name in files.images]
     rows: dict[str, tuple[int, int]] = {}
     for where, name in places:
         found = _NAME.fullmatch(name)
         if found is None:
             raise BadInput(f"{where}: {name[:80]!r} is no name of VeRi; needed {_GRAMMAR}")
         rows[f"{folder.name}/{name}"] = int(found["pid"]), int(found["camid"])
-    return split_of(root, split, rows, listed if listed.exists() else folder)
+    return split_of(root, split, rows, listed if os.path.lexists(listed) else folder, notes=notes)

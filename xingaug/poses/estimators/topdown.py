@@ -53,6 +53,7 @@ class TopDown:
         self.path, self.device = path, device
         self._session = onnx_session(path, device, f"estimator '{kind}'")
         self._input, self._batch, self.size, self._dtype = _read_input(self._session, path)
+        self._outputs = _in_order([output.name for output in self._session.get_outputs()])
         self._kind = _kind_of_head(self._run(torch.zeros(1, 3, *self.size)), self.size, path)
         self.name = weights_name(kind, path)
 
@@ -79,7 +80,7 @@ class TopDown:
         if self._batch and count < self._batch:
             inputs = torch.cat([inputs, inputs.new_zeros(self._batch - count, *inputs.shape[1:])])
         try:
-            outputs = self._session.run(None, {self._input: inputs.numpy().astype(self._dtype, copy=False)})
+            outputs = self._session.run(self._outputs, {self._input: inputs.numpy().astype(self._dtype, copy=False)})
         except Exception as error:  # onnxruntime's own, which share no class but this one
             taken = f"does not take images {tuple(inputs.shape)} ({first_line(error)})"
             raise BadInput(f"{self.path}: {taken}; export it for this size and any batch") from None
@@ -101,6 +102,12 @@ def _read_input(session: Any, path: Path) -> tuple[str, int | None, tuple[int, i
         raise BadInput(f"{path}: takes {given[0].type}, needed float or float16")
     batch, _, height, width = (n if isinstance(n, int) and n > 0 else None for n in shapes[0])
     return given[0].name, batch, (height or SIZE[0], width or SIZE[1]), dtypes[given[0].type]
+
+
+def _in_order(names: list[str]) -> list[str]:
+    """The names of a network's outputs; of two that end in x and y, as simcc_x and simcc_y, the one in x first."""
+    ends = [name.lower()[-1:] for name in names]
+    return names[::-1] if ends == ["y", "x"] else names
 
 
 def _kind_of_head(outputs: list[Tensor], size: tuple[int, int], path: Path) -> str:

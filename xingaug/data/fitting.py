@@ -1,0 +1,49 @@
+"""Whether keypoints are pixels of the images that they come with."""
+
+import numpy as np
+import torch
+
+from xingaug.errors import BadInput
+from xingaug.keypoints import JOINTS, MIN_VISIBLE, Keypoints
+
+MOST_OUTSIDE = 0.25
+"""Share of all joints beyond which, where they lie outside their images, they are those of another frame."""
+
+CORNERED = 4
+"""Persons from whom on, where all joints of all lie in the top left quarter, they are those of a smaller frame."""
+
+
+def require_fitting(keypoints: Keypoints, frames: np.ndarray, where: str = "") -> None:
+    """Raises `BadInput` where keypoints cannot be pixels of the images that they come with.
+
+    So it is when no coordinate is beyond 1, when more than `MOST_OUTSIDE` of the joints lie outside their images, or
+    when each of at least `CORNERED` persons has every joint in the top left quarter of the image (all our choice).
+
+    Args:
+        keypoints: (N,) persons.
+        frames: (N, 2) height, width of their images.
+        where: the keypoints come from, for the message.
+    """
+    present = keypoints.present
+    if not bool(present.any()):
+        return
+    where = where or "keypoints"
+    sides = torch.from_numpy(np.ascontiguousarray(frames[:, None, ::-1], np.float32))
+    xy = keypoints.xy
+    if float(xy[present].abs().max()) <= 1 and float(sides.max()) > 4:
+        raise BadInput(f"{where}: no coordinate is beyond 1, as shares of an image's size are; needed pixels")
+    outside = present & ((xy < -0.5) | (xy > sides - 0.5)).any(-1)
+    if int(outside.sum()) > MOST_OUTSIDE * int(present.sum()):
+        row, joint = outside.nonzero()[0].tolist()
+        (x, y), (height, width) = xy[row, joint].tolist(), frames[row].tolist()
+        raise BadInput(
+            f"{where}: {int(outside.sum())} of {int(present.sum())} joints lie outside their images, such as "
+            f"{JOINTS[joint]} at ({x:g}, {y:g}) of {height}x{width}; needed pixels of the images as they are stored"
+        )
+    judged = present.sum(1) >= MIN_VISIBLE
+    cornered = (~present | (xy < sides / 2).all(-1)).all(1)
+    if int(judged.sum()) >= CORNERED and bool(cornered[judged].all()):
+        raise BadInput(
+            f"{where}: every joint of all {int(judged.sum())} persons lies in the top left quarter of its image; "
+            "needed pixels of the images as they are stored, these are of smaller ones"
+        )
