@@ -326,7 +326,7 @@ def test_sources_with_the_same_names_are_kept_apart(tmp_path):
     paths = [entry[0] for entry in manager.train_loader.dataset.data]
     persons = Persons.read(paths)
     assert len(set(persons.names)) == len(paths) == 24
-    with pytest.raises(BadInput, match=r"one.annotations\.npz: 0001_\S+ could be \S+ or \S+; leave augment\.annot"):
+    with pytest.raises(BadInput, match=r"one.annotations\.npz: \d{4}_\S+ could be \S+ or \S+; leave augment\.annot"):
         Persons.read(paths, tmp_path / "one" / "annotations.npz")
     assert len(set(persons.pids.tolist())) == 6
     bank = persons.build_bank((128, 64))
