@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from xingaug.config import from_mapping
 from xingaug.errors import BadInput
 from xingaug.training import losses
-from xingaug.training.config import PerceptualConfig
+from xingaug.training.config import PerceptualConfig, TrainConfig
 from xingaug.training.perceptual import PerceptualLoss
 from xingaug.training.pool import ImagePool
 
@@ -118,6 +119,35 @@ def test_perceptual_loss_compares_the_features_of_vgg(vgg: tuple[Path, nn.Sequen
     torch.save({**state, "classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg.pth")
     again = PerceptualLoss(PerceptualConfig(weights=str(tmp_path / "vgg.pth"), layers=(0, 3)))
     torch.testing.assert_close(again(generated, target), loss(generated, target))
+
+
+@pytest.mark.parametrize(("distance", "normalised"), [("l1", False), ("squared", False), ("squared", True)])
+def test_perceptual_loss_on_vgg16(distance: str, normalised: bool, tmp_path: Path) -> None:
+    from torchvision.models import vgg16
+
+    features = vgg16(weights=None).features.eval()
+    state = {f"features.{name}": value.half() for name, value in features.state_dict().items()}
+    save_file(state, tmp_path / "vgg16.safetensors")  # in half precision, as such files come
+    features.load_state_dict({name.removeprefix("features."): value.float() for name, value in state.items()})
+    config = PerceptualConfig("vgg16", str(tmp_path / "vgg16.safetensors"), (3, 8), distance, normalised)  # type: ignore[arg-type]
+    loss = PerceptualLoss(config)
+    generated, target = torch.rand(2, 3, 16, 12) * 2 - 1, torch.rand(2, 3, 16, 12) * 2 - 1
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    wanted = []
+    for layer in (3, 8):
+        with torch.no_grad():
+            a, b = (features[: layer + 1](((x + 1) / 2 - mean) / std) for x in (generated, target))
+        if normalised:
+            a, b = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-5) for x in (a, b))
+        difference = (a - b).abs() if distance == "l1" else (a - b) ** 2
+        wanted.append(difference.sum(1).mean() if normalised else difference.mean())
+    torch.testing.assert_close(loss(generated, target), torch.stack(wanted).mean(), rtol=1e-3, atol=1e-5)
+
+
+def test_a_network_by_its_name_takes_torchvisions_weights() -> None:
+    assert from_mapping(TrainConfig, {"perceptual": "vgg16"}).perceptual == PerceptualConfig("vgg16")
+    with pytest.raises(ValueError, match="needed at least one index from 0 to 30 of vgg16"):
+        PerceptualConfig("vgg16", layers=(31,))
 
 
 def test_missing_or_foreign_vgg_weights_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

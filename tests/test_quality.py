@@ -6,11 +6,11 @@ import pytest
 import torch
 from real_data import patn_file
 from skimage.metrics import structural_similarity
-from torch import nn
 
-from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
-from xingaug.training.evaluate import EvaluateConfig, estimate_poses, evaluate
+from xingaug.poses.estimators import PoseEstimator
+from xingaug.training.evaluate import EvaluateConfig, evaluate
+from xingaug.training.poses_found import estimate_poses
 from xingaug.training.quality import has_head, measure, pckh, ssim_map
 
 
@@ -199,42 +199,20 @@ def test_pckh_leaves_out_persons_without_a_head() -> None:
 # A pose estimator
 
 
-class Estimator(nn.Module):
+class Known:
     """Finds a pose that it knows, whatever the image shows."""
 
-    def __init__(self, kp: Keypoints) -> None:
-        super().__init__()
-        self.pose = torch.cat([kp.xy, kp.visibility[..., None]], -1)
+    name, device = "known", torch.device("cpu")
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        assert images.dtype == torch.float32
-        assert 0 <= images.min() <= images.max() <= 1
-        return self.pose.expand(len(images), -1, -1)
+    def __call__(self, images: list[torch.Tensor]) -> Keypoints:
+        assert all(image.dtype == torch.float32 and 0 <= image.min() <= image.max() <= 1 for image in images)
+        return poses(len(images))
 
 
 def test_estimate_poses_in_batches() -> None:
-    images = pair(count=5)[0]
-    found = estimate_poses(Estimator(poses()), Path("net.pt2"), images, batch_size=2)
+    found = estimate_poses(PoseEstimator(Known()), pair(count=5)[0], batch_size=2)
     assert found.shape == (5,)
     assert pckh(found, poses(5)) == 1
-
-
-@pytest.mark.parametrize(
-    ("output", "said"),
-    [
-        (torch.zeros(2, 17, 3), r"returns \(2, 17, 3\) for images \(2, 3, 40, 24\), needed \(2, 18, 3\)"),
-        (torch.zeros(18, 3), r"returns \(18, 3\) for images"),
-        (torch.full((2, 18, 3), 2.0), r"returns no poses, .+ \(visibility: values outside \[0, 1\] or NaN\)"),
-        (torch.tensor([float("nan"), 0, 1]).expand(2, 18, 3), r"returns no poses, .+ \(xy: NaN or infinite"),
-    ],
-)
-def test_estimators_of_another_form(output: torch.Tensor, said: str) -> None:
-    class Net(nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return output
-
-    with pytest.raises(BadInput, match=rf"^net.pt2: {said}"):
-        estimate_poses(Net(), Path("net.pt2"), pair(count=2)[0])
 
 
 @pytest.mark.slow

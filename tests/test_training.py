@@ -249,7 +249,7 @@ def test_held_out_persons_pick_the_best_checkpoint(
 
     monkeypatch.setattr(Trainer, "train_step", noting)
     monkeypatch.setattr("xingaug.training.loop.validate", lambda *_: {"ssim": next(scores)})
-    asked = config(steps=5, validation={"identities": 1, "pairs": 3, "every": 1}, checkpoint_minutes=0)
+    asked = config(steps=5, validation={"identities": 1, "pairs": 3, "every": 1, "best": "ssim"}, checkpoint_minutes=0)
     train(asked, tmp_path / "run", progress=False)
     _, held = given.hold_out(1, asked.seed)
     assert held is not None

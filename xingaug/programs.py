@@ -78,6 +78,8 @@ class OnnxNetwork(nn.Module):
                 f"{path}: takes {len(given)} tensors and gives {len(made)}, needed {what}: one of float each"
             )
         self._input, self._type = given[0].name, _ONNX_TYPES[given[0].type]
+        self.shape = tuple(n if isinstance(n, int) and n > 0 else None for n in given[0].shape)
+        """Of its input; None where it is free."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Gives what the network gives for (B, 3, H, W), float32 on the images' device."""
@@ -127,6 +129,18 @@ def _require_cuda(what: str, device: torch.device, providers: list[str]) -> None
         has = ", ".join(p.removesuffix("ExecutionProvider") for p in providers)
         hint = "install onnxruntime-gpu in its place, or use cpu"
         raise BadInput(f"{what}: device '{device}' needs onnxruntime with CUDA, this one has {has}; {hint}")
+
+
+def input_shape(program: nn.Module) -> tuple[int | None, ...]:
+    """The shape of what a network from `load_program` takes, None where it is free; () where the file does not say."""
+    if isinstance(program, OnnxNetwork):
+        return program.shape
+    graph = getattr(program, "graph", None)
+    for node in graph.nodes if graph is not None else ():
+        value = node.meta.get("val") if node.op == "placeholder" else None
+        if isinstance(value, Tensor):
+            return tuple(n if type(n) is int else None for n in value.shape)
+    return ()
 
 
 def device_problem(name: str) -> str | None:

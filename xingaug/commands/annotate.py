@@ -29,7 +29,7 @@ def _add_annotate(commands: Any) -> None:
     way.add_argument("--from", dest="source", nargs=2, metavar=("FORMAT", "FILE"),
                      help="patn-csv, openpose-json (a folder), coco-json, alphapose-json, lsp-mat or npz, and the "
                      "file")  # fmt: skip
-    way.add_argument("--estimator", metavar="NAME", help="keypoint-rcnn, rtmpose, vitpose or program")
+    way.add_argument("--estimator", metavar="NAME", help="keypoint-rcnn, rtmpose, vitpose, movenet or program")
     parser.add_argument("--splits", nargs="+", choices=("train", "query", "gallery"),
                         help="of a dataset (default: train)")  # fmt: skip
     parser.add_argument(

@@ -1,12 +1,13 @@
 """`xingaug train`, `convert`, `export` and `evaluate`: generators."""
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from xingaug.commands.parser import add_command, print_figures
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, printable
 
 
 def add(commands: Any) -> None:
@@ -95,11 +96,25 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--pairs", type=Path, required=True, help="CSV with the header from,to")
     parser.add_argument("--split", choices=("train", "query", "gallery"), default="gallery", help="where images lie")
     parser.add_argument("--limit", type=int, help="measure the first pairs only")
+    parser.add_argument("--reid", type=Path, metavar="FILE.onnx",
+                        help="adds reid_rank1 and reid_map of the images as queries, under the source's identity and "
+                        "camera, among the real test images: a feature network, ONNX or a program of torch.export "
+                        "(which can run code, so name only one that you trust), from images (B, 3, H, W), RGB in "
+                        "[0, 1], to (B, D). It normalises them itself; they are resized to the size that it fixes, if "
+                        "any")  # fmt: skip
+    parser.add_argument("--reid-cache", type=Path, metavar="DIR",
+                        help="keep the gallery's features there for the next time")  # fmt: skip
     parser.add_argument("--pose-estimator", type=Path, metavar="FILE.onnx",
-                        help="adds pckh (share of joints, at 0.5 of the head): an ONNX file, or a program of "
-                        "torch.export, from images (B, 3, H, W) in [0, 1] to (B, 18, 3), x and y in their pixels and a "
-                        "confidence in [0, 1]; "
-                        "a .pt2 can run code, so name only one that you trust")  # fmt: skip
+                        help="adds pck (share of joints within 0.2 of a quarter of the height, those found in the true "
+                        "images) and pckh (at 0.5 of the head): MoveNet or a top-down network as ONNX, or a network, "
+                        "ONNX or a program of torch.export, from images (B, 3, H, W) in [0, 1] to (B, 18, 3), x and y "
+                        "in their pixels and a confidence in [0, 1]; a .pt2 can run code, so name only one that you "
+                        "trust")  # fmt: skip
+    parser.add_argument("--sharpness", action="store_true",
+                        help="adds the mean gradient as a share of the true images'")  # fmt: skip
+    parser.add_argument("--frechet-weights", type=Path, metavar="FILE",
+                        help="adds frechet (of means of VGG-16's relu4_3) and vgg_distance (of four layers' features): "
+                        "torchvision's VGG-16, .safetensors or .pth")  # fmt: skip
     parser.add_argument("--perceptual", nargs="+", choices=("lpips", "fid", "is"), default=(), metavar="NAME",
                         help="adds any of lpips, fid, is; needs xingaug[metrics] and the networks' weights, from the "
                         "cache in TORCH_HOME or downloaded into it")  # fmt: skip
@@ -112,19 +127,17 @@ def _add_evaluate(commands: Any) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from xingaug.training.evaluate import EvaluateConfig, evaluate
 
-    fields = (
-        "generator", "data", "annotations", "pairs", "split", "limit", "batch_size", "device", "pose_estimator",
-        "perceptual", "inception",
-    )  # fmt: skip
-    figures = evaluate(EvaluateConfig(**{name: getattr(args, name) for name in fields}))
+    names = [field.name for field in dataclasses.fields(EvaluateConfig)]
+    figures = evaluate(EvaluateConfig(**{name: getattr(args, name) for name in names}))
     if args.json:
         print(json.dumps(figures))
         return
     print(f"{figures.pop('pairs')} pairs")
-    of_true, networks = figures.pop("pckh_of_true", None), figures.pop("perceptual", {})
-    for name, row in {"generated": figures, **figures.pop("baselines")}.items():
-        print(f"{name:>14}: " + ", ".join(f"{key} {row[key]:.4f}" for key in figures))
-    if of_true is not None:
-        print(f"{'true':>14}: pckh {of_true:.4f}")
-    for name, text in networks.items():
-        print(f"{name:>14}: {text}")
+    of_true, texts = figures.pop("true", {}), figures.pop("measures", {}) | figures.pop("perceptual", {})
+    figures.pop("pckh_of_true", None)
+    for name, row in {"generated": figures, **figures.pop("baselines"), "true": of_true}.items():
+        shown = ", ".join(f"{key} {row[key]:.4f}" for key in figures if key in row)
+        if shown:
+            print(f"{name:>14}: {shown}")
+    for name, text in texts.items():
+        print(printable(f"{name:>14}: {text}"))

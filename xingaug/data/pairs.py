@@ -57,6 +57,7 @@ class PairData:
         cameras: (N,) int64, images of one person under one camera; with `same_camera` a share of the pairs is from
             these. None where there is no such share.
         same_camera: that share, in [0, 1].
+        camids: (N,) int64, cameras; None where they are not known.
     """
 
     images: np.ndarray | DiskImages
@@ -70,6 +71,7 @@ class PairData:
     listed: np.ndarray | None = None
     cameras: np.ndarray | None = None
     same_camera: float = 0.0
+    camids: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -93,7 +95,7 @@ class PairData:
         if listed is not None:
             listed = (np.cumsum(chosen) - 1)[listed[chosen[listed].all(1)]]
         columns = {name: getattr(self, name)[rows] for name in ("xy", "visibility", "pids", "groups", "names")}
-        for name in ("blocks", "cameras"):
+        for name in ("blocks", "cameras", "camids"):
             columns[name] = None if getattr(self, name) is None else getattr(self, name)[rows]
         masks = None if self.masks is None else _rows_of(self.masks, rows)
         return replace(self, **columns, images=_rows_of(self.images, rows), masks=masks, listed=listed)
@@ -251,6 +253,7 @@ def pairs_from_tree(
         listed=None if pairs is None else _listed_rows(pairs, split),
         cameras=cameras if same_camera and within != "camera" else None,
         same_camera=same_camera,
+        camids=split.camids,
     )
     files = _masks_beside(split) if masks is None else _masks_in(masks, split)
     if files is None:
@@ -330,7 +333,7 @@ def pairs_from_pedestrians(
     """
     from xingaug.data import pedestrians as ped
 
-    requests, groups, names, pids = [], [], [], []
+    requests, groups, names, pids, camids = [], [], [], [], []
     for i in range(identities):
         identity = ped.draw_identity(seed, i)
         # Other scenes for every few persons, so that the generator does not learn six backgrounds by heart.
@@ -343,9 +346,10 @@ def pairs_from_pedestrians(
                 requests.append((identity, pose, cameras[c], background))
                 groups.append(i * tracklets + t)
                 pids.append(i)
+                camids.append(c + 1)
                 names.append(f"{i:05d}_c{c + 1}_{p:03d}")
     rendered = ped.render_many(requests, workers=workers, progress=progress)
     return PairData(
         rendered.images, rendered.xy, rendered.visibility, rendered.masks, np.array(pids), np.array(groups),
-        np.array(names),
+        np.array(names), camids=np.array(camids),
     )  # fmt: skip

@@ -101,21 +101,29 @@ class Photometric:
 
 @dataclass(frozen=True)
 class PerceptualConfig:
-    """The perceptual loss: L1 between VGG-19 features (METHOD: XingGAN, losses).
+    """The perceptual loss: a distance between VGG features (METHOD: XingGAN, losses).
 
     Attributes:
+        network: VGG-19, as the released XingGAN has it, or VGG-16.
         weights: "torchvision" for its ImageNet weights, which torchvision fetches once, or the path of a state dict
-            (.pth or .safetensors) of torchvision's `vgg19`, with or without its classifier.
-        layers: indices into `vgg19.features` after which features are compared; the released XingGAN uses 3.
+            (.pth or .safetensors) of torchvision's network, with or without its classifier.
+        layers: indices into `features` of torchvision's network after which features are compared; the released
+            XingGAN uses 3 (relu1_2). VGG-16's relu2_2, relu3_3 and relu4_3 are 8, 15 and 22.
+        distance: "l1", or "squared"; mean over all numbers of a layer.
+        normalised: bring the features at each place to unit length first, and sum over the channels (as LPIPS does).
     """
 
+    network: Literal["vgg16", "vgg19"] = "vgg19"
     weights: str = "torchvision"
     layers: tuple[int, ...] = (3,)
+    distance: Literal["l1", "squared"] = "l1"
+    normalised: bool = False
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        if not self.layers or not all(0 <= layer <= 36 for layer in self.layers):
-            raise ValueError(f"layers: {self.layers}, needed at least one index from 0 to 36")
+        last = {"vgg16": 30, "vgg19": 36}[self.network]
+        if not self.layers or not all(0 <= layer <= last for layer in self.layers):
+            raise ValueError(f"layers: {self.layers}, needed at least one index from 0 to {last} of {self.network}")
 
 
 @dataclass(frozen=True)
@@ -175,24 +183,55 @@ class DiscriminatorConfig:
             raise ValueError("pool: needed 0 to 10,000; start: needed in [0, 1]")
 
 
+MEASURES: dict[str, str | None] = {
+    "ssim": None, "mask_ssim": None, "person_ssim": None, "psnr": None, "sharpness": None, "reid_rank1": "reid",
+    "reid_map": "reid", "pck": "pose_estimator", "frechet": "vgg16", "vgg_distance": "vgg16",
+}  # fmt: skip
+"""What a checkpoint can be chosen by, and the setting of `Validation` that each needs."""
+
+
 @dataclass(frozen=True)
 class Validation:
-    """Pairs that are measured during training; the best checkpoint is the one of the highest SSIM.
+    """Pairs that are measured during training, and what the best checkpoint is chosen by.
 
     Attributes:
         identities: persons that are kept out of training for it; 0 for no validation.
         pairs: pairs of them.
         every: steps between measurements; the last step is measured too.
+        best: one of `MEASURES`, or several whose product counts: [reid_map, pck] is the right person in the right pose.
+            Sharpness counts up to 1, what is sharper than a photo is no better; the distances `frechet` and
+            `vgg_distance` divide. The default keeps SSIM from picking the blurriest.
+        reid: a feature network, .onnx or .pt2, as for `xingaug evaluate --reid`: `reid_rank1`, `reid_map`. The gallery
+            is the other images of the persons kept out.
+        pose_estimator: as for `xingaug evaluate --pose-estimator`: `pck`.
+        vgg16: weights of VGG-16, as for `xingaug evaluate --frechet-weights`: `frechet`, `vgg_distance`.
     """
 
     identities: int = 16
     pairs: int = 64
     every: int = 500
+    best: str | tuple[str, ...] = ("ssim", "sharpness")
+    reid: Path | None = None
+    pose_estimator: Path | None = None
+    vgg16: Path | None = None
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks ranges, and that what is named can be measured."""
         if self.identities < 0 or not 1 <= self.pairs <= 100_000 or self.every < 1:
             raise ValueError("identities: needed at least 0; pairs: 1 to 100,000; every: at least 1")
+        if not self.measures:
+            raise ValueError(f"best: nothing named, needed one of {', '.join(MEASURES)}")
+        for name in self.measures:
+            if name not in MEASURES:
+                raise ValueError(f"best: '{name}', needed one of {', '.join(MEASURES)}")
+            setting = MEASURES[name]
+            if setting is not None and getattr(self, setting) is None:
+                raise ValueError(f"best: '{name}' is measured by validation.{setting}, which names no file")
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What `best` names."""
+        return (self.best,) if isinstance(self.best, str) else self.best
 
 
 @dataclass(frozen=True)
@@ -200,7 +239,8 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        perceptual: the perceptual loss; "none" must be written out, so that nobody goes without it unknowingly.
+        perceptual: the perceptual loss, "vgg16" or "vgg19" for that network with torchvision's weights; "none" must be
+            written out, so that nobody goes without it unknowingly.
         data: where pairs come from.
         generator: the network: a named size (`generators.sizes`), or the switches of a XingGAN++.
         size: (height, width) in pixels of a named generator's images; None is 128x64.
@@ -231,7 +271,7 @@ class TrainConfig:
         tensorboard: write its event files too, where tensorboard is installed.
     """
 
-    perceptual: Literal["none"] | PerceptualConfig
+    perceptual: Literal["none", "vgg16", "vgg19"] | PerceptualConfig
     data: PedestrianData | TreeData = field(default_factory=PedestrianData)
     generator: str | XingGANPlusPlusConfig = "xinggan_pp_small"
     size: tuple[int, int] | None = None
@@ -262,6 +302,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
+        if self.perceptual in ("vgg16", "vgg19"):
+            object.__setattr__(self, "perceptual", PerceptualConfig(network=self.perceptual))
         for name, most in {
             "steps": 10**9, "batch_size": 65_536, "accumulate": 65_536, "pairs_per_epoch": 10**9, "sample_every": 10**9,
         }.items():  # fmt: skip

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from xingaug.data.annotations import keypoints_of, read_annotations
 from xingaug.data.market1501 import FOLDERS, Split, read_images
@@ -16,12 +14,12 @@ from xingaug.data.readers import read_split
 from xingaug.errors import BadInput
 from xingaug.generators.render import render_images
 from xingaug.generators.store import load_generator
-from xingaug.images import bytes_to_unit
-from xingaug.keypoints import JOINTS, Keypoints
-from xingaug.programs import load_program, run_program
-from xingaug.progress import ProgressBar
+from xingaug.keypoints import Keypoints
 from xingaug.training.masks import pose_mask
-from xingaug.training.quality import has_head, measure, pckh
+from xingaug.training.poses_found import PoseJudge
+from xingaug.training.quality import measure, sharpness
+from xingaug.training.reid_judge import ReidJudge
+from xingaug.training.vgg_metrics import VGGJudge
 
 PERCEPTUAL = ("lpips", "fid", "is")
 """Metrics that take a feature network's weights."""
@@ -40,7 +38,11 @@ class EvaluateConfig:
         limit: measure the first pairs only.
         batch_size: images rendered at a time.
         device: where the generator and the networks of the metrics run.
-        pose_estimator: program of torch.export for PCKh; None leaves PCKh out.
+        reid: feature network for Rank-1 and mAP against the gallery (see `training.features`); None leaves them out.
+        reid_cache: folder in which the gallery's features are kept for the next time; None keeps none.
+        pose_estimator: for PCK and PCKh (see `poses.estimators.load_estimator_file`); None leaves them out.
+        sharpness: measure it.
+        frechet_weights: VGG-16's, for the Frechet and the perceptual distance on it; None leaves them out.
         perceptual: any of `PERCEPTUAL`.
         inception: weights for "fid" and "is"; None looks in torch's cache.
 
@@ -56,7 +58,11 @@ class EvaluateConfig:
     limit: int | None = None
     batch_size: int = 32
     device: str = "cpu"
+    reid: Path | None = None
+    reid_cache: Path | None = None
     pose_estimator: Path | None = None
+    sharpness: bool = False
+    frechet_weights: Path | None = None
     perceptual: Sequence[str] = ()
     inception: Path | None = None
 
@@ -71,6 +77,8 @@ class EvaluateConfig:
         unknown = [name for name in self.perceptual if name not in PERCEPTUAL]
         if unknown:
             raise BadInput(f"perceptual: '{unknown[0]}', expected any of {', '.join(PERCEPTUAL)}")
+        if self.reid_cache is not None and self.reid is None:
+            raise BadInput(f"reid_cache: {self.reid_cache}, is for reid, which was not asked for")
         if self.inception is not None and not {"fid", "is"} & set(self.perceptual):
             raise BadInput(f"inception: {self.inception}, is read for fid or is alone, and neither was asked for")
 
@@ -79,15 +87,15 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
     """Renders the source of every pair in the target's pose and compares with the target.
 
     Returns:
-        `pairs` (number), `ssim`, `mask_ssim`, `person_ssim` (where masks lie beside the images), `l1`, `psnr`, `pckh`
-        (with a pose estimator), `lpips`, `fid`, `is` (where asked for), and under `baselines` the same figures for
-        `copy_source` and for `identity_mean`, the mean of the identity's other images. With a pose estimator also
-        `pckh_of_true`, its PCKh on the true images; with perceptual metrics also `perceptual`, which says for each the
-        feature network and the size of the images in it.
+        `pairs` (number), `ssim`, `mask_ssim`, `person_ssim` (where masks lie beside the images), `l1`, `psnr`, and as
+        asked for `reid_rank1`, `reid_map`, `pck`, `pckh`, `sharpness`, `frechet`, `vgg_distance`, `lpips`, `fid`, `is`.
+        Under `baselines` the same figures for `copy_source` and for `identity_mean`, the mean of the identity's other
+        images; under `true` those that the true images have themselves, and `pckh_of_true`. `measures` says what each
+        network's figure was measured on, `perceptual` likewise for lpips, fid and is.
 
     Raises:
-        BadInput: unreadable input, a pair of two identities or whose images or keypoints are unknown, or an estimator
-            or weights that cannot be used.
+        BadInput: unreadable input, a pair of two identities or whose images or keypoints are unknown, or networks or
+            weights that cannot be used.
     """
     generator = load_generator(config.generator, config.device)
     size = generator.size
@@ -99,9 +107,10 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
         if "fid" in config.perceptual and len(pairs.true) < 2:
             raise BadInput(f"{config.pairs}: 1 pair to measure, fid needs at least 2")
         networks = load_networks(tuple(config.perceptual), size, config.inception, config.device)
-    # First on the true images, so that an estimator that does not fit is told before anything is rendered.
-    estimator = None if config.pose_estimator is None else _Estimator(config, pairs.target_keypoints, progress)
-    extra: dict[str, Any] = {} if estimator is None else {"pckh_of_true": estimator.pckh(pairs.true, "true")}
+    # First on the true images, so that a network that does not fit is told before anything is rendered.
+    judges = _Judges(config, pairs, progress)
+    of_true = judges.scores("true", pairs.true, pairs.target_rows)
+    of_true |= {} if config.frechet_weights is None else {"frechet": 0.0, "vgg_distance": 0.0}
     generated = render_images(
         generator, pairs.sources, pairs.source_keypoints, pairs.target_keypoints, config.batch_size, config.device,
         progress="rendering" if progress else None,
@@ -111,9 +120,14 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
     figures: dict[str, dict[str, Any]] = {
         name: measure(images, pairs.true, pairs.masks, pose_masks=pose_masks).to_json() for name, images in sets.items()
     }
-    if estimator is not None:
-        for name, images in sets.items():
-            figures[name]["pckh"] = estimator.pckh(images, name)
+    distances = judges.distances(sets)
+    for name, images in sets.items():
+        figures[name] |= judges.scores(name, images, pairs.source_rows) | distances.get(name, {})
+    extra: dict[str, Any] = {}
+    if of_true:
+        extra = {"true": of_true, "measures": judges.describe()}
+    if "pckh" in of_true:
+        extra["pckh_of_true"] = of_true["pckh"]
     if networks is not None:
         from xingaug.training.perceptual_metrics import perceptual_scores
 
@@ -128,6 +142,8 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
 class _Pairs:
     """N pairs at the generator's size: images (N, H, W, 3) uint8, union of both person masks (N, H, W) or None."""
 
+    source_rows: Split
+    target_rows: Split
     sources: np.ndarray
     true: np.ndarray
     identity_means: np.ndarray
@@ -157,65 +173,56 @@ class _Pairs:
         masks = [read_masks(split.select(rows), size) for rows in (sources, targets)]
         union = None if masks[0] is None or masks[1] is None else np.maximum(masks[0], masks[1])
         means = _identity_means(split, images, targets)
-        return cls(images[sources], images[targets], means, union, *keypoints)
+        shown = [split.select(rows) for rows in (sources, targets)]
+        return cls(*shown, images[sources], images[targets], means, union, *keypoints)
 
 
-class _Estimator:
-    """A pose estimator, and the poses that it should find."""
+class _Judges:
+    """The networks that were asked for, and what they say of a set of images; see `evaluate`."""
 
-    def __init__(self, config: EvaluateConfig, true: Keypoints, progress: bool) -> None:
-        if not bool(has_head(true).any()):
-            raise BadInput(f"{config.annotations}: no target has two joints of its head, which PCKh needs")
-        self.path = config.pose_estimator or Path()
-        self.program = load_program(self.path, "a pose estimator", config.device)
-        self.true, self.batch_size, self.device, self.progress = true, config.batch_size, config.device, progress
+    def __init__(self, config: EvaluateConfig, pairs: _Pairs, progress: bool) -> None:
+        self._pairs, self._progress, self._sharpness = pairs, progress, config.sharpness
+        size = (pairs.true.shape[1], pairs.true.shape[2])
+        self._poses = self._vgg = self._reid = None
+        if config.pose_estimator is not None:
+            self._poses = PoseJudge(config.pose_estimator, config.device, config.batch_size)
+            self._poses.look_at_true(pairs.true, pairs.target_keypoints, self._label("poses of the true images"))
+        if config.frechet_weights is not None:
+            self._vgg = VGGJudge(
+                config.frechet_weights, pairs.true, config.batch_size, config.device, "--frechet-weights"
+            )
+        if config.reid is not None:
+            self._reid = ReidJudge(
+                config.reid, config.data, size, config.device, config.batch_size, config.reid_cache, progress
+            )
 
-    def pckh(self, images: np.ndarray, name: str) -> float:
-        """PCKh of the poses found in images of (N, H, W, 3) uint8."""
-        label = f"poses of {name}" if self.progress else None
-        return pckh(estimate_poses(self.program, self.path, images, self.batch_size, self.device, label), self.true)
+    def _label(self, text: str) -> str | None:
+        return text if self._progress else None
 
+    def scores(self, name: str, images: np.ndarray, shown: Split) -> dict[str, float]:
+        """Figures of images (N, H, W, 3) uint8 that count as the persons and cameras of `shown`."""
+        figures: dict[str, float] = {}
+        if self._reid is not None:
+            pair = self._pairs.source_rows, self._pairs.target_rows
+            figures |= self._reid.scores(images, shown, pair, self._label(f"features of {name}"))
+        if self._poses is not None:
+            known = images is self._pairs.true
+            figures |= self._poses.of_true if known else self._poses.scores(images, self._label(f"poses of {name}"))
+        if self._sharpness:
+            figures["sharpness"] = sharpness(images, self._pairs.true)
+        return figures
 
-@torch.no_grad()
-def estimate_poses(
-    program: nn.Module,
-    path: Path,
-    images: np.ndarray,
-    batch_size: int = 32,
-    device: torch.device | str = "cpu",
-    progress: str | None = None,
-) -> Keypoints:
-    """Finds the persons' poses.
+    def distances(self, sets: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        """Figures of each set of images (N, H, W, 3) uint8 that are distances from the true ones."""
+        return {} if self._vgg is None else self._vgg.scores(sets, self._label("VGG-16"))
 
-    Args:
-        program: takes images (B, 3, H, W) float32 in [0, 1] and returns (B, 18, 3): x, y in pixels of these images and
-            a confidence in [0, 1], 0 for a joint that it does not find.
-        path: the program's file, for the error messages.
-        images: (N, H, W, 3) uint8, one person in each.
-        batch_size: images at a time.
-        device: where the program runs.
-        progress: label of the bar shown on a terminal; None for none.
-
-    Returns:
-        (N,) keypoints on the CPU.
-
-    Raises:
-        BadInput: the program does not take these images, or returns another shape or other values.
-    """
-    parts = []
-    for start in ProgressBar(range(0, len(images), batch_size), progress, unit="batch"):
-        batch = bytes_to_unit(torch.from_numpy(images[start : start + batch_size]).to(device)).contiguous()
-        found = run_program(program, path, batch)
-        needed = (len(batch), len(JOINTS), 3)
-        if tuple(found.shape) != needed:
-            shapes = f"returns {tuple(found.shape)} for images {tuple(batch.shape)}, needed {needed}"
-            raise BadInput(f"{path}: {shapes}: x, y, confidence of each joint")
-        parts.append(found.float().cpu())
-    poses = torch.cat(parts)
-    try:
-        return Keypoints(poses[..., :2], poses[..., 2])
-    except ValueError as error:
-        raise BadInput(f"{path}: returns no poses, x and y in pixels and a confidence in [0, 1] ({error})") from None
+    def describe(self) -> dict[str, str]:
+        """For each figure what it was measured on."""
+        texts = {} if self._reid is None else {"reid": self._reid.describe()}
+        texts |= {} if self._poses is None else self._poses.describe()
+        if self._sharpness:
+            texts["sharpness"] = "mean gradient of the luma, as a share of the true images'"
+        return texts | ({} if self._vgg is None else self._vgg.describe())
 
 
 def _rows(split: Split, names: list[str], where: Path) -> np.ndarray:

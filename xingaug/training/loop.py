@@ -20,10 +20,10 @@ from xingaug.progress import ProgressBar
 from xingaug.training.batches import Batch, PairRows, make_batch, rows_of_steps
 from xingaug.training.config import PedestrianData, TrainConfig
 from xingaug.training.processes import processes_of
-from xingaug.training.quality import measure
 from xingaug.training.rundir import Log, RunDirectory
 from xingaug.training.stopping import stop_on_signals
 from xingaug.training.trainer import Trainer
+from xingaug.training.validation import Validator, score
 
 SAMPLES = 8
 """Pairs on a sample sheet."""
@@ -63,10 +63,11 @@ def train(
         data, held_out = load_pairs(config, progress and processes.is_first)
         if run.checkpoints():
             trainer.restore(run.checkpoints()[-1])
-        with Recorder(run, trainer, held_out or data, progress) as recorder:
+        judge = validator_of(trainer, held_out) if processes.is_first else None
+        with Recorder(run, trainer, held_out or data, judge, progress) as recorder:
             for batch in batches(trainer, data, overfit_one_batch):
                 recorder.log(trainer.train_step(batch))
-                is_best = held_out is not None and recorder.validate(held_out)
+                is_best = recorder.validate()
                 recorder.draw_samples()
                 asked = processes.any(1 + stop.signal if stop.signal else int(is_best or recorder.checkpoint_is_due()))
                 if asked:
@@ -82,8 +83,10 @@ def train(
 class Recorder:
     """What a run leaves on disk as it goes; only the first process writes."""
 
-    def __init__(self, run: RunDirectory, trainer: Trainer, shown: PairData, progress: bool) -> None:
-        """Args: `run`; `trainer`; `shown`: pairs of the sample sheets; `progress`: show a bar on a terminal."""
+    def __init__(
+        self, run: RunDirectory, trainer: Trainer, shown: PairData, judge: Validator | None, progress: bool
+    ) -> None:
+        """Args: `run`; `trainer`; `shown`: pairs of the sample sheets; `judge`, if any is held out; `progress`."""
         self.run, self.trainer, self.config = run, trainer, trainer.config
         self.writes = trainer.processes.is_first
         self.saved = time.monotonic()
@@ -93,7 +96,7 @@ class Recorder:
             count = min(SAMPLES, len(shown))
             sources, targets, mirror = shown.draw(count, self.config.seed + 1, 0)
             self.sheet = PairRows(sources, targets, np.zeros_like(mirror), np.zeros(count, np.int64))
-        self.shown = shown
+        self.shown, self.judge = shown, judge
         size = self.config.batch_size
         self.bar = ProgressBar[None](
             None, "training", self.config.steps * size, trainer.step * size, shown=progress and self.writes
@@ -119,17 +122,19 @@ class Recorder:
     def _is_turn(self, every: int) -> bool:
         return self.writes and (self.trainer.step % every == 0 or self.trainer.step == self.config.steps)
 
-    def validate(self, held_out: PairData) -> bool:
+    def validate(self) -> bool:
         """Measures the held-out pairs when it is their turn; returns whether the weights are the best so far."""
         chosen = self.config.validation
-        if not self._is_turn(chosen.every):
+        if self.judge is None or not self._is_turn(chosen.every):
             return False
-        figures = validate(self.trainer, held_out, chosen.pairs)
+        figures = validate(self.trainer, self.judge)
+        value = score(figures, chosen.measures)
         self.stats.write(self.trainer.step, {f"validation_{name}": value for name, value in figures.items()})
-        if figures["ssim"] <= self.trainer.best:
+        if value <= self.trainer.best:
             return False
-        self.trainer.best = figures["ssim"]
-        notes = {"training": to_mapping(self.config), "step": self.trainer.step, "validation": figures}
+        self.trainer.best = value
+        best = {"measure": list(chosen.measures), "value": value}
+        notes = {"training": to_mapping(self.config), "step": self.trainer.step, "validation": figures, "best": best}
         save_generator(self.trainer.average, self.run.best_generator, notes)
         return True
 
@@ -194,17 +199,22 @@ def generate(trainer: Trainer, batch: Batch) -> Tensor:
     return image.float()
 
 
-def validate(trainer: Trainer, data: PairData, pairs: int) -> dict[str, float]:
+def validator_of(trainer: Trainer, held_out: PairData | None) -> Validator | None:
+    """What measures the held-out persons; None where there are none."""
+    config = trainer.config
+    return None if held_out is None else Validator(config.validation, held_out, config.network.size, trainer.device)
+
+
+def validate(trainer: Trainer, judge: Validator) -> dict[str, float]:
     """Measures the averaged weights on pairs of held-out persons, always the same ones."""
-    sources, targets, mirror = data.draw(pairs, seed=0, epoch=0)
+    sources, targets, size = judge.sources, judge.targets, trainer.config.network.size
     generated = []
-    for start in range(0, pairs, trainer.config.batch_size):
+    for start in range(0, len(sources), trainer.config.batch_size):
         part = slice(start, start + trainer.config.batch_size)
-        rows = PairRows(sources[part], targets[part], np.zeros_like(mirror[part]), targets[part])
-        batch = make_batch(data, rows, trainer.config.network.size, trainer.device)
+        rows = PairRows(sources[part], targets[part], np.zeros(len(sources[part]), bool), targets[part])
+        batch = make_batch(judge.data, rows, size, trainer.device)
         generated.append(unit_to_bytes(signed_to_unit(generate(trainer, batch))).cpu().numpy())
-    figures = measure(np.concatenate(generated), data.images[targets], data.union_masks(sources, targets)).to_json()
-    return {name: float(value) for name, value in figures.items() if name != "pairs"}
+    return judge.measure(np.concatenate(generated))
 
 
 def plan(config: TrainConfig, out: Path) -> str:
@@ -217,6 +227,7 @@ def plan(config: TrainConfig, out: Path) -> str:
         run.require_own(config)
         trainer = Trainer(config, processes)
         data, held_out = load_pairs(config)
+        validator_of(trainer, held_out)  # so that networks and pairs that do not fit are told now
         summary = {
             "out": str(out),
             "images": len(data),

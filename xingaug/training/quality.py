@@ -199,3 +199,53 @@ def pckh(predicted: Keypoints, true: Keypoints, threshold: float = 0.5) -> float
 def has_head(keypoints: Keypoints) -> Tensor:
     """(...) bool: whether PCKh can tell the size of the head, which takes two of its joints."""
     return keypoints.present[..., list(HEAD)].sum(-1) >= 2
+
+
+def pck(predicted: Keypoints, true: Keypoints, height: int, threshold: float = 0.2) -> float:
+    """Share of the joints that lie where they should, within a part of a torso (our definition).
+
+    A joint that is present in the true pose is right if the predicted one lies within `threshold` times a quarter of
+    the image's height, which is about the torso of a person who fills the image: 6.4 px of 128 at 0.2. So nobody whose
+    hips are hidden is left out. The neck, which most networks derive from the shoulders, does not count. Leave out of
+    `true` what an estimator does not find in the true images either, and only the generated image is judged.
+
+    Args:
+        predicted: (N,) poses; a place counts whatever its confidence.
+        true: (N,) poses, in the same frame.
+        height: of the images in pixels.
+        threshold: above 0.
+
+    Returns:
+        In [0, 1].
+
+    Raises:
+        ValueError: the two differ in shape, or there is no joint to count.
+    """
+    if predicted.shape != true.shape or len(true.shape) != 1:
+        raise ValueError(f"predicted {predicted.shape} and true {true.shape}: needed two equal (N,)")
+    counts = true.present.clone()
+    counts[:, JOINTS.index("neck")] = False
+    if not bool(counts.any()):
+        raise ValueError("true: no joint but necks, needed at least one")
+    near = (predicted.xy - true.xy).norm(dim=-1) <= threshold * height / 4
+    return float((near & counts).sum() / counts.sum())
+
+
+def gradient(images: np.ndarray) -> float:
+    """Mean size of the luma's gradient (differences of neighbours) in levels a pixel: how sharp images are.
+
+    Args:
+        images: (N, H, W, 3) uint8, H and W at least 2.
+    """
+    total = 0.0
+    for image in images:  # one at a time: whole sets in double precision would be large
+        luma = image @ np.array([0.299, 0.587, 0.114])
+        inner = luma[:-1, :-1]
+        total += np.hypot(luma[:-1, 1:] - inner, luma[1:, :-1] - inner).mean()
+    return total / len(images)
+
+
+def sharpness(images: np.ndarray, true: np.ndarray) -> float:
+    """`gradient` as a share of the true images', which is 1 for photos and below for blur; 0 where those are flat."""
+    of_true = gradient(true)
+    return gradient(images) / of_true if of_true else 0.0

@@ -17,7 +17,7 @@ from xingaug.generators.store import load_trainable, network_of
 from xingaug.programs import load_program, run_program
 from xingaug.training import losses
 from xingaug.training.batches import Batch
-from xingaug.training.config import TrainConfig
+from xingaug.training.config import PerceptualConfig, TrainConfig
 from xingaug.training.perceptual import PerceptualLoss
 from xingaug.training.pool import ImagePool
 from xingaug.training.processes import Processes
@@ -68,7 +68,7 @@ class Trainer:
         self._build_optimisers()
         self.step = 0
         self.best = -math.inf
-        """Highest SSIM of the validation pairs so far."""
+        """Highest value so far of what `validation.best` names."""
 
     def _build_networks(self) -> None:
         config, processes = self.config, self.processes
@@ -92,7 +92,7 @@ class Trainer:
     def _build_losses(self, identity_network: nn.Module | None) -> None:
         config = self.config
         self.perceptual: PerceptualLoss | None = None
-        if config.perceptual != "none" and config.losses.perceptual:
+        if isinstance(config.perceptual, PerceptualConfig) and config.losses.perceptual:
             self.perceptual = PerceptualLoss(config.perceptual).to(self.device)
         self.identity_network: Callable[[Tensor], Tensor] | None = None
         if not config.losses.identity:

@@ -7,14 +7,17 @@ import torch
 from xingaug.errors import BadInput
 from xingaug.poses.estimators.base import MIN_CONFIDENCE, Estimator, Finder, PoseEstimator
 from xingaug.poses.estimators.keypoint_rcnn import KeypointRCNN
+from xingaug.poses.estimators.movenet import MoveNet, takes_rows_of_pixels
 from xingaug.poses.estimators.program import Program
 from xingaug.poses.estimators.topdown import TopDown
+from xingaug.programs import onnx_session
 
-__all__ = ["ESTIMATORS", "MIN_CONFIDENCE", "Estimator", "PoseEstimator", "load_estimator"]
+__all__ = ["ESTIMATORS", "MIN_CONFIDENCE", "Estimator", "PoseEstimator", "load_estimator", "load_estimator_file"]
 
 _WEIGHTS = {
     "rtmpose": "an ONNX file of RTMPose or RTMW, as mmdeploy exports it (.onnx)",
     "vitpose": "an ONNX file of ViTPose, as mmdeploy or easy_ViTPose exports it (.onnx)",
+    "movenet": "an ONNX file of MoveNet's single pose, input (1, H, W, 3) (.onnx)",
     "program": "a network, images (B, 3, H, W) in [0, 1] -> (B, 18, 3), as ONNX (.onnx) or torch.export.save (.pt2)",
 }
 """What the estimators that come without weights need."""
@@ -36,8 +39,8 @@ def load_estimator(
         name: one of `ESTIMATORS`. `rtmpose` and `vitpose` read any top-down ONNX model of either family: whether its
             head is SimCC or heatmaps is told by its outputs.
         weights: the file. `keypoint-rcnn` takes a state dict, `.pth` or `.safetensors`, and without a path the weights
-            that torchvision keeps or downloads; `rtmpose` and `vitpose` take `.onnx`, `program` takes `.onnx` or
-            `.pt2`; the latter can run code, so name only one that you trust.
+            that torchvision keeps or downloads; `rtmpose`, `vitpose` and `movenet` take `.onnx`, `program` takes
+            `.onnx` or `.pt2`; the latter can run code, so name only one that you trust.
         device: where the network runs and the keypoints come out.
         mirror: estimate on the mirrored images too and average (see `PoseEstimator`).
         min_confidence: joints below it are missing, in [0, 1).
@@ -60,9 +63,34 @@ def load_estimator(
         finder = KeypointRCNN.load(weights, device)
     elif name == "program":
         finder = Program(Path(weights or ""), device)
+    elif name == "movenet":
+        finder = MoveNet(Path(weights or ""), device)
     else:
         finder = TopDown(name, Path(weights or ""), device)
     return PoseEstimator(finder, mirror, min_confidence)
+
+
+def load_estimator_file(path: Path, device: str | torch.device = "cpu", min_confidence: float = 0.0) -> Estimator:
+    """Loads an estimator whose kind its file tells.
+
+    Args:
+        path: `.pt2`, or `.onnx`: MoveNet takes images (1, H, W, 3), a program gives one (B, 18, 3), else it is a
+            top-down network such as RTMPose.
+        device: where the network runs.
+        min_confidence: joints below it are missing, in [0, 1).
+
+    Raises:
+        BadInput: as `load_estimator`.
+    """
+    kind = "program"
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        session = onnx_session(path, torch.device("cpu"), "a pose estimator")
+        made = session.get_outputs()
+        if takes_rows_of_pixels(session):
+            kind = "movenet"
+        elif len(made) != 1 or len(made[0].shape) != 3:
+            kind = "rtmpose"
+    return load_estimator(kind, path, device, min_confidence=min_confidence)
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

@@ -34,13 +34,14 @@ class Frames:
         return (xy - self.offset.reshape(shape) + 0.5) / self.scale.reshape(shape) - 0.5
 
 
-def frame(crops: list[Tensor], size: tuple[int, int], border: Tensor) -> Frames:
-    """Enlarges or shrinks crops to fill 1 / `PADDING` of a frame, in its middle; the aspect is kept.
+def frame(crops: list[Tensor], size: tuple[int, int], border: Tensor, padding: float = PADDING) -> Frames:
+    """Enlarges or shrinks crops to fill 1 / `padding` of a frame, in its middle; the aspect is kept.
 
     Args:
         crops: (3, H_i, W_i) float32 on one device, at least one. Those of one size are resized together.
         size: (height, width) of the frames.
         border: (3,) the colour round the crops.
+        padding: how many times the crop's height or width the frame shows, at least 1.
 
     Returns:
         The frames; bilinear, with antialiasing where a crop shrinks.
@@ -49,7 +50,7 @@ def frame(crops: list[Tensor], size: tuple[int, int], border: Tensor) -> Frames:
     images = border.to(device)[:, None, None].repeat(len(crops), 1, *size)
     scale, offset = torch.empty(2, len(crops), 2)
     for shape, rows in _by_size(crops).items():
-        inner = _inner_size(shape, size)
+        inner = _inner_size(shape, size, padding)
         top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
         stacked = torch.stack([crops[i] for i in rows])
         resized = F.interpolate(stacked, inner, mode="bilinear", align_corners=False, antialias=True)
@@ -68,6 +69,6 @@ def _by_size(crops: list[Tensor]) -> dict[tuple[int, int], list[int]]:
     return rows
 
 
-def _inner_size(crop: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    scale = min(size[0] / crop[0], size[1] / crop[1]) / PADDING
+def _inner_size(crop: tuple[int, int], size: tuple[int, int], padding: float) -> tuple[int, int]:
+    scale = min(size[0] / crop[0], size[1] / crop[1]) / padding
     return max(1, round(crop[0] * scale)), max(1, round(crop[1] * scale))
