@@ -196,9 +196,7 @@ def test_evaluate_with_a_pose_estimator(place, run, tmp_path):
     lines = out.splitlines()
     assert all(re.search(r", pckh 0\.\d{4}$", line) for line in lines[1:4])
     assert re.fullmatch(rf" *true: pck 0\.\d{{4}}, pckh {expected:.4f}", lines[4])
-    assert lines[5].startswith(
-        "           pck: joints within 0.2 of a quarter of the image's height, those that program"
-    )
+    assert lines[5].lstrip().startswith("pck: joints within 0.2 of a quarter of the image's height, ")
     export_estimator(tmp_path / "net.pt2", pose[:17])
     code, out, err = run(f"{EVALUATE} --pose-estimator {tmp_path}/net.pt2")
     said = "returns (3, 17, 3) for images (3, 3, 128, 64), needed (3, 18, 3): x, y, confidence of each joint"

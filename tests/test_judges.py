@@ -191,10 +191,10 @@ def test_pck_by_hand() -> None:
         pck(true, Keypoints(true.xy, true.visibility * 0), 128)
 
 
-def movenet(path: Path, output: tuple[int, ...] = (1, 1, 17, 3)) -> Path:
-    """Finds each joint k at the share (k / 32, 0.5) of the frame, as sure as the frame's middle is red."""
+def movenet(path: Path, output: tuple[int, ...] = (1, 1, 17, 3), sure: float = 0.0) -> Path:
+    """Finds each joint k at the share (k / 32, 0.5) of the frame, `sure` and as sure as the frame's middle is red."""
     places = np.zeros((17, 3), np.float32)
-    places[:, 0], places[:, 1] = np.arange(17) / 32, 0.5
+    places[:, 0], places[:, 1], places[:, 2] = np.arange(17) / 32, 0.5, sure
     g = Graph()
     floats = g("Cast", "input", to=TensorProto.FLOAT)
     red = g(
