@@ -173,8 +173,9 @@ class _Pairs:
         masks = [read_masks(split.select(rows), size) for rows in (sources, targets)]
         union = None if masks[0] is None or masks[1] is None else np.maximum(masks[0], masks[1])
         means = _identity_means(split, images, targets)
-        shown = [split.select(rows) for rows in (sources, targets)]
-        return cls(*shown, images[sources], images[targets], means, union, *keypoints)
+        return cls(
+            split.select(sources), split.select(targets), images[sources], images[targets], means, union, *keypoints
+        )
 
 
 class _Judges:
