@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from judging import colours_network
 from test_judges import movenet
@@ -18,6 +19,7 @@ from xingaug.training.validation import score
 def test_the_score_is_the_product_of_what_is_named() -> None:
     figures = {"ssim": 0.3, "sharpness": 1.4, "reid_map": 0.6, "pck": 0.9, "frechet": 50.0}
     assert score(figures, ("ssim",)) == 0.3
+    assert type(score({"ssim": np.float64(0.3)}, ("ssim",))) is float  # or a checkpoint that holds it is not read
     assert score(figures, ("ssim", "sharpness")) == 0.3  # sharper than a photo is no better
     assert score({**figures, "sharpness": 0.5}, ("ssim", "sharpness")) == pytest.approx(0.15)
     assert score(figures, ("reid_map", "pck")) == pytest.approx(0.54)

@@ -241,7 +241,7 @@ def gradient(images: np.ndarray) -> float:
     for image in images:  # one at a time: whole sets in double precision would be large
         luma = image @ np.array([0.299, 0.587, 0.114])
         inner = luma[:-1, :-1]
-        total += np.hypot(luma[:-1, 1:] - inner, luma[1:, :-1] - inner).mean()
+        total += float(np.hypot(luma[:-1, 1:] - inner, luma[1:, :-1] - inner).mean())
     return total / len(images)
 
 

@@ -96,4 +96,4 @@ def score(figures: dict[str, float], measures: tuple[str, ...]) -> float:
         if name == "sharpness":
             value = min(value, 1.0)
         total *= 1 / max(value, 1e-9) if name in ("frechet", "vgg_distance") else value
-    return total
+    return float(total)
