@@ -73,31 +73,65 @@ class CopyOfSource(nn.Module):
         return source
 
 
-def chosen_names(names: np.ndarray, pids: np.ndarray, share: float) -> np.ndarray:
-    """(N,) bool: the images that belong to a share of each identity's images.
+@dataclass(frozen=True)
+class Cut:
+    """What of a training set a cell sees.
 
-    At least two of each, drawn by name, so that a smaller share is part of a larger one.
+    Attributes:
+        images: share of each identity's images, in (0, 1].
+        identities: share of the identities, in (0, 1].
+    """
+
+    images: float = 1.0
+    identities: float = 1.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left out."""
+        return self.images == self.identities == 1
+
+    @property
+    def name(self) -> str:
+        """Of a folder: share_20, identities_20."""
+        parts = [f"share_{100 * self.images:g}"] if self.images < 1 or self.identities == 1 else []
+        return "_".join([*parts, *([f"identities_{100 * self.identities:g}"] if self.identities < 1 else [])])
+
+    @property
+    def label(self) -> str:
+        """For people: 20 % of the images."""
+        parts = [f"{100 * self.images:g} % of the images"] if self.images < 1 or self.identities == 1 else []
+        return " of ".join(
+            [*parts, *([f"{100 * self.identities:g} % of the identities"] if self.identities < 1 else [])]
+        )
+
+
+def chosen_rows(names: np.ndarray, pids: np.ndarray, cut: Cut) -> np.ndarray:
+    """(N,) bool: the images that belong to a cut.
+
+    At least two identities, and two images of each, drawn by name, so that a smaller cut is part of a larger one.
 
     Args:
         names: (N,) image names.
         pids: (N,) identities.
-        share: in (0, 1].
+        cut: what to keep.
     """
     draws = keyed_uniform(0, 0, names.tolist(), "share")
+    people = np.unique(pids)
+    order = np.argsort(keyed_uniform(0, 0, [str(pid) for pid in people.tolist()], "identities"))
     chosen = np.zeros(len(names), bool)
-    for pid in np.unique(pids):
+    for pid in people[order[: max(2, round(cut.identities * len(people)))]]:
         rows = np.flatnonzero(pids == pid)
-        chosen[rows[np.argsort(draws[rows])[: max(2, round(share * len(rows)))]]] = True
+        chosen[rows[np.argsort(draws[rows])[: max(2, round(cut.images * len(rows)))]]] = True
     return chosen
 
 
-def write_share(source: Path, out: Path, share: float, annotations: Path | None = None) -> Path:
-    """A folder with a share of each identity's training images, and with query and gallery; all are hard links.
+def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None) -> Path:
+    """A folder with some of the training images, and with query and gallery; all are hard links.
 
     Args:
         source: a dataset in Market-1501 layout.
         out: the new folder; one that is there is taken as finished.
-        share: in (0, 1].
+        cut: which training images.
         annotations: keypoints of the training images; None is annotations.npz in `source`.
 
     Returns:
@@ -110,7 +144,7 @@ def write_share(source: Path, out: Path, share: float, annotations: Path | None 
         return out
     require_linkable([source / folder for folder in FOLDERS.values()], out)
     train = read_split(source, "train")
-    kept = train.select(np.flatnonzero(chosen_names(train.names, train.pids, share)))
+    kept = train.select(np.flatnonzero(chosen_rows(train.names, train.pids, cut)))
     table = read_annotations(annotations or source / "annotations.npz")
     rows = table.lookup(kept.names)
     rows = rows[rows >= 0]
@@ -132,7 +166,7 @@ def write_arm(kind: Kind, real: Path, out: Path, config: SyntheticConfig, world:
 
     Args:
         kind: what the synthetic images are.
-        real: a folder that `write_share` wrote.
+        real: a folder that `write_cut` wrote.
         out: the new folder.
         config: how they are made.
         world: for the oracle, the pedestrian world that the images of `real` come from.

@@ -72,8 +72,9 @@ def attach(
     except ValueError as error:
         raise BadInput(f"augment.{error}") from None
     attach_poses(
-        manager, augment, persons, listed(transforms), norm_mean, norm_std, chosen.start_epoch, chosen.stop_epoch
-    )
+        manager, augment, persons, listed(transforms), norm_mean, norm_std, chosen.start_epoch, chosen.stop_epoch,
+        chosen.rerender,
+    )  # fmt: skip
     return {"generator": str(generator.content_hash), "bank": bank.content_hash}
 
 

@@ -5,50 +5,94 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reid_integration.arms import Cut
 from xingaug.files import atomic_write
 from xingaug.report.page import paragraph, table, write_page
 
 NAMES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
 
 
-def write_compare_page(out: Path, data: Mapping[str, Any], iterations: int) -> Path:
+def write_compare_page(out: Path, data: Mapping[str, Any]) -> Path:
     """Writes report.html, mAP.svg and rank1.svg.
 
     Args:
         out: folder of the comparison.
         data: `ComparisonResult.to_mapping`.
-        iterations: of every cell.
     """
     plots = {key: plot_svg(data, key) for key in ("mAP", "rank1")}
     for key, svg in plots.items():
         with atomic_write(out / f"{key}.svg") as path:
             path.write_text(svg, encoding="utf-8")
+    lead = paragraph(answer(data)) + plots["mAP"] + paragraph(cost(data))
     seeds = len(data["seeds"])
-    lead = paragraph(
-        f"Every cell trained for {iterations} iterations, {seeds} seed{'s' * (seeds != 1)}; evaluated on the real "
-        "images of the first target.",
+    missing = f" {data['missing']} cells are not there yet." if data["missing"] else ""
+    asked = paragraph(
+        f"Every cell trained for {data['iterations']} iterations, up to {seeds} seed{'s' * (seeds != 1)}; evaluated on "
+        f"the real images of the first target.{missing}",
         "soft",
     )
-    head = ["arm", "images", *NAMES.values()]
-    rows = [[row["arm"], f"{row['share']:.0%}", *(_with_spread(row[key]) for key in NAMES)] for row in data["summary"]]
+    head = ["arm", "training images", "seeds", *NAMES.values()]
+    rows = [
+        [row["arm"], _label(row), str(row["seeds"]), *(_with_spread(row[key]) for key in NAMES)]
+        for row in data["summary"]
+    ]
     gains = [
-        [f"{row['arm']} - {row['against']}", f"{row['share']:.0%}", *(_gain(row[key]) for key in NAMES)]
+        [f"{row['arm']} - {row['against']}", _label(row), str(row["seeds"]), *(_gain(row[key]) for key in NAMES)]
         for row in data["differences"]
     ]
-    sections = [("Mean and deviation", table(head, rows) + plots["mAP"] + plots["rank1"])]
+    sections = [("Mean and deviation", asked + table(head, rows) + plots["rank1"])]
     if gains:
         text = "Percentage points, seed by seed; in brackets the 95 % interval of the mean (Student's t)."
         sections.append(("Differences", paragraph(text, "soft") + table(["", *head[1:]], gains)))
     costs = [
-        [cell["arm"], f"{cell['share']:.0%}", str(cell["seed"]), str(cell["images"]), f"{cell['synthetic_share']:.0%}",
-         f"{cell['train_seconds']:.0f} s"] for cell in data["cells"]
+        [cell["arm"], _label(cell), str(cell["seed"]), str(cell["images"]), f"{cell['synthetic_share']:.0%}",
+         f"{cell['train_seconds']:.0f} s", f"{cell['evaluation_seconds']:.0f} s", cell["machine"]]
+        for cell in data["cells"]
     ]  # fmt: skip
-    sections.append(("Cells", table(["arm", "images", "seed", "training images", "synthetic rows", "training"], costs)))
+    columns = ["arm", "of", "seed", "training images", "synthetic rows", "training", "evaluation", "machine"]
+    sections.append(("Cells", table(columns, costs)))
     return write_page(out / "report.html", "Re-ID with and without synthesised poses", lead, sections)
 
 
+def answer(data: Mapping[str, Any]) -> str:
+    """What the comparison says, in one sentence: the headline arm against the first control, on the first cut."""
+    arm, control = data["headline"], data["controls"][0]
+    if arm == control:
+        return f"{arm} is the only arm, so there is nothing to compare it with."
+    found = [row for row in data["differences"] if row["arm"] == arm and row["against"] == control]
+    if not found:
+        return f"{arm} and {control} have no finished cells in common yet, so there is no answer."
+    row = found[0]
+    gain, rows = row["mAP"], [other for other in data["summary"] if _place(other) == _place(row)]
+    means = {other["arm"]: 100 * other["mAP"]["mean"] for other in rows}
+    compared = (
+        f"with {_label(row)}, {arm} reaches an mAP of {means[arm]:.1f} % and {control} one of {means[control]:.1f} %"
+    )
+    if gain["low"] is None:
+        return f"{compared[0].upper()}{compared[1:]}, of a single seed each, which says nothing of chance."
+    within = f"{_gain(gain)} points over {row['seeds']} seeds"
+    if gain["low"] > 0:
+        return f"Synthesised poses help: {compared}: {within}."
+    if gain["high"] < 0:
+        return f"Synthesised poses harm: {compared}: {within}."
+    return f"No difference that could be told from chance: {compared}: {within}."
+
+
+def cost(data: Mapping[str, Any]) -> str:
+    """What it cost, in one sentence."""
+    arm, control = data["headline"], data["controls"][0]
+    seconds = {row["arm"]: row["train_seconds"] for row in reversed(data["summary"])}
+    total = sum(cell["train_seconds"] + cell["evaluation_seconds"] for cell in data["cells"]) / 3600
+    machines = ", ".join(sorted({cell["machine"] for cell in data["cells"]}))
+    ratio = ""
+    if seconds.get(control) and arm in seconds:
+        ratio = f"a training of {arm} takes {seconds[arm] / seconds[control]:.2f} times as long as one of {control}; "
+    text = f"{ratio}{len(data['cells'])} cells took {total:.1f} hours on {machines}."
+    return f"What it cost: {text}"
+
+
 def plot_svg(data: Mapping[str, Any], key: str) -> str:
-    """A figure by arm, or over the shares with a line for each arm, with 95 % intervals where there are seeds.
+    """A figure by arm, or where there are several cuts by cut and arm, with 95 % intervals where there are seeds.
 
     Args:
         data: `ComparisonResult.to_mapping`.
@@ -63,16 +107,19 @@ def plot_svg(data: Mapping[str, Any], key: str) -> str:
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
+    places = [_place(cut) for cut in _cuts(data)]
     for number, arm in enumerate(data["arms"]):
         rows = [row for row in data["summary"] if row["arm"] == arm]
         means = [100 * row[key]["mean"] for row in rows]
         errors = [0 if row[key]["low"] is None else 100 * (row[key]["high"] - row[key]["mean"]) for row in rows]
-        if len(rows) > 1:
-            axes.errorbar([100 * row["share"] for row in rows], means, errors, marker="o", capsize=3, label=arm)
+        if len(places) > 1:  # side by side, for intervals hide one another
+            aside = 0.6 * (number + 0.5) / len(data["arms"]) - 0.3
+            x = [places.index(_place(row)) + aside for row in rows]
+            axes.errorbar(x, means, errors, marker="o", capsize=3, linestyle="none", label=arm)
         else:
-            axes.errorbar([number], means, errors, marker="o", capsize=4, linestyle="none")
-    if len(data["shares"]) > 1:
-        axes.set_xlabel("images of each identity, %")
+            axes.errorbar([number] * len(rows), means, errors, marker="o", capsize=4, linestyle="none")
+    if len(places) > 1:
+        axes.set_xticks(range(len(places)), [Cut(*place).label for place in places])
         axes.legend(frameon=False)
     else:
         axes.set_xticks(range(len(data["arms"])), data["arms"])
@@ -81,6 +128,18 @@ def plot_svg(data: Mapping[str, Any], key: str) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _cuts(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [{"share": cut["images"], "identity_share": cut["identities"]} for cut in data["cuts"]]
+
+
+def _place(row: Mapping[str, Any]) -> tuple[float, float]:
+    return row["share"], row["identity_share"]
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return Cut(*_place(row)).label
 
 
 def _with_spread(values: Mapping[str, float | None]) -> str:

@@ -1,10 +1,11 @@
 """torchreid's key tree as typed classes, plus `augment:`.
 
 Keys and defaults are those of torchreid's `scripts/default_config.py` (1.4.0), which the package 0.2.5 does not ship.
-Keys of ours: `augment`, `train.max_iterations`, `use_gpu: null`. A setting that torchreid accepts and this package
-would not honour is refused with a reason; `video` is accepted, because complete torchreid files have it.
+Keys of ours: `augment`, `use_gpu: null` and those that a comment calls so. A setting that torchreid accepts and this
+package would not honour is refused with a reason; `video` is accepted, because complete torchreid files have it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,32 @@ TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "ran
 """Transforms that torchreid knows; it ignores every other name in silence."""
 
 
+MAX_COUNT = 1_000_000_000
+"""Most epochs, iterations and the like that a setting may name."""
+
+MAX_PIXELS = 2**28
+"""Most pixels of a batch: 3 GB in float32."""
+
+MAX_SEED = 2**32 - 1
+"""NumPy's largest seed."""
+
+
 def listed(names: list[str] | str) -> list[str]:
     """Several names; torchreid takes a single one as a string too."""
     return [names] if isinstance(names, str) else list(names)
+
+
+def listed_numbers(numbers: list[int] | int) -> list[int]:
+    """Several numbers, likewise."""
+    return [numbers] if isinstance(numbers, int) else list(numbers)
+
+
+def require_numbers(config: Any, **ranges: tuple[float, float]) -> None:
+    """Raises ValueError, naming key, value and range, unless each number lies in its range, both ends included."""
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name}: {value}, needed a number from {low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -31,6 +55,11 @@ class ModelConfig:
     pretrained: bool = True  # ImageNet weights from torch's cache; nothing is downloaded
     load_weights: str = ""  # .safetensors or .pth to start from
     resume: str = ""
+    # Ours: batch norm between the features and the classifier (BNNeck; Luo et al., 2019). The triplet loss sees the
+    # features before it, retrieval those behind it.
+    neck: bool = False
+    # Ours: stride of the last convolution that has one of 2, for a finer last map; resnet* and mobilenetv2* alone.
+    last_stride: Literal[1, 2] = 2
 
 
 @dataclass(frozen=True)
@@ -70,10 +99,14 @@ class DataConfig:
                 raise ValueError(f"{name}: {folders}, needed each once")
         if self.k_tfm != 1:
             raise ValueError(f"k_tfm: {self.k_tfm}; torchreid's engines take one view of each image, needed 1")
-        if min(self.height, self.width) < 1 or self.workers < 0 or not self.sources or not self.targets:
-            raise ValueError("needed height and width from 1, workers from 0, and at least one source and target")
-        if len(self.norm_mean) != 3 or len(self.norm_std) != 3 or min(self.norm_std) <= 0:
-            raise ValueError("norm_mean, norm_std: needed three numbers each, those of norm_std above 0")
+        if not self.sources or not self.targets:
+            raise ValueError("sources, targets: needed at least one each")
+        require_numbers(self, height=(16, 2048), width=(16, 2048), workers=(0, 256))
+        numbers = [*self.norm_mean, *self.norm_std]
+        if len(self.norm_mean) != 3 or len(self.norm_std) != 3 or not all(map(math.isfinite, numbers)):
+            raise ValueError("norm_mean, norm_std: needed three numbers each")
+        if min(self.norm_std) <= 0:
+            raise ValueError(f"norm_std: {self.norm_std}, needed numbers above 0")
 
 
 @dataclass(frozen=True)
@@ -103,8 +136,9 @@ class SamplerConfig:
     num_instances: int = 4  # images of an identity in a batch, for RandomIdentitySampler
     num_cams: int = 1  # cameras in a batch, for RandomDomainSampler
     num_datasets: int = 1  # dataset ids in a batch, for RandomDatasetSampler
-    # Ours: share of the rows that are images marked as synthetic in their names, drawn with replacement, whatever
-    # their number beside the real ones; null draws every image once an epoch, as torchreid does.
+    # Ours: share of the rows that are images marked as synthetic in their names, whatever their number beside the real
+    # ones, drawn with replacement, or with RandomIdentitySampler among the rows of each identity; null draws every
+    # image once an epoch, as torchreid does.
     synthetic_share: float | None = None
 
     def __post_init__(self) -> None:
@@ -112,10 +146,11 @@ class SamplerConfig:
         if self.synthetic_share is not None:
             if not 0 <= self.synthetic_share <= 1:
                 raise ValueError(f"synthetic_share: {self.synthetic_share}, needed a share in [0, 1], or null")
-            if self.train_sampler != "RandomSampler":
-                raise ValueError(f"synthetic_share: works with RandomSampler, not with {self.train_sampler}")
-        if min(self.num_instances, self.num_cams, self.num_datasets) < 1:
-            raise ValueError("needed num_instances, num_cams and num_datasets from 1")
+            if self.train_sampler not in ("RandomSampler", "RandomIdentitySampler"):
+                raise ValueError(
+                    f"synthetic_share: works with RandomSampler and RandomIdentitySampler, not {self.train_sampler}"
+                )
+        require_numbers(self, num_instances=(1, 4096), num_cams=(1, 4096), num_datasets=(1, 4096))
 
 
 @dataclass(frozen=True)
@@ -154,21 +189,39 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # Ours: a checkpoint after the epochs, at most so often; a run that was stopped goes on from it.
     checkpoint_minutes: float = 5.0
+    # Ours: iterations over which the learning rate rises from a tenth to what the schedule says.
+    warmup_iterations: int = 0
+    # Ours: the model that is tested and saved is the moving average of the weights, with this share of the average
+    # kept at each step, such as 0.998; 0 is the last weights.
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        if self.seed < 0 or self.print_freq < 1 or not self.lr > 0 or self.weight_decay < 0:
-            raise ValueError("needed seed from 0, print_freq from 1, lr above 0 and weight_decay from 0")
-        if self.lr_scheduler == "single_step" and isinstance(self.stepsize, list) and not self.stepsize:
+        require_numbers(
+            self, seed=(0, MAX_SEED), print_freq=(1, MAX_COUNT), weight_decay=(0, 1e3), gamma=(0, 1e3),
+            base_lr_mult=(0, 1e6), max_epoch=(1, MAX_COUNT), start_epoch=(0, self.max_epoch - 1),
+            fixbase_epoch=(0, MAX_COUNT), batch_size=(2, 65536), checkpoint_minutes=(0, 1e9),
+            warmup_iterations=(0, MAX_COUNT),
+        )  # fmt: skip
+        if not 0 < self.lr <= 1e30:
+            raise ValueError(f"lr: {self.lr}, needed a number above 0")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema: {self.ema}, needed from 0 to below 1")
+        self._require_steps()
+        if self.max_iterations is not None:
+            require_numbers(self, max_iterations=(1, MAX_COUNT))
+            if self.start_epoch:
+                raise ValueError("max_iterations: needed null, or start_epoch 0")
+
+    def _require_steps(self) -> None:
+        """The scheduler's steps."""
+        steps = listed_numbers(self.stepsize)
+        if self.lr_scheduler == "single_step" and not steps:
             raise ValueError("stepsize: empty, needed a number of epochs")
         if self.lr_scheduler == "multi_step" and not isinstance(self.stepsize, list):
             raise ValueError(f"stepsize: {self.stepsize}, needed a list of epochs with lr_scheduler multi_step")
-        if self.max_epoch < 1 or not 0 <= self.start_epoch < self.max_epoch:
-            raise ValueError("needed max_epoch from 1 and start_epoch from 0 to below max_epoch")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size: {self.batch_size}; batch normalisation needs at least 2")
-        if self.max_iterations is not None and (self.max_iterations < 1 or self.start_epoch):
-            raise ValueError("max_iterations: needed null, or from 1 with start_epoch 0")
+        if not all(1 <= step <= MAX_COUNT for step in steps) or sorted(set(steps)) != steps:
+            raise ValueError(f"stepsize: {self.stepsize}, needed ascending numbers of epochs, from 1 on")
 
 
 @dataclass(frozen=True)
@@ -179,12 +232,22 @@ class SgdConfig:
     dampening: float = 0.0
     nesterov: bool = False
 
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        require_numbers(self, momentum=(0, 1), dampening=(0, 1))
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError("nesterov: needed momentum above 0 and dampening 0")
+
 
 @dataclass(frozen=True)
 class RmspropConfig:
     """`rmsprop`."""
 
     alpha: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        require_numbers(self, alpha=(0, 1))
 
 
 @dataclass(frozen=True)
@@ -217,8 +280,9 @@ class TripletConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        if not (self.margin >= 0 and self.weight_t >= 0 and self.weight_x >= 0 and self.weight_t + self.weight_x > 0):
-            raise ValueError("needed margin, weight_t and weight_x from 0, and one of the weights above 0")
+        require_numbers(self, margin=(0, 1e6), weight_t=(0, 1e6), weight_x=(0, 1e6))
+        if self.weight_t + self.weight_x == 0:
+            raise ValueError("weight_t, weight_x: both 0, needed one above it")
 
 
 @dataclass(frozen=True)
@@ -246,11 +310,18 @@ class TestConfig:
     rerank: bool = False
     visrank: bool = False
     visrank_topk: int = 10
+    # Ours: the feature of an image is the mean of its own and of those of its renderings in that many poses, the most
+    # central ones of the bank; generator, bank and annotations are those of `augment`.
+    poses: int = 0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        if self.batch_size < 1 or not self.ranks or min(self.ranks) < 1 or self.visrank_topk < 1:
-            raise ValueError("needed batch_size and visrank_topk from 1, and ranks, each from 1")
+        require_numbers(
+            self, batch_size=(1, 65536), visrank_topk=(1, 1000), poses=(0, 64), start_eval=(0, MAX_COUNT),
+            eval_freq=(-1, MAX_COUNT),
+        )  # fmt: skip
+        if not self.ranks or not all(1 <= rank <= MAX_COUNT for rank in self.ranks):
+            raise ValueError(f"ranks: {self.ranks}, needed numbers from 1")
 
 
 @dataclass(frozen=True)
@@ -269,6 +340,7 @@ class AugmentConfig:
     start_epoch: int = 0  # first epoch (counted from 0) with rendered images
     stop_epoch: int | None = None  # first epoch without them again; null: never
     seed: int | None = None  # of the draws; null: train.seed
+    rerender: bool = False  # true: images that are synthetic already, as their names say, are rendered once more
     gate: GateConfig | bool | None = None  # true: no empty and no burnt-out images; null or false: all
     # What synthetic rows are taught, those of an offline-augmented folder too (`reid_integration.policies`).
     labels: Literal["same_id", "lsr", "lsro", "soft"] = "same_id"
@@ -284,20 +356,18 @@ class AugmentConfig:
         """Checks ranges."""
         if isinstance(self.gate, bool):
             object.__setattr__(self, "gate", GateConfig() if self.gate else None)
-        if not 0 <= self.smoothing <= 1 or not self.weight >= 0 or self.warmup_epochs < 0:
-            raise ValueError("needed smoothing in [0, 1], weight and warmup_epochs from 0")
+        require_numbers(
+            self, smoothing=(0, 1), weight=(0, 1e6), warmup_epochs=(0, MAX_COUNT), p=(0, 1), reuse=(1, MAX_COUNT),
+            start_epoch=(0, MAX_COUNT),
+        )  # fmt: skip
+        if self.seed is not None:
+            require_numbers(self, seed=(0, MAX_SEED))
         if (self.labels == "soft") != (self.teacher is not None):
             raise ValueError(
                 f"labels: '{self.labels}', teacher: {self.teacher}; soft labels need a teacher, others none"
             )
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"p: {self.p}, needed a share in [0, 1]")
-        if self.reuse < 1:
-            raise ValueError(f"reuse: {self.reuse}, needed at least 1")
-        if self.seed is not None and self.seed < 0:
-            raise ValueError(f"seed: {self.seed}, needed at least 0")
-        if self.start_epoch < 0 or (self.stop_epoch is not None and self.stop_epoch < self.start_epoch):
-            raise ValueError("needed start_epoch from 0 and stop_epoch null or not below start_epoch")
+        if self.stop_epoch is not None and not self.start_epoch <= self.stop_epoch <= MAX_COUNT:
+            raise ValueError(f"stop_epoch: {self.stop_epoch}, needed null, or a number not below start_epoch")
 
 
 @dataclass(frozen=True)
@@ -333,10 +403,21 @@ class ReidConfig:
         for key, (value, reason) in refused.items():
             if value:
                 raise ValueError(f"{key}: {value!r} cannot be honoured ({reason}); leave it out")
+        for section in ("train", "test"):
+            rows = getattr(self, section).batch_size
+            if rows * self.data.height * self.data.width > MAX_PIXELS:
+                raise ValueError(
+                    f"{section}.batch_size: {rows} images of {self.data.height}x{self.data.width} fill the memory; "
+                    f"needed at most {MAX_PIXELS:.2g} pixels in a batch"
+                )
 
     def _require_policies_that_act(self) -> None:
-        """Raises ValueError for a policy that the loss has no place for."""
+        """Raises ValueError for a policy that the loss has no place for, and for test poses without a generator."""
         chosen, loss = self.augmentation, self.loss
+        if self.test.poses and chosen is None:
+            raise ValueError(
+                f"test.poses: {self.test.poses}, needed `augment` too, whose generator and bank render them"
+            )
         if chosen is None:
             return
         classifies = loss.name == "softmax" or loss.triplet.weight_x > 0

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 from reid_integration.compat import load_torchreid, quiet
 from reid_integration.config import ReidConfig, listed
 from reid_integration.loader import image_item, is_synthetic, rebuilt
+from reid_integration.samplers import MixedIdentities
 from xingaug.data.leaks import content_hash
+from xingaug.data.matches import explain_no_match, matchable_queries
 from xingaug.data.names import FOLDERS, SplitName
 from xingaug.data.readers import layout_of, read_split, require_market_tree
 from xingaug.errors import BadInput
@@ -152,7 +154,7 @@ def build_datamanager(config: ReidConfig) -> Any:
     Raises:
         BadInput: a folder is missing, too few training images, or a test image is among the training images.
     """
-    data, sampler = config.data, config.sampler
+    data, sampler, only_tested = config.data, config.sampler, config.test.evaluate
     names = {entry: find_folder(data.root, entry) for entry in {*listed(data.sources), *listed(data.targets)}}
     if config.augmentation is not None:  # which looks keypoints and cameras up by names in Market's grammar
         for entry in listed(data.sources):
@@ -172,13 +174,14 @@ def build_datamanager(config: ReidConfig) -> Any:
                 use_gpu=config.use_gpu is not False,
                 split_id=data.split_id,
                 combineall=data.combineall,
-                batch_size_train=config.train.batch_size,
+                # No batch is taken where nothing is trained: whether one could be formed does not matter.
+                batch_size_train=1 if only_tested else config.train.batch_size,
                 batch_size_test=config.test.batch_size,
                 workers=data.workers,
                 num_instances=sampler.num_instances,
                 num_cams=sampler.num_cams,
                 num_datasets=sampler.num_datasets,
-                train_sampler=sampler.train_sampler,
+                train_sampler="SequentialSampler" if only_tested else sampler.train_sampler,
             )
     except BadInput:
         raise
@@ -188,18 +191,25 @@ def build_datamanager(config: ReidConfig) -> Any:
             f"sampler: {sampler.train_sampler} cannot form batches of {config.train.batch_size} from these images"
             f"{f' ({error})' if str(error) else ''}; lower train.batch_size, or change sampler.num_*"
         ) from None
-    if sampler.synthetic_share is not None:
-        manager.train_loader = _mixed(manager.train_loader, sampler.synthetic_share, config.data.sources)
+    if sampler.synthetic_share is not None and not only_tested:
+        manager.train_loader = _mixed(manager.train_loader, config)
     _check(manager, config)
     return manager
 
 
-def _mixed(loader: Any, share: float, sources: Any) -> DataLoader[dict[str, Any]]:
-    """The loader with synthetic images in `share` of its rows; which ones is drawn as torchreid draws, globally."""
+def _mixed(loader: Any, config: ReidConfig) -> DataLoader[dict[str, Any]]:
+    """The loader with synthetic images in a share of its rows; which ones is drawn as torchreid draws, globally."""
+    share, sources = config.sampler.synthetic_share or 0.0, config.data.sources
     synthetic = torch.tensor([is_synthetic(path) for path, *_ in loader.dataset.data])
     for wanted, there, what in ((share, synthetic, "synthetic"), (1 - share, ~synthetic, "real")):
         if wanted > 0 and not there.any():
             raise BadInput(f"sampler.synthetic_share: {share}, but {sources} has no {what} training image")
+    if config.sampler.train_sampler == "RandomIdentitySampler":
+        pids = [entry[1] for entry in loader.dataset.data]
+        rows = MixedIdentities(
+            pids, synthetic.tolist(), config.train.batch_size, config.sampler.num_instances, share
+        )  # fmt: skip
+        return rebuilt(loader, loader.dataset, rows)
     weights = torch.where(
         synthetic, share / synthetic.sum().clamp(min=1), (1 - share) / (~synthetic).sum().clamp(min=1)
     )
@@ -214,6 +224,18 @@ def _check(manager: Any, config: ReidConfig) -> None:
             f"{len(manager.train_loader.sampler)} training images an epoch; needed at least one full batch"
         )
     require_real_and_apart(manager)
+    _require_matches(manager, config)
+
+
+def _require_matches(manager: Any, config: ReidConfig) -> None:
+    """Raises `BadInput` for a target on which no query can be matched, known before hours of training."""
+    for name, splits in zip(listed(config.data.targets), manager.test_dataset.values(), strict=True):
+        (q_pids, q_camids), (g_pids, g_camids) = (
+            (np.array([entry[1] for entry in splits[part]]), np.array([entry[2] for entry in splits[part]]))
+            for part in ("query", "gallery")
+        )
+        if not matchable_queries(q_pids, q_camids, g_pids, g_camids).any():
+            raise BadInput(f"data.targets: {name}: {explain_no_match(q_pids, g_pids)}")
 
 
 def require_real_and_apart(manager: Any) -> None:

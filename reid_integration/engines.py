@@ -1,18 +1,19 @@
-"""The model that a configuration names, and torchreid's engine round it, with a step of ours where it is asked for."""
+"""torchreid's engine round the model that a configuration names, with a step of ours where it is asked for."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from reid_integration.compat import load_torchreid, quiet, without_downloads
+from reid_integration.compat import load_torchreid, quiet
 from reid_integration.config import AugmentConfig, ReidConfig
 from reid_integration.loader import synthetic_rows
+from reid_integration.loop import MovingAverage
+from reid_integration.models import Neck, bare_model, build_model, logits_of
 from reid_integration.policies import hardest_triplets, label_targets, supervised, weighted_cross_entropy
+from reid_integration.weights import load_weights
 from xingaug.errors import BadInput
-from xingaug.files import atomic_write
 
 _CHANNELS_LAST = ("osnet", "resnet", "mobilenet")
 """Models whose weights may lie with channels last; others of torchreid's ask for another layout with `view`."""
@@ -26,7 +27,7 @@ def device_of(config: ReidConfig) -> torch.device:
 def build_engine(config: ReidConfig, manager: Any) -> Any:
     """The stock engine with its model, optimiser and schedule."""
     torchreid, train, loss = load_torchreid(), config.train, config.loss
-    model = build_model(config, manager.num_train_pids).to(device_of(config))
+    model = build_model(config, manager.num_train_pids, device_of(config)).to(device_of(config))
     if config.model.name.startswith(_CHANNELS_LAST):
         model.to(memory_format=torch.channels_last)  # OSNet is a third faster so
     with quiet():
@@ -63,7 +64,14 @@ def build_engine(config: ReidConfig, manager: Any) -> Any:
         teacher = _teacher(config, manager.num_train_pids)
         # The stock engine in everything but the step.
         engine.forward_backward = PolicyStep(config, engine, teacher)
+    engine.average = MovingAverage(model, train.ema) if train.ema else None
     return engine
+
+
+def tested_model(engine: Any) -> nn.Module:
+    """What of an engine is tested and saved: the moving average of its model, if the configuration asks for one."""
+    model: nn.Module = engine.model if engine.average is None else engine.average.model
+    return model
 
 
 class PolicyStep:
@@ -159,8 +167,7 @@ class Teacher(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, classes) logits of (B, 3, H, W)."""
-        logits: Tensor = self.model.classifier(self.model(images))  # type: ignore[operator]
-        return logits
+        return logits_of(self.model, self.model(images))
 
 
 def _teacher(config: ReidConfig, classes: int) -> Teacher | None:
@@ -172,73 +179,9 @@ def _teacher(config: ReidConfig, classes: int) -> Teacher | None:
     chosen = config.augmentation
     if chosen is None or chosen.teacher is None:
         return None
-    with quiet(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        model = load_torchreid().models.build_model(config.model.name, classes, loss="softmax", pretrained=False)
-    path = Path(chosen.teacher)
-    load_weights(model, path, "augment.teacher", with_classifier=True)
-    if not isinstance(getattr(model, "classifier", None), nn.Linear):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        model = bare_model(config, classes, False, device_of(config))
+    load_weights(model, Path(chosen.teacher), "augment.teacher", spare=None)
+    if not isinstance(getattr(model, "classifier", None), nn.Linear | Neck):
         raise BadInput(f"augment.teacher: {config.model.name} has no one classifier to ask; use another label policy")
     return Teacher(model.to(device_of(config)))
-
-
-def build_model(config: ReidConfig, classes: int) -> nn.Module:
-    """The model that `config.model` names, with the weights that it asks for."""
-    chosen = config.model
-    try:
-        with quiet(), without_downloads():
-            model: nn.Module = load_torchreid().models.build_model(
-                chosen.name,
-                classes,
-                loss=config.loss.name,
-                pretrained=chosen.pretrained and not chosen.load_weights,
-                use_gpu=device_of(config).type == "cuda",
-            )
-    except KeyError as error:
-        raise BadInput(f"model.name: {error.args[0]}") from None
-    if chosen.load_weights:
-        load_weights(model, Path(chosen.load_weights))
-    elif config.test.evaluate:
-        raise BadInput("test.evaluate: nothing to evaluate without model.load_weights=FILE")
-    return model
-
-
-def load_weights(model: nn.Module, path: Path, key: str = "model.load_weights", with_classifier: bool = False) -> None:
-    """Loads weights; the identity classifier's need not fit other identities.
-
-    Args:
-        model: a torchreid model.
-        path: .safetensors, or a .pth of torchreid (a state dict, or one under `state_dict`).
-        key: what names the file in the configuration, for the error messages.
-        with_classifier: the classifier's weights must fit too.
-
-    Raises:
-        BadInput: unreadable, or not the weights of such a model.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
-    except FileNotFoundError:
-        raise BadInput(f"{key}: {path}: no such file") from None
-    except Exception as error:  # what a damaged file raises differs from library to library
-        raise BadInput(f"{key}: {path}: not a file of weights ({str(error).splitlines()[0]})") from None
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    own = model.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    missing = [name for name in own if name not in fitting and (with_classifier or not name.startswith("classifier"))]
-    if missing:
-        raise BadInput(
-            f"{key}: {path}: not the weights of this model ({len(missing)} of {len(own)} arrays are "
-            f"missing or have another shape, such as {missing[0]})"
-        )
-    model.load_state_dict({**own, **fitting})
-
-
-def save_weights(config: ReidConfig, model: nn.Module, path: Path) -> None:
-    """Writes the model's arrays as .safetensors; `load_weights` reads them."""
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    with atomic_write(path) as temporary:
-        # Bytes, because save_file would make the file readable by its owner alone.
-        temporary.write_bytes(save(state, metadata={"model": config.model.name, "loss": config.loss.name}))

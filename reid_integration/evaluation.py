@@ -12,9 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from reid_integration.compat import load_torchreid, quiet
+from xingaug.progress import ProgressBar
 
 QUERIES_PER_CHUNK = 128
 """Queries that a thread ranks at once; bounds the memory to a few times this many rows of the distance matrix."""
@@ -232,7 +232,7 @@ def extract_features(
     Args:
         model: gives (B, D) features in eval mode; it is put into eval mode and back.
         loader: yields torchreid's batches (`img`, `pid`, `camid`).
-        progress: show a progress bar (on a terminal only).
+        progress: show a bar, or lines where there is no terminal.
         label: what the bar says.
 
     Returns:
@@ -243,7 +243,7 @@ def extract_features(
     model.eval()
     features, pids, camids = [], [], []
     try:
-        for batch in tqdm(loader, desc=label, unit="batch", leave=False, disable=None if progress else True):
+        for batch in ProgressBar(loader, label, unit="batch", shown=progress, leave=False):
             features.append(model(batch["img"].to(device)).float().cpu())
             pids.append(np.asarray(batch["pid"]))
             camids.append(np.asarray(batch["camid"]))
@@ -261,6 +261,7 @@ def evaluate_model(
     progress: bool = False,
     rerank: bool = False,
     sheets: Callable[[np.ndarray], None] | None = None,
+    refine: Callable[[Any, Tensor, str], Tensor] | None = None,
 ) -> ReidResult:
     """Features of query and gallery, their distances, and the figures.
 
@@ -274,9 +275,12 @@ def evaluate_model(
         rerank: order by k-reciprocal neighbours (Zhong et al., CVPR 2017; torchreid's function, k1 20, k2 6, lambda
             0.3), which holds distances between all images.
         sheets: is given the (Q, G) distances, to draw ranked results from.
+        refine: from a loader, its features and its name to the features that are compared.
     """
     query, q_pids, q_camids = extract_features(model, query_loader, progress, "query")
     gallery, g_pids, g_camids = extract_features(model, gallery_loader, progress, "gallery")
+    if refine is not None:
+        query, gallery = refine(query_loader, query, "query"), refine(gallery_loader, gallery, "gallery")
     known = (q_pids, g_pids, q_camids, g_camids)
     if not rerank and sheets is None:
         return evaluate_features(query, gallery, *known, metric, normalize)

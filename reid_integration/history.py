@@ -10,6 +10,7 @@ import torch
 
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
+from xingaug.tensors import read_tensors
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -83,6 +84,7 @@ def save_checkpoint(directory: Path, engine: Any, progress: dict[str, Any]) -> N
         "optimizer": engine.optimizer.state_dict(),
         "scheduler": engine.scheduler.state_dict(),
         "scaler": {} if scaler is None else scaler.state_dict(),
+        "average": {} if engine.average is None else engine.average.model.state_dict(),
         "progress": progress,
         "python": random.getstate(),
         "numpy": [numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *map(float, numpy[2:])],
@@ -106,12 +108,16 @@ def load_checkpoint(directory: Path, engine: Any) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path, "a checkpoint of this run")
         engine.model.load_state_dict(state["model"])
         engine.optimizer.load_state_dict(state["optimizer"])
         engine.scheduler.load_state_dict(state["scheduler"])
         if state["scaler"]:
             engine.forward_backward.scaler.load_state_dict(state["scaler"])
+        if engine.average is not None:
+            engine.average.model.load_state_dict(state["average"])
+    except BadInput as error:
+        raise BadInput(f"{error}; remove the folder to start again") from None
     except Exception as error:  # what a damaged file raises differs
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(f"{path}: not a checkpoint of this run ({reason}); remove the folder to start again") from None

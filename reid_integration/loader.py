@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xingaug.augment.batch import build_batch_chain
 from xingaug.augment.loader import RenderingLoader, take
-from xingaug.augment.output import Skipped, XingPoseOutput
+from xingaug.augment.output import PoseDraw, Skipped, XingPoseOutput
 from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import bring_to, read_annotations
 from xingaug.data.market1501 import parse_name
@@ -103,7 +103,7 @@ class Persons:
         return int((~self.keypoints.present.any(-1)).sum())
 
     def real_poses(self, frame: tuple[int, int]) -> Keypoints:
-        """Poses of the real images.
+        """Poses of the real images, as `bank_from_tree` takes them.
 
         Args:
             frame: (height, width) that they are brought to, whatever the size of their images; joints outside those
@@ -216,6 +216,7 @@ class PoseLoader(RenderingLoader):
         norm_std: Sequence[float],
         start_epoch: int = 0,
         stop_epoch: int | None = None,
+        rerender: bool = False,
     ) -> None:
         """Wraps a loader over `PosedImages`.
 
@@ -228,10 +229,11 @@ class PoseLoader(RenderingLoader):
             norm_std: per channel.
             start_epoch: first epoch with rendered rows.
             stop_epoch: first epoch without them again; None is never.
+            rerender: render images that are synthetic already, as their names say, once more; else they stay.
         """
         super().__init__(loader, augment)
         self.chain = build_batch_chain(transforms, size, norm_mean, norm_std)
-        self.start_epoch, self.stop_epoch = start_epoch, stop_epoch
+        self.start_epoch, self.stop_epoch, self.rerender = start_epoch, stop_epoch, rerender
         self.rows = self.synthetic = 0
         self.skipped = dict.fromkeys(vars(Skipped()), 0)
 
@@ -239,6 +241,7 @@ class PoseLoader(RenderingLoader):
         """The batch with rendered rows and without the fields that only rendering needs."""
         source, xy, visibility, row = (batch.pop(key) for key in ("source", "source_xy", "source_visibility", "row"))
         batch["is_synthetic"] = torch.zeros(len(row), dtype=torch.bool)
+        batch["img"] = batch["img"].to(self.device, non_blocking=True)  # whether a row is rendered or not
         active = epoch >= self.start_epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
         if active and self.augment.p > 0:
             out = self._posed(source, Keypoints(xy, visibility), row.numpy(), epoch)
@@ -258,18 +261,21 @@ class PoseLoader(RenderingLoader):
         draw = self.augment.draw(
             keypoints, names, persons.pids[rows], persons.camids[rows], epoch, size=self.augment.size
         )
+        if not self.rerender:
+            stays = torch.from_numpy(persons.synthetic[rows])
+            draw = PoseDraw(draw.selected & ~stays, draw.bank_rows.masked_fill(stays, -1))
         clean = bytes_to_unit(source.to(self.device, non_blocking=True))
         return self.augment.render(clean, keypoints.to(self.device), draw, names, persons.pids[rows])
 
     def _merged(self, batch: Mapping[str, Any], out: XingPoseOutput, finished: Tensor) -> dict[str, Any]:
         """Puts the finished rows (n, 3, H, W) where the transform's mode wants them; labels follow their rows."""
         if self.augment.mode == "replace":
-            images = batch["img"].to(finished.device, copy=True)
+            images = batch["img"].clone()
             images[out.is_synthetic] = finished.to(images.dtype)
             return {**batch, "img": images, "is_synthetic": out.is_synthetic.cpu()}
         sources = out.sources.cpu()
         longer = {key: take(values, sources, len(batch["img"]), key) for key, values in batch.items() if key != "img"}
-        images = torch.cat([batch["img"].to(finished.device), finished.to(batch["img"].dtype)])
+        images = torch.cat([batch["img"], finished.to(batch["img"].dtype)])
         return {**longer, "img": images, "is_synthetic": out.is_synthetic.cpu()}
 
 
@@ -315,6 +321,7 @@ def attach_poses(
     norm_std: Sequence[float] = (0.229, 0.224, 0.225),
     start_epoch: int = 0,
     stop_epoch: int | None = None,
+    rerender: bool = False,
 ) -> PoseLoader:
     """Replaces `datamanager.train_loader` by one that re-renders poses; torchreid's image engines run on it unchanged.
 
@@ -327,6 +334,7 @@ def attach_poses(
         norm_std: per channel.
         start_epoch: first epoch with rendered rows.
         stop_epoch: first epoch without them again; None is never.
+        rerender: as for `PoseLoader`.
 
     Returns:
         The new `datamanager.train_loader`.
@@ -335,7 +343,7 @@ def attach_poses(
     loader = rebuilt(stock, PosedImages(stock.dataset, persons, augment.size), stock.sampler)
     size = (datamanager.height, datamanager.width)
     datamanager.train_loader = PoseLoader(
-        loader, augment, transforms, size, norm_mean, norm_std, start_epoch, stop_epoch
+        loader, augment, transforms, size, norm_mean, norm_std, start_epoch, stop_epoch, rerender
     )
     return datamanager.train_loader
 

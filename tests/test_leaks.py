@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from trees import describe, write_crops, write_msmt17
 
 from xingaug.data.leaks import Leak, check_dataset, find_leaks
+from xingaug.data.matches import matchable_queries
 from xingaug.data.readers import read_split
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
@@ -38,8 +39,9 @@ def report(crops: Path):
 
 
 def test_a_clean_dataset(crops):
-    counts, found, notes = check_dataset(crops.with_suffix(".yaml"))
+    counts, found, unmatched, notes = check_dataset(crops.with_suffix(".yaml"))
     assert not found
+    assert unmatched is None
     assert found.lines() == []
     assert counts == {
         "train": {"images": 3, "identities": 2, "cameras": 2},
@@ -47,6 +49,32 @@ def test_a_clean_dataset(crops):
         "gallery": {"images": 2, "identities": 1, "cameras": 2},
     }
     assert notes == ()
+
+
+def test_queries_that_cannot_be_matched(crops):
+    (crops / "gallery" / "5_2_a.jpg").rename(crops / "gallery" / "5_1_b.jpg")
+    unmatched = check_dataset(crops.with_suffix(".yaml"))[2]
+    assert unmatched == (
+        "no query can be matched: 1 of the 1 people in query are in the gallery, but none of them from another camera; "
+        "needed images of two cameras at least"
+    )
+    (crops / "gallery" / "5_1_b.jpg").rename(crops / "gallery" / "6_1_b.jpg")
+    unmatched = check_dataset(crops.with_suffix(".yaml"))[2]
+    assert (
+        unmatched == "no query can be matched: none of the 1 people in query is in the gallery; needed the same people"
+    )
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_matchable_queries_are_those_that_loops_find(data):
+    query, gallery = (
+        [(data.draw(st.integers(-1, 4)), data.draw(st.integers(1, 3))) for _ in range(data.draw(st.integers(0, 8)))]
+        for _ in range(2)
+    )
+    (q_pids, q_camids), (g_pids, g_camids) = (np.array(part, int).reshape(-1, 2).T for part in (query, gallery))
+    wanted = [any(g == pid and c != camid for g, c in gallery) for pid, camid in query]
+    assert matchable_queries(q_pids, q_camids, g_pids, g_camids).tolist() == wanted
 
 
 def test_shared_identities(crops):
@@ -156,6 +184,20 @@ def test_the_command(crops, run):
     assert told["identities"] == [2]
     assert told["files"] == [{"first": "train/2_1_a.jpg", "second": "gallery/2_3_z.jpg", "pids": [2, 2]}]
     assert told["contradictions"] == []
+
+
+def test_the_command_says_that_queries_cannot_be_matched(crops, run):
+    copy(crops, "query/5_1_a.jpg", "query/6_1_a.jpg")
+    (crops / "query" / "6_1_a.jpg").write_bytes(b"another")
+    code, out, err = run(f"check {crops.with_suffix('.yaml')}")
+    assert (code, err) == (0, "1 of 2 queries have no image of another camera in gallery and do not count\n")
+    (crops / "gallery" / "5_2_a.jpg").rename(crops / "gallery" / "5_1_b.jpg")
+    code, out, _ = run(f"check {crops.with_suffix('.yaml')}")
+    assert code == 1
+    assert out.splitlines()[-1].startswith("no query can be matched: 1 of the 2 people in query are in the gallery")
+    code, out, _ = run(f"check {crops.with_suffix('.yaml')} --json")
+    assert code == 1
+    assert json.loads(out)["unmatched"].startswith("no query can be matched")
 
 
 def test_the_command_on_a_world(run):

@@ -157,10 +157,12 @@ def test_missing_or_foreign_vgg_weights_are_an_error(tmp_path: Path, monkeypatch
     with pytest.raises(BadInput, match="no such file; needed a state dict of torchvision's vgg19"):
         ask(tmp_path / "none.pth")
     (tmp_path / "torn.pth").write_bytes(b"torn")
-    with pytest.raises(BadInput, match="not a state dict"):
+    with pytest.raises(
+        BadInput, match="cannot be read as tensors saved by torch, needed a state dict of torchvision's vgg19"
+    ):
         ask(tmp_path / "torn.pth")
     torch.save([1], tmp_path / "list.pth")
-    with pytest.raises(BadInput, match="holds no state dict"):
+    with pytest.raises(BadInput, match="holds a list, needed a state dict"):
         ask(tmp_path / "list.pth")
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(BadInput, match=r"'0.weight' is of shape \(1,\), needed torchvision's vgg19"):

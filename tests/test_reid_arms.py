@@ -11,7 +11,7 @@ import pytest
 from reid_world import write_tree
 from test_reid_train import comparison, settings
 
-from reid_integration.arms import SyntheticConfig, chosen_names, write_arm, write_share
+from reid_integration.arms import Cut, SyntheticConfig, chosen_rows, write_arm, write_cut
 from reid_integration.compare import ComparisonResult, compare
 from reid_integration.config import reid_config
 from reid_integration.datamanager import build_datamanager
@@ -35,23 +35,38 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def real(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_share(world, tmp_path_factory.mktemp("arms") / "real", 1.0)
+    return write_cut(world, tmp_path_factory.mktemp("arms") / "real", Cut())
 
 
 def test_a_share_is_of_each_identity_and_part_of_a_larger_one() -> None:
     names = np.array([f"{i:04d}.jpg" for i in range(200)])
     pids = np.arange(200) // 20
-    shares = {share: chosen_names(names, pids, share) for share in (0.05, 0.2, 0.6, 1.0)}
+    shares = {share: chosen_rows(names, pids, Cut(share)) for share in (0.05, 0.2, 0.6, 1.0)}
     for share, chosen in shares.items():
         assert set(np.bincount(pids[chosen])) == {max(2, 20 * share)}
     assert not (shares[0.2] & ~shares[0.6]).any()
     assert shares[1.0].all()
-    turned = chosen_names(names[::-1], pids[::-1], 0.2)[::-1]
+    turned = chosen_rows(names[::-1], pids[::-1], Cut(0.2))[::-1]
     np.testing.assert_array_equal(turned, shares[0.2])
 
 
+def test_a_share_of_the_identities_is_part_of_a_larger_one_with_all_their_images() -> None:
+    names = np.array([f"{i:04d}.jpg" for i in range(200)])
+    pids = np.arange(200) // 20
+    few, more = (chosen_rows(names, pids, Cut(identities=share)) for share in (0.3, 0.7))
+    assert sorted(np.bincount(pids[few], minlength=10)) == [0] * 7 + [20] * 3
+    assert len(set(pids[more])) == 7
+    assert not (few & ~more).any()
+    both = chosen_rows(names, pids, Cut(0.5, 0.3))
+    assert not (both & ~few).any()
+    assert both.sum() == 30
+    assert (Cut(0.5, 0.3).name, Cut(0.5, 0.3).label) == (
+        "share_50_identities_30", "50 % of the images of 30 % of the identities",
+    )  # fmt: skip
+
+
 def test_a_share_holds_links_and_annotations_of_its_images(world: Path, tmp_path: Path) -> None:
-    out = write_share(world, tmp_path / "share_60", 0.6)
+    out = write_cut(world, tmp_path / "share_60", Cut(0.6))
     train = read_split(out, "train")
     assert np.bincount(train.pids)[1:].tolist() == [3] * 4
     assert sorted(read_annotations(out / "annotations.npz").names) == sorted(train.names)
@@ -87,7 +102,7 @@ def test_kinds_have_the_same_names_and_identities(world: Path, real: Path) -> No
 
 def test_an_oracle_needs_a_world(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree")
-    real = write_share(tree, tmp_path / "data" / "real", 1.0)
+    real = write_cut(tree, tmp_path / "data" / "real", Cut())
     with pytest.raises(BadInput, match="is no pedestrian world; of others no true images are known"):
         write_arm("oracle", real, tmp_path / "data" / "oracle", ONCE, tree)
 
@@ -97,7 +112,7 @@ def test_arms_and_shares_of_a_comparison(world: Path, tmp_path: Path) -> None:
     arms = {"real": {}, "duplicates": {"synthetic": "duplicates", **mixed}, "oracle": {"synthetic": "oracle", **mixed}}
     config = comparison(world, tmp_path, arms=arms, shares=[0.5, 1.0], seeds=[1], synthetic=ONCE)
     result = compare(config)
-    images = {(arm, share): cell.images for (arm, share, _), cell in result.cells.items()}
+    images = {(arm, cut.images): cell.images for (arm, cut, _), cell in result.cells.items()}
     assert images == {
         ("real", 0.5): 8, ("real", 1.0): 20, ("duplicates", 0.5): 16, ("duplicates", 1.0): 40, ("oracle", 0.5): 16,
         ("oracle", 1.0): 40,
@@ -107,7 +122,7 @@ def test_arms_and_shares_of_a_comparison(world: Path, tmp_path: Path) -> None:
     twice = replace(config, against=["duplicates", "real"])
     pairs = [(row["arm"], row["against"]) for row in ComparisonResult(twice, result.cells).differences()[:3]]
     assert pairs == [("real", "duplicates"), ("oracle", "duplicates"), ("oracle", "real")]
-    assert "images of each identity" in (config.out / "report.html").read_text()
+    assert "50 % of the images" in (config.out / "report.html").read_text()
 
 
 def test_synthetic_rows_are_drawn_by_their_share(real: Path, world: Path, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_keys_are_added_and_checked(tree: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(AssertionError, match=r"Non-existent key: augment\.smpler"):
         cfg.merge_from_list(["augment.smpler", "near"])
     cfg.merge_from_list(["augment.p", 2.0])
-    with pytest.raises(BadInput, match=r"p: 2.0, needed a share in \[0, 1\]"):
+    with pytest.raises(BadInput, match=r"p: 2.0, needed a number from 0 to 1"):
         attach_config(manager, cfg)
 
 

@@ -56,6 +56,8 @@ def test_tree_and_defaults_are_torchreids():
     assert (ours.pop("augment"), ours.pop("use_gpu"), ours["train"].pop("max_iterations")) == (None, None, None)
     assert ours["sampler"].pop("synthetic_share") is None
     assert (ours["train"].pop("precision"), ours["train"].pop("checkpoint_minutes")) == ("float32", 5.0)
+    assert (ours["train"].pop("warmup_iterations"), ours["train"].pop("ema"), ours["test"].pop("poses")) == (0, 0, 0)
+    assert (ours["model"].pop("neck"), ours["model"].pop("last_stride")) == (False, 2)
     assert ours == DEFAULTS
     assert reid_config(DEFAULTS) == ReidConfig()
 
@@ -83,8 +85,11 @@ def test_augment_forms():
         ({"augment": {"smapler": "near"}}, "unknown key 'augment.smapler'; did you mean 'sampler'?"),
         ({"augment": "xingan_pose"}, "augment: 'xingan_pose', expected xinggan_pose"),
         ({"augment": {"name": "xinggan"}}, "augment.name: 'xinggan', expected one of xinggan_pose"),
-        ({"augment": {"p": 1.5}}, "augment: p: 1.5, needed a share in"),
-        ({"augment": {"start_epoch": 3, "stop_epoch": 2}}, "stop_epoch null or not below start_epoch"),
+        ({"augment": {"p": 1.5}}, "augment: p: 1.5, needed a number from 0 to 1"),
+        (
+            {"augment": {"start_epoch": 3, "stop_epoch": 2}},
+            "stop_epoch: 2, needed null, or a number not below start_epoch",
+        ),
         ({"data": {"transforms": ["random_flip", "xinggan_pose"]}}, "write `augment: xinggan_pose` at the top level"),
         ({"data": {"transforms": ["random_flpi"]}}, "unknown 'random_flpi'; known: random_flip, random_crop"),
         ({"data": {"type": "video"}}, "only image models are supported"),
@@ -92,9 +97,26 @@ def test_augment_forms():
         ({"train": {"lr": "fast"}}, "train.lr: 'fast' (a string), expected a number"),
         ({"train": {"batch_size": 1}}, "batch_size: 1"),
         ({"train": {"optim": "lion"}}, "train.optim: 'lion', expected one of adam"),
-        ({"train": {"max_iterations": 0}}, "max_iterations: needed null, or from 1"),
+        ({"train": {"max_iterations": 0}}, "max_iterations: 0, needed a number from 1"),
+        ({"train": {"stepsize": 0}}, "stepsize: 0, needed ascending numbers of epochs"),
+        ({"train": {"stepsize": [20, 10], "lr_scheduler": "multi_step"}}, "stepsize: [20, 10], needed ascending"),
+        ({"train": {"seed": 2**64}}, "seed: 18446744073709551616, needed a number from 0 to"),
+        ({"train": {"lr": float("nan")}}, "lr: nan, needed a number above 0"),
+        ({"train": {"weight_decay": float("inf")}}, "weight_decay: inf, needed a number from 0"),
+        ({"train": {"ema": 1}}, "ema: 1.0, needed from 0 to below 1"),
+        ({"train": {"max_epoch": 10**30}}, "max_epoch: 1000000000000000000000000000000, needed a number from 1"),
+        ({"data": {"height": 1}}, "height: 1, needed a number from 16 to 2048"),
+        ({"data": {"width": 10**9}}, "width: 1000000000, needed a number from 16 to 2048"),
+        ({"data": {"norm_std": [1, 0, 1]}}, "norm_std: [1.0, 0.0, 1.0], needed numbers above 0"),
+        ({"data": {"norm_mean": [float("nan"), 0, 0]}}, "norm_mean, norm_std: needed three numbers"),
+        ({"data": {"height": 2048, "width": 2048}, "train": {"batch_size": 6000}}, "fill the memory; needed at most"),
+        ({"sgd": {"nesterov": True, "momentum": 0}}, "nesterov: needed momentum above 0"),
+        ({"loss": {"triplet": {"margin": float("nan")}}}, "margin: nan, needed a number from 0"),
+        ({"test": {"ranks": [0]}}, "ranks: [0], needed numbers from 1"),
+        ({"test": {"poses": 4}}, "test.poses: 4, needed `augment` too"),
+        ({"augment": {"weight": float("inf")}}, "weight: inf, needed a number from 0"),
         ({"model": {"resume": "x.pth"}}, "model.resume: 'x.pth' cannot be honoured"),
-        ({"test": {"visrank_topk": 0}}, "needed batch_size and visrank_topk from 1"),
+        ({"test": {"visrank_topk": 0}}, "visrank_topk: 0, needed a number from 1"),
     ],
 )
 def test_bad_settings_are_one_clear_line(mapping, message):
@@ -123,12 +145,13 @@ def test_shipped_configurations_load(path):
 def test_shipped_comparisons_load(path):
     config = load_compare_config(path)
     cells = cell_configs(config)
-    assert len(cells) == len(config.arms) * len(config.shares) * len(config.seeds)
+    assert len(cells) == len(config.arms) * len(config.cuts) * len(config.seeds)
     assert {cell.train.max_iterations for cell in cells.values()} == {config.iterations}
-    first = (config.shares[0], config.seeds[0])
+    first = (config.cuts[0], config.seeds[0])
     assert cells["real", *first].augmentation is None
     assert cells["online", *first].augmentation is not None
-    assert cells["offline", *first].sampler.synthetic_share == 0.5
+    for arm in set(config.arms) & {"offline", "duplicates", "oracle"}:
+        assert cells[arm, *first].sampler.synthetic_share == 0.5
 
 
 def test_torchreid_is_found_where_it_is_installed():

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reid_world import COLOUR, StandIn, settings, write_tree
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from reid_world import BODY, COLOUR, StandIn, settings, write_tree
 from trees import describe, write_crops, write_msmt17
 
 from reid_integration import loader as loader_module
@@ -14,10 +17,12 @@ from reid_integration.compat import load_torchreid, quiet
 from reid_integration.config import reid_config
 from reid_integration.datamanager import build_datamanager, find_folder, register_market_folder
 from reid_integration.loader import Persons, attach_poses
+from reid_integration.samplers import MixedIdentities
 from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import read_npz, write_npz
 from xingaug.errors import BadInput
 from xingaug.images import read_image
+from xingaug.poses.collect import bank_from_tree
 
 PLAIN = ("random_flip", "random_crop")  # leave a picture of one colour as it is
 
@@ -375,3 +380,55 @@ def test_stock_engines_run_unchanged(tree, tmp_path, loss, mode):
         engine.run(save_dir=str(tmp_path / "log"), max_epoch=1, print_freq=1, ranks=[1, 5])
     assert (tmp_path / "log" / "model" / "model.pth.tar-1").is_file()
     assert manager.train_loader.synthetic > 0
+
+
+def test_images_that_are_synthetic_already_stay_unless_asked(tmp_path):
+    root = write_tree(tmp_path / "offline", identities=3)
+    train = root / "bounding_box_train"
+    sources = sorted(train.iterdir())
+    made = [train / f"{path.stem}_x000.jpg" for path in sources]
+    for source, path in zip(sources, made, strict=True):
+        path.write_bytes(source.read_bytes())
+    xy, visibility = np.tile(BODY, (24, 1, 1)), np.ones((24, 18), np.float32)
+    write_npz(root / "annotations.npz", [path.name for path in sources + made], xy, visibility)
+    for rerender in (False, True):
+        manager = build(root, data__sources=["offline"], data__targets=[str(write_tree(tmp_path / f"r{rerender}"))])
+        persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data])
+        augment = XingPose(StandIn(), persons.build_bank((128, 64)), p=1.0)
+        rendered = drawn(attach_poses(manager, augment, persons, PLAIN, rerender=rerender))
+        assert all(flag for name, flag in rendered.items() if "_x" not in name)
+        assert all(flag == rerender for name, flag in rendered.items() if "_x" in name)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.floats(0, 1), st.data())
+@hypothesis_settings(deadline=None)
+def test_identities_are_mixed_of_real_and_synthetic_rows(identities, instances, share, data):
+    pids = data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=40))
+    synthetic = data.draw(st.lists(st.booleans(), min_size=len(pids), max_size=len(pids)))
+    sampler = MixedIdentities(pids, synthetic, identities * instances, instances, share)
+    rows = list(sampler)
+    assert len(rows) == len(sampler) == len(set(pids)) // identities * identities * instances
+    seen = []
+    for start in range(0, len(rows), instances):
+        group = rows[start : start + instances]
+        (pid,) = {pids[row] for row in group}
+        seen.append(pid)
+        kinds = {synthetic[row] for row in range(len(pids)) if pids[row] == pid}
+        made = sum(synthetic[row] for row in group)
+        assert made == (round(share * instances) if len(kinds) == 2 else instances * kinds.pop())
+        for kind in (True, False):
+            mine = [row for row in group if synthetic[row] == kind]
+            there = [row for row in range(len(pids)) if pids[row] == pid and synthetic[row] == kind]
+            assert len(set(mine)) == min(len(mine), len(there)) or len(mine) > len(there)
+    assert len(set(seen)) == len(seen)
+
+
+def test_the_bank_is_the_one_that_the_command_builds(tmp_path):
+    root = write_tree(tmp_path / "world", identities=3, size=(60, 40))
+    table = read_npz(root / "annotations.npz")
+    xy = table.xy.copy()
+    xy[:, 4] = (45, 30)  # a wrist outside the image
+    write_npz(root / "annotations.npz", table.names.tolist(), xy, table.visibility)
+    ours = Persons.read([str(path) for path in sorted((root / "bounding_box_train").iterdir())]).build_bank((128, 64))
+    theirs = bank_from_tree(root, root / "annotations.npz")
+    assert ours.content_hash == theirs.content_hash

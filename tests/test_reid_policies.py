@@ -208,7 +208,7 @@ def test_the_weight_rises_over_the_first_epochs() -> None:
     [
         ({"labels": "soft"}, "labels: 'soft', teacher: None; soft labels need a teacher, others none"),
         ({"teacher": "x.pth"}, "labels: 'same_id', teacher: x.pth"),
-        ({"weight": -1}, "needed smoothing in [0, 1], weight and warmup_epochs from 0"),
+        ({"weight": -1}, "weight: -1.0, needed a number from 0"),
         ({"triplet": "exclude"}, "triplet: 'exclude' acts on the triplet loss; needed loss.name triplet"),
         ({"gate": {"min_identity": 2}}, "needed min_identity in [-1, 1]"),
         ({"gate": {"min_identty": 0.2}}, "did you mean 'min_identity'?"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -10,15 +11,20 @@ import torch
 import yaml
 from reid_world import StandIn, comparison, settings, write_tree
 from safetensors.torch import load_file
+from torch import nn
 
 from reid_integration import compare as compare_module
+from reid_integration import loop as loop_module
 from reid_integration import train as train_module
+from reid_integration.arms import Cut
 from reid_integration.compare import compare, load_compare_config
 from reid_integration.compare import main as compare_main
 from reid_integration.config import reid_config
+from reid_integration.loop import MovingAverage
 from reid_integration.train import TrainResult, run
 from reid_integration.train import main as train_main
-from xingaug.errors import BadInput, WorkFailed
+from xingaug.errors import BadInput, WorkFailed, guarded
+from xingaug.files import claimed_directory
 from xingaug.generators import store
 from xingaug.images import read_image
 
@@ -101,8 +107,6 @@ def test_saved_weights_give_the_same_figures(tree, tmp_path):
 
 
 def test_weights_may_be_a_torchreid_checkpoint(tree, tmp_path):
-    from safetensors.torch import load_file
-
     trained = finish(tree, tmp_path / "run")
     state = {f"module.{key}": value for key, value in load_file(trained.directory / "model.safetensors").items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "model.pth.tar-3")
@@ -182,6 +186,109 @@ def test_train_command(tree, tmp_path, capsys, monkeypatch):
     assert "mAP" in capsys.readouterr().out
 
 
+def one_camera(tree, out):
+    """The tree with nobody's second camera."""
+    copied = shutil.copytree(tree, out)
+    for path in (copied / "bounding_box_test").glob("*_c2s1_*.jpg"):
+        path.unlink()
+    return copied
+
+
+def test_people_who_cannot_be_matched_are_told_before_training(tree, tmp_path, monkeypatch):
+    copied = one_camera(tree, tmp_path / "one")
+    monkeypatch.setattr(loop_module, "step", lambda *_: pytest.fail("trained"))
+    with pytest.raises(BadInput, match=r"data\.targets: .*one: no query can be matched: 6 of the 6 people"):
+        finish(copied, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_whatever_fails_in_an_evaluation_the_weights_are_there(tree, tmp_path, monkeypatch):
+    config = reid_config(settings(tree, tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "evaluate_model", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(config)
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert not (tmp_path / "run" / "result.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module, "step", lambda *_: pytest.fail("trained again"))
+        result = run(config)
+    assert result.iterations == 4
+    assert len(result.history) == 4
+    for name, value in load_file(tmp_path / "run" / "model.safetensors").items():
+        assert torch.equal(value, weights[name])
+
+
+def test_a_broken_image_in_a_worker_is_one_line(tree, tmp_path, capsys):
+    copied = shutil.copytree(tree, tmp_path / "broken")
+    image = sorted((copied / "bounding_box_train").iterdir())[5]
+    image.write_bytes(image.read_bytes()[:300])
+    path = tmp_path / "run.yaml"
+    for workers in (0, 1):
+        path.write_text(yaml.safe_dump(settings(copied, tmp_path / f"run{workers}", data__workers=workers)))
+        assert train_main(["--config", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {image}: ")
+        assert error.count("\n") == 1
+
+
+def test_a_worker_that_was_killed_is_one_line(capsys):
+    def command():
+        raise RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. ")
+
+    assert guarded(command) == 1
+    assert capsys.readouterr().err == (
+        "error: a process that loads images was ended from outside, perhaps for lack of memory; use fewer workers\n"
+    )
+
+
+def test_nothing_of_training_matters_where_only_a_test_is_asked_for(tree, tmp_path):
+    trained = finish(tree, tmp_path / "run")
+    only = {"model__load_weights": str(tmp_path / "run" / "model.safetensors"), "test__evaluate": True}
+    for number, changes in enumerate((
+        {"train__batch_size": 1024},
+        {"train__batch_size": 1024, "sampler__train_sampler": "RandomIdentitySampler"},
+        {"sampler__synthetic_share": 0.5},
+        {"augment": {"annotations": "nowhere.npz"}},
+    )):  # fmt: skip
+        assert finish(tree, tmp_path / str(number), **only, **changes).reid.mAP == trained.reid.mAP
+
+
+def test_two_trainings_do_not_share_a_directory(tree, tmp_path):
+    with claimed_directory(tmp_path / "run", "training"), pytest.raises(BadInput, match="another process is training"):
+        finish(tree, tmp_path / "run")
+    assert finish(tree, tmp_path / "run").iterations == 4
+
+
+def test_the_learning_rate_warms_up_below_its_schedule(tree, tmp_path):
+    plain = finish(tree, tmp_path / "plain", train__max_iterations=6)
+    warm = finish(tree, tmp_path / "warm", train__max_iterations=6, train__warmup_iterations=4)
+    ratios = [a["lr"] / b["lr"] for a, b in zip(warm.history, plain.history, strict=True)]
+    assert ratios == pytest.approx([0.1, 0.325, 0.55, 0.775, 1, 1])
+
+
+def test_the_average_of_the_weights_is_tested_and_saved(tree, tmp_path):
+    seen = []
+    last = finish(tree, tmp_path / "last", train__lr=1e-2, train__optim="sgd")
+    mean = finish(tree, tmp_path / "mean", train__lr=1e-2, train__optim="sgd", train__ema=0.9)
+    assert [entry["loss"] for entry in mean.history] == [entry["loss"] for entry in last.history]
+    average = MovingAverage(nn.Linear(1, 1, bias=False), 0.9)
+    nn.init.zeros_(average.model.weight)
+    for step, value in enumerate((1.0, 1.0, 1.0), start=1):
+        other = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(other.weight, value)
+        average.update(other, step)
+        seen.append(average.model.weight.item())
+    expected = 0.0
+    for step, found in enumerate(seen, start=1):
+        decay = min(0.9, step / (step + 10))
+        expected = decay * expected + (1 - decay)
+        assert found == pytest.approx(expected)
+    weights = [load_file(run_.directory / "model.safetensors") for run_ in (last, mean)]
+    assert weights[0].keys() == weights[1].keys()
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 @pytest.mark.parametrize("main", [train_main, compare_main])
 def test_help_shows_an_example(main, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -204,19 +311,20 @@ class StoppedError(Exception):
 @pytest.mark.parametrize("augment", [None, {"p": 0.5, "reuse": 2}])
 def test_a_stopped_run_goes_on_to_the_same_figures(tree, tmp_path, monkeypatch, augment):
     asked = {"train__max_iterations": 12, "train__checkpoint_minutes": 0, "augment": augment}
+    asked |= {"train__ema": 0.5, "train__warmup_iterations": 9} if augment is None else {}
     whole = run(reid_config(settings(tree, tmp_path / "whole", **asked)), generator=StandIn())
     config = reid_config(settings(tree, tmp_path / "stopped", **asked))
-    step = train_module._step
+    step = loop_module.step
 
     def stops(engine, batch, epoch, iteration):
         if iteration == 8:  # in the third epoch of three steps
             raise StoppedError
         return step(engine, batch, epoch, iteration)
 
-    monkeypatch.setattr(train_module, "_step", stops)
+    monkeypatch.setattr(loop_module, "step", stops)
     with pytest.raises(StoppedError):
         run(config, generator=StandIn())
-    monkeypatch.setattr(train_module, "_step", step)
+    monkeypatch.setattr(loop_module, "step", step)
     assert (tmp_path / "stopped" / "checkpoint.pt").exists()
     with (tmp_path / "stopped" / "stats.jsonl").open("a") as stats:
         stats.write('{"iteration": 8, "torn')
@@ -248,7 +356,7 @@ def test_a_damaged_checkpoint_is_named(tree, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run(config)
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"x")
-    with pytest.raises(BadInput, match=r"checkpoint\.pt: not a checkpoint of this run"):
+    with pytest.raises(BadInput, match=r"checkpoint\.pt: cannot be read .*, needed a checkpoint of this run"):
         run(config)
 
 
@@ -258,15 +366,15 @@ def test_a_damaged_checkpoint_is_named(tree, tmp_path, monkeypatch):
 def test_comparison_runs_resumes_and_tabulates(tree, tmp_path, monkeypatch):
     config = comparison(tree, tmp_path)
     first = compare(config, generator=StandIn())
-    assert list(first.cells) == [(arm, 1.0, seed) for arm in ("real", "xinggan_pose") for seed in (1, 2)]
+    assert list(first.cells) == [(arm, Cut(), seed) for seed in (1, 2) for arm in ("real", "xinggan_pose")]
     assert {cell.iterations for cell in first.cells.values()} == {2}
-    assert [cell.synthetic_share for cell in first.cells.values()] == [0, 0, 1, 1]
+    assert [cell.synthetic_share for cell in first.cells.values()] == [0, 1, 0, 1]
     with (config.out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["arm"], row["seed"]) for row in rows] == [(arm, str(seed)) for arm, _, seed in first.cells]
-    assert float(rows[0]["mAP"]) == first.cells["real", 1.0, 1].reid.mAP
+    assert float(rows[0]["mAP"]) == first.cells["real", Cut(), 1].reid.mAP
     data = json.loads((config.out / "results.json").read_text())
-    values = [first.cells["real", 1.0, seed].reid.mAP for seed in (1, 2)]
+    values = [first.cells["real", Cut(), seed].reid.mAP for seed in (1, 2)]
     real, posed = data["summary"]
     assert (real["arm"], posed["arm"]) == ("real", "xinggan_pose")
     assert real["mAP"]["mean"] == pytest.approx(np.mean(values))
@@ -275,7 +383,7 @@ def test_comparison_runs_resumes_and_tabulates(tree, tmp_path, monkeypatch):
     (gain,) = data["differences"]
     assert (gain["arm"], gain["against"]) == ("xinggan_pose", "real")
     pairs = [
-        first.cells["xinggan_pose", 1.0, seed].reid.mAP - first.cells["real", 1.0, seed].reid.mAP for seed in (1, 2)
+        first.cells["xinggan_pose", Cut(), seed].reid.mAP - first.cells["real", Cut(), seed].reid.mAP for seed in (1, 2)
     ]
     assert gain["mAP"]["mean"] == pytest.approx(np.mean(pairs))
     assert gain["mAP"]["high"] - gain["mAP"]["low"] == pytest.approx(
@@ -290,7 +398,7 @@ def test_comparison_runs_resumes_and_tabulates(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(compare_module, "run", lambda cell, *rest: ran.append(cell.data.save_dir) or run(cell, *rest))
     second = compare(config, generator=StandIn())
     assert ran == [str(config.out / "real" / "share_100" / "seed_2")]
-    assert second.to_mapping()["summary"] == data["summary"]
+    assert [row["mAP"] for row in second.to_mapping()["summary"]] == [row["mAP"] for row in data["summary"]]
 
 
 def test_a_stale_cell_is_not_passed_off_as_the_result(tree, tmp_path):
@@ -373,7 +481,7 @@ def test_every_state_is_evaluated_once(tree, tmp_path, monkeypatch):
 
     only = {"model__load_weights": str(tmp_path / "run" / "model.safetensors"), "test__evaluate": True}
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "save_weights", stopped)
+        patch.setattr(TrainResult, "to_mapping", stopped)
         with pytest.raises(KeyboardInterrupt):
             finish(uneven, tmp_path / "only", **only)
     finish(uneven, tmp_path / "only", **only)

@@ -392,11 +392,13 @@ def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match=r"a\.pth: no such file; needed a released XingGAN checkpoint"):
         load_official_checkpoint("a.pth")
-    with pytest.raises(BadInput, match="no such file"):
+    with pytest.raises(BadInput, match="is a directory"):
         load_official_checkpoint(tmp_path)
     for contents in (b"", b"nonsense", b"\x80\x02garbage", b"PK\x03\x04" + bytes(100)):
         Path("a.pth").write_bytes(contents)
-        with pytest.raises(BadInput, match=r"a\.pth: cannot be read as tensors saved by torch \([^\n]+\)$"):
+        with pytest.raises(
+            BadInput, match=r"a\.pth: cannot be read as tensors saved by torch, needed [^\n]+ \([^\n]+\)$"
+        ):
             load_official_checkpoint("a.pth")
     for legacy in (False, True):
         whole = write(tmp_path / "b.pth", released_state(1, 4), legacy).read_bytes()

@@ -13,6 +13,9 @@ from types import FrameType
 _NO_MEMORY = re.compile("can't allocate memory|out of memory")
 """How torch says it, on a CPU and on a GPU."""
 
+_WORKER_ENDED = re.compile(r"DataLoader worker \(pid")
+"""How torch says that one is gone."""
+
 _LONGEST = 1500
 """Characters of a message: what a file gives is not repeated without end."""
 
@@ -23,9 +26,26 @@ class BadInput(ValueError):
     The message is one line: what is wrong, where (file, line or key), what would be right.
     """
 
+    def __init__(self, message: object = "") -> None:
+        """Takes the message; of one that a loader's worker has wrapped into a traceback only what was said first."""
+        super().__init__(_as_said(message))
+
 
 class WorkFailed(RuntimeError):
     """The input was fine, but the work could not be finished; exit code 1."""
+
+    def __init__(self, message: object = "") -> None:
+        """Takes the message, as `BadInput` does."""
+        super().__init__(_as_said(message))
+
+
+_IN_WORKER = re.compile(r"Caught \w+ in .*?\.\nOriginal Traceback .*\n(?:[\w.]+\.)?\w+: (.*)", re.DOTALL)
+"""How torch hands on an error of a DataLoader's worker: it makes another one of the same class with this message."""
+
+
+def _as_said(message: object) -> str:
+    wrapped = _IN_WORKER.fullmatch(str(message))
+    return wrapped[1].rstrip() if wrapped else str(message)
 
 
 class Ended(BaseException):
@@ -67,9 +87,14 @@ def guarded(command: Callable[[], int | None]) -> int:
         _complain(f"not enough memory ({error})" if str(error) else "not enough memory")
         return 1
     except RuntimeError as error:
-        if not _NO_MEMORY.search(str(error)):
+        if _NO_MEMORY.search(str(error)):
+            _complain(f"not enough memory ({str(error).splitlines()[0]})")
+        elif _WORKER_ENDED.match(str(error)):
+            _complain(
+                "a process that loads images was ended from outside, perhaps for lack of memory; use fewer workers"
+            )
+        else:
             raise
-        _complain(f"not enough memory ({str(error).splitlines()[0]})")
         return 1
     except KeyboardInterrupt:
         _complain("interrupted")

@@ -66,7 +66,7 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _add_check(commands: Any) -> None:
-    text = "Count a dataset's images and find people and files that it trains on and also tests with (exit code 1)."
+    text = "Count a dataset's images; exit code 1 where it tests with what it trains on, or no query can be matched."
     parser = add_command(commands, "check", _check, text, "xingaug check ROOT --json", torch=False)
     parser.add_argument("root", type=Path, help="folder of a known dataset, or a YAML file that describes one")
     parser.add_argument("--json", action="store_true", help="print counts and leaks as JSON")
@@ -75,13 +75,15 @@ def _add_check(commands: Any) -> None:
 def _check(args: argparse.Namespace) -> int:
     from xingaug.data.leaks import check_dataset
 
-    counts, report, notes = check_dataset(args.root)
+    counts, report, unmatched, notes = check_dataset(args.root)
     for note in notes:
         say(note)
     if args.json:
-        print(json.dumps({"splits": counts, **report.to_json()}))
+        print(json.dumps({"splits": counts, **report.to_json(), "unmatched": unmatched}))
     else:
         for split, row in counts.items():
             print(f"{split}: " + ", ".join(f"{count} {what}" for what, count in row.items()))
         print("\n".join(map(printable, report.lines())) or "no leaks")
-    return 1 if report else 0
+        if unmatched:
+            print(unmatched)
+    return 1 if report or unmatched else 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from xingaug.data.matches import explain_no_match, matchable_queries
 from xingaug.data.readers import open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
@@ -110,14 +111,15 @@ def find_leaks(
     )
 
 
-def check_dataset(where: Path) -> tuple[dict[str, dict[str, int]], LeakReport, tuple[str, ...]]:
-    """Counts a dataset and looks for leaks.
+def check_dataset(where: Path) -> tuple[dict[str, dict[str, int]], LeakReport, str | None, tuple[str, ...]]:
+    """Counts a dataset and looks for leaks, and for queries that can be matched.
 
     Args:
         where: its folder, or a YAML file.
 
     Returns:
-        Images, identities (without distractors and junk) and cameras of each split; the leaks; the reader's notes.
+        Images, identities (without distractors and junk) and cameras of each split; the leaks; why no query can be
+        matched, else None; the reader's notes, and how many queries cannot be matched where it is some of them.
 
     Raises:
         BadInput: as `find_leaks`, or the dataset cannot be read or has no training split.
@@ -133,8 +135,17 @@ def check_dataset(where: Path) -> tuple[dict[str, dict[str, int]], LeakReport, t
         }
         for name, split in splits.items()
     }
-    notes = tuple(dict.fromkeys(note for split in splits.values() for note in split.notes))
-    return counts, find_leaks(splits["train"], splits.get("query"), splits.get("gallery"), progress=True), notes
+    notes = list(dict.fromkeys(note for split in splits.values() for note in split.notes))
+    unmatched = None
+    if "query" in splits and "gallery" in splits:
+        query, gallery = splits["query"], splits["gallery"]
+        lost = int((~matchable_queries(query.pids, query.camids, gallery.pids, gallery.camids)).sum())
+        if lost == len(query):
+            unmatched = explain_no_match(query.pids, gallery.pids)
+        elif lost:
+            notes.append(f"{lost} of {len(query)} queries have no image of another camera in gallery and do not count")
+    leaks = find_leaks(splits["train"], splits.get("query"), splits.get("gallery"), progress=True)
+    return counts, leaks, unmatched, tuple(notes)
 
 
 def content_hash(path: str | Path) -> bytes:

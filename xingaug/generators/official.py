@@ -1,7 +1,6 @@
 """The released XingGAN checkpoint: its `netG` state dict, key by key, as our `XingGAN`."""
 
 import re
-import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from xingaug.errors import BadInput
 from xingaug.generators.store import content_hash, require_safetensors_name, save_generator
 from xingaug.generators.xinggan import XingGAN, XingGANConfig
+from xingaug.tensors import read_tensors
 
 _PREFIX = re.compile(r"^(?:(?:module|model)\.)+")
 _FIRST = "stream1_down.1.weight"
@@ -38,7 +38,7 @@ def load_official_checkpoint(
     """
     path = Path(path)
     XingGANConfig(size=size)  # complains before the file is read
-    released, names = _bare_keys(path, _read(path))
+    released, names = _bare_keys(path, read_tensors(path, "a released XingGAN checkpoint, such as latest_net_netG.pth"))
     blocks = len({key.split(".")[1] for key in released if key.startswith("att.")})
     dropout = not any(re.match(r"att\.\d+\.conv_block_stream2\.5\.", key) for key in released)
     first = released.get(_FIRST, torch.empty(0))
@@ -96,20 +96,6 @@ def official_modules(blocks: int, dropout: bool) -> dict[str, str]:
         names[f"blocks.{t}"] = f"att.{t}"  # of gamma
         names |= {f"blocks.{t}.{part}": f"att.{t}.{part}_conv" for part in ("query", "key", "value")}
     return names
-
-
-def _read(path: Path) -> object:
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; needed a released XingGAN checkpoint, such as latest_net_netG.pth")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what the file might be instead; the error that follows says it
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file can make the reader fail anywhere
-        reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
-        raise BadInput(f"{path}: cannot be read as tensors saved by torch ({reason})") from None
 
 
 def _bare_keys(path: Path, state: object) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -15,6 +15,7 @@ from xingaug.errors import BadInput
 from xingaug.images import bytes_to_unit
 from xingaug.programs import first_line
 from xingaug.progress import ProgressBar
+from xingaug.tensors import read_tensors
 
 _INCEPTION = "Inception v3 of torch-fidelity (TensorFlow's of 2015-12-05)"
 _SPLITS = 10  # of the images, for IS
@@ -242,12 +243,6 @@ def _at_hand(url: str, what: str, otherwise: str) -> Path:
 
 def _require_tensors(path: Path, what: str) -> None:
     """Complains about a file that could run code or is no state dict; the libraries read it without looking."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file can make the reader fail anywhere
-        reason = first_line(error)
-        raise BadInput(f"{path}: cannot be read as tensors saved by torch, needed {what} ({reason})") from None
+    state = read_tensors(path, what)
     if not isinstance(state, dict):
         raise BadInput(f"{path}: holds a {type(state).__name__}, needed {what}")

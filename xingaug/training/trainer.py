@@ -15,6 +15,7 @@ from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscri
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.store import load_trainable, network_of
 from xingaug.programs import load_program, run_program
+from xingaug.tensors import read_tensors
 from xingaug.training import losses
 from xingaug.training.batches import Batch
 from xingaug.training.config import PerceptualConfig, TrainConfig
@@ -291,10 +292,9 @@ class Trainer:
             BadInput: the file is damaged, or was written by another number of processes with an image pool.
         """
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # whatever a damaged archive brings up
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BadInput(f"{path}: damaged ({reason}); remove it to go on from the one before") from None
+            state = read_tensors(path, "a checkpoint of this training", self.device)
+        except BadInput as error:
+            raise BadInput(f"{error}; remove it to go on from the one before") from None
         self.step, self.best = state.pop("step"), state.pop("best")
         pools = state.pop("pools")
         if self.pool.size and len(pools) != self.processes.count:

@@ -4,17 +4,14 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xingaug.errors import BadInput
-from xingaug.inputs import open_regular
 from xingaug.programs import first_line
+from xingaug.tensors import read_tensors, state_dict_of
 
 MODULES = {"vgg16": 31, "vgg19": 37}
 """How many modules `features` of torchvision's networks have."""
-
-_MAX_BYTES = 1_000_000_000  # VGG-19 with its classifier has 575 MB
 
 
 class VGGFeatures(nn.Module):
@@ -95,13 +92,8 @@ def _torchvisions(network: str, setting: str) -> dict[str, Tensor]:
 
 
 def _read_state(path: Path, network: str, setting: str) -> dict[str, Tensor]:
-    if not path.exists():
-        raise BadInput(f"{setting}: {path}: no such file; needed a state dict of torchvision's {network}")
-    open_regular(path, f"state dict of {network}", _MAX_BYTES).close()
+    needed = f"a state dict of torchvision's {network}"
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # a damaged file can make the readers fail anywhere
-        raise BadInput(f"{setting}: {path}: not a state dict ({first_line(error)})") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BadInput(f"{setting}: {path}: holds no state dict")
-    return state
+        return state_dict_of(path, read_tensors(path, needed), needed)
+    except BadInput as error:
+        raise BadInput(f"{setting}: {error}") from None

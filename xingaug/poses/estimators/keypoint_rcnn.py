@@ -5,7 +5,6 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xingaug.errors import BadInput
@@ -13,6 +12,7 @@ from xingaug.keypoints import Keypoints
 from xingaug.poses.estimators.base import poses_of_coco17, require_file, weights_name
 from xingaug.poses.estimators.frames import Frames, frame
 from xingaug.programs import first_line
+from xingaug.tensors import read_tensors, state_dict_of
 
 SIZE = (640, 480)
 """(height, width) of the frames: an upright crop becomes 512 pixels high (our choice)."""
@@ -130,19 +130,8 @@ def _weights_of_torchvision() -> tuple[Path, dict[str, Tensor]]:
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     require_file("keypoint-rcnn", path, (".pth", ".pt", ".safetensors"))
-    try:
-        if path.suffix.lower() == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file can make the readers fail anywhere
-        raise BadInput(f"{path}: not a readable file of weights ({first_line(error)})") from None
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):  # of torchvision's training scripts
-        state = state["model"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BadInput(f"{path}: no state dict, needed the weights of torchvision's keypointrcnn_resnet50_fpn")
-    return state
+    needed = "the weights of torchvision's keypointrcnn_resnet50_fpn"
+    return state_dict_of(path, read_tensors(path, needed), needed)
 
 
 def _build_network() -> nn.Module:

@@ -1,0 +1,196 @@
+"""What a comparison is asked for and what it gave: arms x cuts x seeds, means, paired differences, intervals."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reid_integration.arms import Cut, SyntheticConfig
+from reid_integration.result import TrainResult
+
+KINDS = ("offline", "duplicates", "oracle")
+FIGURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared.
+
+    Attributes:
+        out: folder of the cells (`out/arm/share_100/seed_1/`), of training folders that arms need (`out/data/`), and
+            of results.json, results.csv, report.html and the plots.
+        arms: by name, the changes to the base configuration, as a nested mapping; `synthetic: offline`, `duplicates`
+            or `oracle` puts such images beside the real ones (`reid_integration.arms`). The first is the one that the
+            others are compared with.
+        base: torchreid-style YAML that all cells share; a relative path is meant from the comparison's own file.
+        common: changes to the base for all arms.
+        seeds: of the training, one cell each; draws follow it unless augment.seed is given.
+        shares: of each identity's training images that there are, one cell each.
+        identity_shares: of the training identities, with all their images, one cell each.
+        iterations: optimiser steps of every cell.
+        synthetic: how synthetic images on disk are made.
+        against: arms that every other one is compared with, seed by seed; empty is the first.
+        headline: the arm that the page's first sentence is about; empty is the last one.
+
+    Raises:
+        ValueError: no arm, seed or share, one that is given twice or outside its range, a name that cannot be a folder
+            or is unknown, or no iterations.
+    """
+
+    out: Path
+    arms: dict[str, dict[str, Any]]
+    base: Path | None = None
+    common: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [1])
+    shares: list[float] = field(default_factory=lambda: [1.0])
+    identity_shares: list[float] = field(default_factory=list)
+    iterations: int = 240
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    against: list[str] = field(default_factory=list)
+    headline: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if not self.arms or not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("needed at least one arm, and seeds, each once")
+        for name in self.arms:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"arms: '{name}', needed a name of letters, digits, - and _")
+            if self.arms[name].get("synthetic", KINDS[0]) not in KINDS:
+                raise ValueError(
+                    f"arms.{name}.synthetic: {self.arms[name]['synthetic']!r}, needed one of {', '.join(KINDS)}"
+                )
+        for key, names in (("against", self.against), ("headline", [self.headline] if self.headline else [])):
+            unknown = [name for name in names if name not in self.arms]
+            if unknown:
+                raise ValueError(f"{key}: '{unknown[0]}' is none of the arms ({', '.join(self.arms)})")
+        for key, values in (("shares", self.shares), ("identity_shares", self.identity_shares)):
+            if len(set(values)) != len(values) or not all(0 < share <= 1 for share in values):
+                raise ValueError(f"{key}: {values}, needed numbers above 0 and up to 1, each once")
+        if not self.cuts or len(set(self.cuts)) != len(self.cuts):
+            raise ValueError(f"shares, identity_shares: {len(self.cuts)}, needed at least one, and the whole only once")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds: {self.seeds}, needed at least 0")
+        if self.iterations < 1:
+            raise ValueError(f"iterations: {self.iterations}, needed at least 1")
+
+    @property
+    def cuts(self) -> list[Cut]:
+        """What of the training set the cells see."""
+        return [*(Cut(images=share) for share in self.shares), *(Cut(identities=s) for s in self.identity_shares)]
+
+    @property
+    def controls(self) -> list[str]:
+        """Arms that the others are compared with."""
+        return self.against or [next(iter(self.arms))]
+
+
+Cell = tuple[str, Cut, int]
+"""Arm, cut and seed."""
+
+
+@dataclass
+class ComparisonResult:
+    """What a comparison gave; while it runs, what there is of it.
+
+    Attributes:
+        config: what was compared.
+        cells: the finished runs.
+    """
+
+    config: CompareConfig
+    cells: dict[Cell, TrainResult]
+
+    def seeds(self, arm: str, cut: Cut) -> list[int]:
+        """Seeds of which the cell is finished."""
+        return [seed for seed in self.config.seeds if (arm, cut, seed) in self.cells]
+
+    def figures(self, arm: str, cut: Cut, seeds: list[int] | None = None) -> dict[str, np.ndarray]:
+        """(seeds,) values of each figure for the first target, of finished cells, or of the given seeds."""
+        chosen = self.seeds(arm, cut) if seeds is None else seeds
+        runs = [self.cells[arm, cut, seed].reid.figures() for seed in chosen]
+        return {key: np.array([figures[key] for figures in runs]) for key in FIGURES}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each cell and target, as results.csv has them."""
+        return [
+            {
+                **_place(arm, cut),
+                "seed": seed,
+                "target": target,
+                **reid.figures(),
+                "iterations": cell.iterations,
+                "images": cell.images,
+                "identities": cell.identities,
+                "synthetic_share": round(cell.synthetic_share, 4),
+                "train_seconds": round(cell.train_seconds, 2),
+                "evaluation_seconds": round(cell.evaluation_seconds, 2),
+                "machine": cell.machine,
+            }
+            for (arm, cut, seed), cell in self.cells.items()
+            for target, reid in cell.results.items()
+        ]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """For each cut and arm, mean, deviation and 95 % interval of each figure over the seeds."""
+        return [
+            {
+                **_place(arm, cut),
+                "seeds": len(self.seeds(arm, cut)),
+                **{key: statistics_of(values) for key, values in self.figures(arm, cut).items()},
+                "train_seconds": self._mean(arm, cut, lambda cell: cell.train_seconds),
+            }
+            for cut in self.config.cuts
+            for arm in self.config.arms
+            if self.seeds(arm, cut)
+        ]
+
+    def _mean(self, arm: str, cut: Cut, value: Callable[[TrainResult], float]) -> float:
+        return float(np.mean([value(self.cells[arm, cut, seed]) for seed in self.seeds(arm, cut)]))
+
+    def differences(self) -> list[dict[str, Any]]:
+        """For each cut and arm, by how much it exceeds another one, over the seeds that both have."""
+        found, controls = [], self.config.controls
+        for cut in self.config.cuts:
+            for number, other in enumerate(controls):
+                for arm in self.config.arms:
+                    shared = [seed for seed in self.seeds(arm, cut) if seed in self.seeds(other, cut)]
+                    if arm in controls[: number + 1] or not shared:  # nor the other way round
+                        continue
+                    base = self.figures(other, cut, shared)
+                    gains = {k: statistics_of(v - base[k]) for k, v in self.figures(arm, cut, shared).items()}
+                    found.append({**_place(arm, cut), "against": other, "seeds": len(shared), **gains})
+        return found
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain data, as results.json has it."""
+        cells = [
+            {**_place(arm, cut), "seed": seed, **cell.to_mapping()} for (arm, cut, seed), cell in self.cells.items()
+        ]
+        config = self.config
+        asked = len(config.arms) * len(config.cuts) * len(config.seeds)
+        return {
+            "arms": list(config.arms), "cuts": [vars(cut) for cut in config.cuts], "seeds": config.seeds,
+            "iterations": config.iterations, "headline": config.headline or list(config.arms)[-1],
+            "controls": config.controls, "missing": asked - len(cells),
+            "summary": self.summary(), "differences": self.differences(), "cells": cells,
+        }  # fmt: skip
+
+
+def _place(arm: str, cut: Cut) -> dict[str, Any]:
+    """Which cells: the arm, and its shares of each identity's images and of the identities."""
+    return {"arm": arm, "share": cut.images, "identity_share": cut.identities}
+
+
+def statistics_of(values: np.ndarray) -> dict[str, float | None]:
+    """Mean, sample standard deviation, and the 95 % interval of the mean by Student's t; None for a single value."""
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return {"mean": mean, "std": None, "low": None, "high": None}
+    from scipy.stats import t
+
+    std = float(values.std(ddof=1))
+    half = float(t.ppf(0.975, count - 1)) * std / count**0.5
+    return {"mean": mean, "std": std, "low": mean - half, "high": mean + half}

@@ -1,0 +1,219 @@
+"""The training loop round an engine's step.
+
+torchreid's stock engines compute the loss and make the step; the loop around them is here, because theirs prints
+instead of returning, counts in epochs alone, and writes checkpoints that today's torch refuses to read.
+"""
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from reid_integration.compat import quiet
+from reid_integration.config import ReidConfig
+from reid_integration.history import History, save_checkpoint
+from reid_integration.loader import synthetic_rows
+from reid_integration.result import TrainResult
+from xingaug.augment.gate import KeptCounts
+from xingaug.errors import WorkFailed
+from xingaug.progress import ProgressBar
+
+
+class MovingAverage:
+    """A model whose weights and statistics follow those of another, as their moving average."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """Starts with the weights of `model`; `decay` is the share of the average that a step keeps."""
+        self.model, self.decay = copy.deepcopy(model).requires_grad_(False), decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Takes in the weights after a step, counted from 1; the first ones count for more, or the start would stay."""
+        decay = min(self.decay, step / (step + 10))
+        for mine, theirs in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - decay)
+            else:
+                mine.copy_(theirs)
+
+
+class Training:
+    """A run's loop, its clock and its counts."""
+
+    def __init__(
+        self, config: ReidConfig, engine: Any, result: TrainResult, history: History, before: dict[str, Any] | None
+    ) -> None:
+        """Takes up a run where its last checkpoint left it.
+
+        Args:
+            config: the run.
+            engine: torchreid's, at the checkpoint's state.
+            result: is filled while the loop runs.
+            history: is written to.
+            before: what the checkpoint says of the loop; None for a new run.
+        """
+        self.config, self.engine, self.result, self.history = config, engine, result, history
+        self.loader, train = engine.train_loader, config.train
+        done = before or {"iterations": 0, "epoch": train.start_epoch, "rows": 0, "synthetic": 0.0, "seconds": 0.0}
+        result.iterations, self.epoch = done["iterations"], done["epoch"]
+        self.rows, self.synthetic = done["rows"], done["synthetic"]
+        if hasattr(self.loader, "skipped"):
+            self.loader.skipped.update(done.get("skipped") or {})
+        self.total = train.max_iterations or (train.max_epoch - train.start_epoch) * len(self.loader)
+        self._started, self._evaluating = time.perf_counter() - done["seconds"], 0.0
+        self._saved = time.perf_counter()
+
+    @property
+    def more(self) -> bool:
+        """Whether there is more to train; P x K samplers give fewer batches than they promise, so epochs count."""
+        train = self.config.train
+        return self.result.iterations < self.total if train.max_iterations else self.epoch < train.max_epoch
+
+    def run(self, evaluate: Callable[[], None], progress: bool = False) -> None:
+        """Trains to the end; fills the result, and leaves a checkpoint from which only an evaluation is to be done.
+
+        Args:
+            evaluate: is called between epochs where the configuration asks for it.
+            progress: show a bar, or lines where there is no terminal.
+        """
+        result, history = self.result, self.history
+        with ProgressBar[Any](
+            label="training", total=self.total, initial=result.iterations, unit="step", shown=progress
+        ) as bar:
+            while self.more:
+                self._run_epoch(bar)
+                if self._evaluation_due():
+                    began = time.perf_counter()
+                    evaluate()
+                    self._evaluating += time.perf_counter() - began
+                history.flush()
+                if not self.more or time.perf_counter() - self._saved >= 60 * self.config.train.checkpoint_minutes:
+                    self._save()
+        result.history = [entry for entry in history.entries if "lr" in entry]
+        result.epochs = self.epoch - self.config.train.start_epoch
+        result.train_seconds = self._seconds()
+        result.synthetic_share = self.synthetic / self.rows
+        result.skipped = dict(getattr(self.loader, "skipped", {}))
+
+    def _run_epoch(self, bar: ProgressBar[Any]) -> None:
+        engine, train, result = self.engine, self.config.train, self.result
+        begin_epoch(engine, self.epoch, train)
+        begun, gate_before = result.iterations, _gate_counts(self.loader)
+        for batch in self.loader:
+            iteration = result.iterations + 1
+            with warmed_up(engine.optimizer, iteration, train.warmup_iterations):
+                entry = step(engine, batch, self.epoch, iteration)
+            result.iterations = iteration
+            if engine.average is not None:
+                engine.average.update(engine.model, iteration)
+            self.rows, self.synthetic = (
+                self.rows + len(batch["pid"]),
+                self.synthetic + entry["synthetic"] * len(batch["pid"]),
+            )
+            self.history.write({**entry, "seconds": round(self._seconds(), 3)}, "train")
+            bar.update()
+            if iteration % train.print_freq == 0:
+                bar.beside(f"loss {_loss(entry):.3f}, epoch {self.epoch}")
+            if train.max_iterations:
+                spread_schedule(engine, iteration, train.max_iterations, train.max_epoch)
+                if iteration == train.max_iterations:
+                    break
+        if result.iterations == begun:  # P x K samplers promise more than they give
+            sampler = self.config.sampler.train_sampler
+            raise WorkFailed(f"sampler.train_sampler: {sampler} gave no full batch in an epoch")
+        _write_gate(self.history, self.loader, gate_before, result.iterations, self.epoch)
+        self.epoch += 1
+        if not train.max_iterations:
+            engine.update_lr()
+
+    def _evaluation_due(self) -> bool:
+        test = self.config.test
+        return self.more and test.eval_freq > 0 and self.epoch >= test.start_eval and self.epoch % test.eval_freq == 0
+
+    def _seconds(self) -> float:
+        """Time of the training without evaluations."""
+        return time.perf_counter() - self._started - self._evaluating
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.result.directory,
+            self.engine,
+            {
+                "iterations": self.result.iterations, "epoch": self.epoch, "rows": self.rows,
+                "synthetic": self.synthetic, "sources": self.result.sources, "seconds": self._seconds(),
+                "skipped": dict(getattr(self.loader, "skipped", {})),
+            },
+        )  # fmt: skip
+        self._saved = time.perf_counter()
+
+
+def begin_epoch(engine: Any, epoch: int, train: Any) -> None:
+    """What torchreid does at the start of an epoch."""
+    engine.epoch = epoch
+    engine.set_model_mode("train")
+    with quiet():
+        engine.two_stepped_transfer_learning(epoch, train.fixbase_epoch, train.open_layers)
+    if hasattr(engine.train_loader, "set_epoch"):
+        engine.train_loader.set_epoch(epoch)
+
+
+def step(engine: Any, batch: dict[str, Any], epoch: int, iteration: int) -> dict[str, float]:
+    """One optimiser step of the engine; returns its entry for the history."""
+    lr = engine.get_current_lr()
+    terms = engine.forward_backward(batch)
+    synthetic = float(synthetic_rows(batch).float().mean())
+    entry = {"iteration": iteration, "epoch": epoch, "lr": lr, **terms, "synthetic": synthetic}
+    if not math.isfinite(_loss(entry)):
+        raise WorkFailed(f"iteration {iteration}: the loss is {_loss(entry)}; lower train.lr")
+    return entry
+
+
+def _loss(entry: dict[str, float]) -> float:
+    """The sum of the loss terms that an engine reports (`loss`, or `loss_t` and `loss_x`)."""
+    return sum(value for name, value in entry.items() if name.startswith("loss"))
+
+
+@contextlib.contextmanager
+def warmed_up(optimizer: torch.optim.Optimizer, iteration: int, warmup: int) -> Iterator[None]:
+    """Lowers the learning rates while the block runs: a tenth of them at first, all of them after `warmup` steps."""
+    if iteration > warmup:
+        yield
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * (0.1 + 0.9 * (iteration - 1) / warmup)
+    try:
+        yield
+    finally:  # schedules go on from what they find
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def spread_schedule(engine: Any, iteration: int, iterations: int, epochs: int) -> None:
+    """Moves the learning rate on as if `iterations` were `epochs` epochs of equal length."""
+    for _ in range(iteration * epochs // iterations - (iteration - 1) * epochs // iterations):
+        engine.update_lr()
+
+
+def _gate_counts(loader: Any) -> KeptCounts | None:
+    gate = getattr(getattr(loader, "augment", None), "gate", None)
+    return None if gate is None else gate.counts.copy()
+
+
+def _write_gate(history: History, loader: Any, before: KeptCounts | None, iteration: int, epoch: int) -> None:
+    """What the quality gate let through in an epoch, by identity where it did not let all through."""
+    if before is None:
+        return
+    counts = loader.augment.gate.counts.since(before)
+    judged = counts.judged.total()
+    entry = {
+        "iteration": iteration, "epoch": epoch, "judged": judged,
+        "kept_share": counts.kept.total() / judged if judged else 1.0,
+        "kept_share_by_identity": {str(pid): round(share, 4) for pid, share in counts.shares().items() if share < 1},
+    }  # fmt: skip
+    history.write(entry, "gate")

@@ -1,0 +1,133 @@
+"""The model that a configuration names: torchreid's, with a neck and a finer last map where they are asked for."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reid_integration.compat import load_torchreid, quiet, without_downloads
+from reid_integration.config import ReidConfig
+from reid_integration.weights import load_weights
+from xingaug.errors import BadInput
+
+FINER = ("resnet", "mobilenetv2")
+"""Models whose last convolution with a stride can work without one."""
+
+
+class Neck(nn.Module):
+    """In the place of the classifier: a batch norm without bias before it (BNNeck; Luo et al., CVPRW 2019)."""
+
+    def __init__(self, classifier: nn.Linear) -> None:
+        """For features and classes of a linear classifier."""
+        super().__init__()
+        self.norm = nn.BatchNorm1d(classifier.in_features)
+        self.norm.bias.requires_grad_(False)
+        self.linear = nn.Linear(classifier.in_features, classifier.out_features, bias=False)
+        nn.init.normal_(self.linear.weight, std=0.001)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, classes) logits of (B, D) features."""
+        logits: Tensor = self.linear(self.norm(features))
+        return logits
+
+
+def logits_of(model: nn.Module, features: Tensor) -> Tensor:
+    """(B, classes) of the (B, D) features that a model gives in eval mode."""
+    head: Any = model.classifier
+    logits: Tensor = head.linear(features) if isinstance(head, Neck) else head(features)  # the norm is in the features
+    return logits
+
+
+def build_model(config: ReidConfig, classes: int, device: torch.device) -> nn.Module:
+    """The model that `config.model` names, with the weights that it asks for.
+
+    Raises:
+        BadInput: no such model or weights, or one that takes neither such images nor what else is asked for.
+    """
+    chosen = config.model
+    model = bare_model(config, classes, chosen.pretrained and not chosen.load_weights, device)
+    if chosen.load_weights:
+        # What a model is to be tested with must all be there, but for the identities that it was trained on.
+        load_weights(
+            model, Path(chosen.load_weights), spare="classifier.linear" if _tested_neck(config) else "classifier"
+        )
+    elif config.test.evaluate:
+        raise BadInput("test.evaluate: nothing to evaluate without model.load_weights=FILE")
+    _require_size(model, config)
+    return model
+
+
+def bare_model(config: ReidConfig, classes: int, pretrained: bool, device: torch.device) -> nn.Module:
+    """The model as torchreid builds it, with `model.neck` and `model.last_stride`.
+
+    Args:
+        config: the run.
+        classes: training identities.
+        pretrained: with torchreid's ImageNet weights, which must be in torch's cache.
+        device: where it will run, which some models want to know.
+    """
+    name = config.model.name
+    try:
+        with quiet(), without_downloads(), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            model: nn.Module = load_torchreid().models.build_model(
+                name, classes, loss=config.loss.name, pretrained=pretrained, use_gpu=device.type == "cuda"
+            )
+    except KeyError as error:
+        raise BadInput(f"model.name: {error.args[0]}") from None
+    if pretrained and any("manually downloaded" in str(warning.message) for warning in told):
+        raise BadInput(
+            f"model.pretrained: torchreid has no ImageNet weights of {name} that it could load; "
+            "give model.load_weights=FILE, or set model.pretrained=false"
+        )
+    if config.model.last_stride == 1:
+        _refine(model, name)
+    if config.model.neck:
+        classifier = getattr(model, "classifier", None)
+        if not isinstance(classifier, nn.Linear):
+            raise BadInput(f"model.neck: {name} has no one linear classifier to put it before; needed another model")
+        model.classifier = Neck(classifier)
+        model.register_forward_hook(_behind_neck)
+    return model
+
+
+def _tested_neck(config: ReidConfig) -> bool:
+    return config.test.evaluate and config.model.neck
+
+
+def _behind_neck(model: nn.Module, _: Any, output: Any) -> Any:
+    """Retrieval features, which a model gives in eval mode, go through the norm."""
+    neck: Any = model.classifier
+    return output if model.training else neck.norm(output)
+
+
+def _refine(model: nn.Module, name: str) -> None:
+    """Makes the last convolutions that have a stride of 2, those of one block, work at every place."""
+    strided = [
+        (path.split(".")[0], layer)
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)
+    ]
+    if not name.startswith(FINER):
+        raise BadInput(f"model.last_stride: 1 works on {' and '.join(FINER)} models, not on {name}; leave it out")
+    for block, layer in strided:
+        if block == strided[-1][0]:
+            layer.stride = (1, 1)
+
+
+def _require_size(model: nn.Module, config: ReidConfig) -> None:
+    """Raises `BadInput` unless the model takes images of `data.height` and `data.width`; some take one size alone."""
+    height, width = config.image_size
+    was_training = model.training
+    try:
+        with torch.no_grad(), quiet():
+            model.eval()(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError, ValueError):
+        raise BadInput(
+            f"data.height, data.width: {config.model.name} takes no images of {height}x{width}; "
+            "needed those that it is made for"
+        ) from None
+    finally:
+        model.train(was_training)

@@ -1,0 +1,115 @@
+"""Weights of re-ID models: read from torchreid's files and from ImageNet ones of torchvision's shape, and written."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from xingaug.errors import BadInput
+from xingaug.files import atomic_write
+from xingaug.tensors import read_tensors, state_dict_of
+
+
+def load_weights(
+    model: nn.Module, path: Path, key: str = "model.load_weights", spare: str | None = "classifier"
+) -> None:
+    """Loads weights; the identity classifier's need not fit other identities.
+
+    Args:
+        model: a torchreid model.
+        path: .safetensors, or a .pth of torchreid (a state dict, or one under `state_dict`). torchreid's MobileNetV2
+            takes torchvision's and its predecessors' too, by `mobilenet_state`.
+        key: what names the file in the configuration, for the error messages.
+        spare: start of the names that need not be there or fit; None where all must.
+
+    Raises:
+        BadInput: unreadable, or not the weights of such a model.
+    """
+    needed = "weights of the model"
+    own = model.state_dict()
+    try:
+        state = state_dict_of(path, read_tensors(path, needed), needed)
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+        if "conv9.conv.weight" in own and any(name.startswith("features.") for name in state):
+            state = mobilenet_state(state, own)
+    except BadInput as error:
+        raise BadInput(f"{key}: {error}") from None
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    missing = [name for name in own if name not in fitting and (spare is None or not name.startswith(spare))]
+    if missing:
+        raise BadInput(
+            f"{key}: {path}: not the weights of this model ({len(missing)} of {len(own)} arrays are "
+            f"missing or have another shape, such as {missing[0]})"
+        )
+    model.load_state_dict({**own, **fitting})
+
+
+def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """Writes the model's arrays as .safetensors; `load_weights` reads them."""
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with atomic_write(path) as temporary:
+        # Bytes, because save_file would make the file readable by its owner alone.
+        temporary.write_bytes(save(state, metadata=metadata))
+
+
+def mobilenet_state(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Arrays of the MobileNetV2 that torchvision and its predecessors share, under the names of torchreid's.
+
+    Both are the network of Sandler et al. (CVPR 2018), layer after layer a convolution and its batch norm, but for one
+    layer: torchreid expands in the first block as well, by a factor of one. That layer is made to hand on what it gets.
+    In training it normalises by the batch; so its mean and deviation are those that its input has, which the batch
+    norm and the ReLU6 before it tell (our choice).
+
+    Args:
+        state: `features.0.0.weight`, ... of ImageNet; a classifier in it is left out.
+        own: what torchreid's model holds now.
+
+    Returns:
+        The arrays of torchreid's model without its classifier.
+
+    Raises:
+        BadInput: another number of layers.
+    """
+    expansion = "conv2.0.conv1"
+    names = sorted((name for name in state if name.startswith("features.")), key=_numbered)  # a file has any order
+    theirs = list(_layers({name: state[name] for name in names}).values())
+    named = [layer for layer in _layers(own) if not layer.startswith(("classifier", expansion))]
+    if len(theirs) != len(named):
+        raise BadInput(f"{len(theirs)} layers under 'features.', needed the {len(named)} of MobileNetV2")
+    found = {
+        f"{name}.{leaf}": value for name, layer in zip(named, theirs, strict=True) for leaf, value in layer.items()
+    }
+    width = own[f"{expansion}.conv.weight"].shape[0]
+    mean, variance = _after_relu6(found["conv1.bn.weight"].float(), found["conv1.bn.bias"].float())
+    return found | {
+        f"{expansion}.conv.weight": torch.eye(width)[:, :, None, None],
+        f"{expansion}.bn.weight": (variance + 1e-5).sqrt(),
+        f"{expansion}.bn.bias": mean,
+        f"{expansion}.bn.running_mean": mean,
+        f"{expansion}.bn.running_var": variance,
+        f"{expansion}.bn.num_batches_tracked": torch.tensor(0),
+    }
+
+
+def _layers(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Arrays by the layer that holds them, in the given order."""
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        layer, _, leaf = name.rpartition(".")
+        layers.setdefault(layer, {})[leaf] = value
+    return layers
+
+
+def _numbered(name: str) -> list[tuple[int, str]]:
+    """Sorts layer 10 behind layer 9."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in name.split(".")]
+
+
+def _after_relu6(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of min(max(x, 0), 6) for normal x of mean `bias` and deviation |`weight`|, each (C,)."""
+    quantiles = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    x = torch.special.ndtri(quantiles)[:, None] * weight.abs().double() + bias.double()
+    x = F.relu6(x)
+    return x.mean(0).float(), x.var(0, correction=0).float()

@@ -1,0 +1,76 @@
+"""The sentences of a comparison's page, and what it draws."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reid_integration.arms import Cut
+from reid_integration.compare_page import answer, cost
+from reid_integration.comparison import CompareConfig, ComparisonResult
+from reid_integration.evaluation import ReidResult
+from reid_integration.result import TrainResult
+
+CUTS = [Cut(0.2), Cut(identities=0.2)]
+
+
+def result(tmp_path: Any, gains: list[float], **changes: Any) -> ComparisonResult:
+    """Online exceeds real by `gains`, in points, seed by seed, with 20 % of the images; other cells are missing."""
+    config = CompareConfig(
+        tmp_path, {"real": {}, "online": {}}, seeds=[1, 2, 3], shares=[0.2], identity_shares=[0.2], **changes
+    )
+    cells = {}
+    for seed, gain in enumerate(gains, start=1):
+        for arm, extra in (("real", 0.0), ("online", gain)):
+            reid = ReidResult((40 + seed + extra) / 100, 0.1, np.array([0.5]), 10)
+            seconds = 200.0 if arm == "online" else 100.0
+            cells[arm, CUTS[0], seed] = TrainResult(
+                tmp_path, {"market1501": reid}, train_seconds=seconds, evaluation_seconds=50.0, machine="a core"
+            )
+    return ComparisonResult(config, cells)
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        (
+            [2.0, 2.1, 1.9],
+            "Synthesised poses help: with 20 % of the images, online reaches an mAP of 44.0 % and real one",
+        ),
+        ([-2.0, -2.1, -1.9], "Synthesised poses harm: with 20 % of the images, online reaches an mAP of 40.0 %"),
+        ([3.0, -2.0, 0.5], "No difference that could be told from chance: with 20 % of the images"),
+        (
+            [2.0],
+            "With 20 % of the images, online reaches an mAP of 43.0 % and real one of 41.0 %, of a single seed each",
+        ),
+        ([], "online and real have no finished cells in common yet"),
+    ],
+)
+def test_the_answer_is_one_sentence(tmp_path: Any, gains: list[float], said: str) -> None:
+    assert answer(result(tmp_path, gains).to_mapping()).startswith(said)
+
+
+def test_the_interval_is_in_the_answer(tmp_path: Any) -> None:
+    assert answer(result(tmp_path, [2.0, 2.1, 1.9]).to_mapping()).endswith(": +2.0 (+1.8 to +2.2) points over 3 seeds.")
+
+
+def test_what_it_cost(tmp_path: Any) -> None:
+    assert cost(result(tmp_path, [2.0, 2.1]).to_mapping()) == (
+        "What it cost: a training of online takes 2.00 times as long as one of real; 4 cells took 0.2 hours on a core."
+    )
+
+
+def test_missing_cells_are_counted_and_not_averaged(tmp_path: Any) -> None:
+    comparison = result(tmp_path, [2.0, 4.0])
+    del comparison.cells["real", CUTS[0], 2]
+    data = comparison.to_mapping()
+    assert data["missing"] == 12 - 3
+    assert [(row["arm"], row["seeds"]) for row in data["summary"]] == [("real", 1), ("online", 2)]
+    (gain,) = data["differences"]
+    assert (gain["seeds"], gain["mAP"]["mean"]) == (1, pytest.approx(0.02))
+    assert (gain["share"], gain["identity_share"]) == (0.2, 1.0)
+
+
+def test_a_headline_must_be_an_arm(tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="headline: 'offline' is none of the arms"):
+        result(tmp_path, [], headline="offline")
