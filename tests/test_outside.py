@@ -299,7 +299,7 @@ def test_tif_and_sets_without_cameras(run: Any, tmp_path: Path) -> None:
     assert (summary.reencoded, read_split(tmp_path / "tree", "query").camids.tolist()) == (6, [1, 1, 1])
     for wrong, said in (
         (", camid: 0", "camid: 0, needed a number from 1"), (", camid: one", "camid: 'one'"),
-        (", camid: 99999999999999999999", "needed a number from 1"),
+        (", camid: 99999999999999999999", "of 64 bits at most"),
     ):  # fmt: skip
         file.write_text(text.format(wrong, wrong))
         assert said in told(open_dataset, file)
