@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from xingaug.generators import XingGAN, XingGANPlusPlus
 from xingaug.generators.base import PoseGenerator
-from xingaug.generators.layers import CrossedAttention, EnhancedAttention
+from xingaug.generators.layers import Linears
 from xingaug.generators.xinggan import CrossedBlock
+from xingaug.generators.xinggan_pp import CrossedAttention, EnhancedAttention
 
 SIZE = (32, 16)
 
@@ -44,6 +45,9 @@ def awake(build: Callable[[], PoseGenerator]) -> PoseGenerator:
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
+            elif isinstance(module, Linears):
+                for weight in module.weight.data:
+                    nn.init.kaiming_normal_(weight)
             elif isinstance(module, nn.BatchNorm2d):
                 assert module.running_mean is not None
                 assert module.running_var is not None

@@ -88,5 +88,5 @@ def test_parts_of_a_batch_are_the_batch(data: PairData) -> None:
     batch = make_batch(data, rows_of([False, True]), SIZE, CPU)
     parts = batch.parts(2)
     assert [part.names for part in parts] == [[name] for name in batch.names]
-    for name in ("source", "target", "source_heatmaps", "target_heatmaps", "mask"):
+    for name in ("source", "target", "xy", "visibility", "target_heatmaps", "mask"):
         torch.testing.assert_close(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))

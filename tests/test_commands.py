@@ -23,7 +23,7 @@ from xingaug.generators import SIZES, load_generator
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.xinggan import XingGANConfig
-from xingaug.generators.xinggan_pp import XingGANPlusPlusConfig
+from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
 from xingaug.poses import PoseBank
 from xingaug.poses.index import IndexSettings
 from xingaug.poses.samplers import SAMPLERS
@@ -230,7 +230,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(place, run):
 
 
 def test_bench_train(run, monkeypatch):
-    small = XingGANPlusPlusConfig(**{**TINY, "decoder_widths": (4, 4)})
+    small = XingGANPlusPlusConfig.of(**{**TINY, "decoder_widths": (4, 4)})
     monkeypatch.setitem(SIZES, "xinggan", XingGANConfig(blocks=1, width=4))
     monkeypatch.setitem(SIZES, "xinggan_pp_small", small)
     kinds = {"patch": partial(PatchDiscriminator, width=4), "residual": partial(ResidualDiscriminator, width=4)}

@@ -349,7 +349,7 @@ def test_every_shipped_configuration_is_of_a_known_kind():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("train_*.yaml")), ids=lambda path: path.stem)
 def test_shipped_training_configurations_load(path):
-    from xingaug.generators.xinggan_pp import XingGANPlusPlusConfig
+    from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
     from xingaug.training.config import TrainConfig
 
     config = load_config(TrainConfig, path)

@@ -1,6 +1,7 @@
 """XingGAN++ as a whole: its fusion against slow versions, its switches and sizes, its files."""
 
 import dataclasses
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -8,16 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 from networks import PAPER, TINY, rng
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from xingaug.config import load_config
+from xingaug.config import from_mapping, load_config, to_mapping
 from xingaug.errors import BadInput
 from xingaug.generators import SIZES, XingGANPlusPlus, load_generator, save_generator
+from xingaug.generators.light import LightFusion, TextureAttention
 from xingaug.generators.pose import Poses
 from xingaug.generators.sizes import size_config
 from xingaug.generators.store import network_of
-from xingaug.generators.xinggan_pp import CoAttentionFusion, StageJoin, TextureAttention, XingGANPlusPlusConfig
+from xingaug.generators.upgrade import state_of_format_3
+from xingaug.generators.xinggan_pp import CoAttentionFusion, StageJoin
+from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
 from xingaug.training.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -26,8 +31,15 @@ SWITCHES = (
     "shape_guided", "appearance_guided", "multi_scale", "enhanced", "dense_fusion", "texture_attention", "limb_warp",
     "flow",
 )  # fmt: skip
+
+
+def flat(config: object) -> dict[str, object]:
+    sections = [vars(value) for value in vars(config).values() if dataclasses.is_dataclass(value)]
+    return {name: value for section in sections for name, value in section.items()}
+
+
 LADDER = {
-    path.stem: {name: getattr(load_config(TrainConfig, path).network, name) for name in SWITCHES}
+    path.stem: {name: flat(load_config(TrainConfig, path).network)[name] for name in SWITCHES}
     for path in sorted(CONFIGS.glob("train_ablation_*.yaml"))
 }
 
@@ -56,7 +68,7 @@ def test_the_weights_of_enhanced_attention_stay_bounded_at_large_grids() -> None
 
 
 def test_texture_attention_carries_whole_pixel_blocks() -> None:
-    config = XingGANPlusPlusConfig(**TINY)
+    config = XingGANPlusPlusConfig.of(**TINY)
     texture = TextureAttention(config).eval()
     image = torch.rand(1, 3, 32, 16, generator=rng())
     grid = config.grid
@@ -79,7 +91,7 @@ def test_texture_attention_carries_whole_pixel_blocks() -> None:
 
 @pytest.mark.parametrize("wiring", ["concat", "weighted"])
 def test_stages_are_joined_as_the_wiring_says(wiring: str) -> None:
-    config = XingGANPlusPlusConfig(**{**TINY, "blocks": 3, "fusion_wiring": wiring})
+    config = XingGANPlusPlusConfig.of(**{**TINY, "blocks": 3, "fusion_wiring": wiring})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         join = StageJoin(config, 16)
@@ -99,7 +111,7 @@ def test_stages_are_joined_as_the_wiring_says(wiring: str) -> None:
 
 
 def test_without_dense_fusion_the_last_codes_are_decoded_as_in_xinggan() -> None:
-    config = XingGANPlusPlusConfig(**{**TINY, **PAPER, "dense_fusion": False})
+    config = XingGANPlusPlusConfig.of(**{**TINY, **PAPER, "dense_fusion": False})
     fusion = CoAttentionFusion(config).eval()
     assert fusion.decode_maps[0].weight.shape[0] == 3 * config.width  # type: ignore[index]
     codes = [torch.randn(1, 8, 2, 2, generator=rng(t)) for t in range(2)]
@@ -116,15 +128,15 @@ def test_without_dense_fusion_the_last_codes_are_decoded_as_in_xinggan() -> None
 @pytest.mark.parametrize("dense", [True, False])
 def test_fusion_is_the_weighted_sum_of_its_candidates(dense: bool, released: bool) -> None:
     kind = "released" if released else "light"
-    config = XingGANPlusPlusConfig(
+    config = XingGANPlusPlusConfig.of(
         **{**TINY, "dense_fusion": dense, "texture_attention": 0, "limb_warp": False, "decoder": kind}
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        fusion = CoAttentionFusion(config).eval()
+        fusion = (CoAttentionFusion if released else LightFusion)(config).eval()
     grid = config.grid
-    appearances = [torch.randn(1, 8, *grid, generator=rng(t)) for t in range(2)]
     shapes = [torch.randn(1, 16, *grid, generator=rng(10 + t)) for t in range(2)]
+    appearances = [code[:, :8] for code in shapes]
     image = torch.rand(1, 3, 32, 16, generator=rng(5)) * 2 - 1
     with torch.no_grad():
         a, s = fusion.join_appearance(appearances), fusion.join_shape(shapes)
@@ -134,7 +146,7 @@ def test_fusion_is_the_weighted_sum_of_its_candidates(dense: bool, released: boo
         candidates = [from_a[0:3], from_a[3:6], from_s[0:3], from_s[3:6], image[0]]
         total = sum(logits[k].exp() for k in range(5))
         expected = sum(logits[k].exp() / total * candidate for k, candidate in enumerate(candidates))
-        got = fusion(appearances, shapes, [image], [])[0]
+        got = fusion(shapes, [image], [])[0]
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
@@ -143,15 +155,21 @@ def test_the_released_stem_and_decoder_are_xinggans() -> None:
     theirs = network_of(dataclasses.replace(SIZES["xinggan"], **changes)).eval()
     ours = seeded_network(**PAPER, dense_fusion=False).eval()
     fusion = ours.fusion
-    stem = torch.nn.Sequential(*ours.image_stem.fine, *ours.image_stem.coarse)
-    stem.load_state_dict(theirs.appearance_encoder.state_dict())
-    ours.heatmap_stem.mix.load_state_dict(theirs.shape_encoder.state_dict())
+    mixed = seeded_network(**PAPER | {"decoder": "light"}).eval()
+    assert ours.config.variant.is_paper
+    assert not mixed.config.variant.is_paper
+    stem = torch.nn.Sequential(*mixed.image_stem.fine, *mixed.image_stem.coarse)
+    for encoder in (stem, ours.image_stem):
+        encoder.load_state_dict(theirs.appearance_encoder.state_dict())
+    for encoder in (mixed.pose_stem.mix, ours.pose_stem):
+        encoder.load_state_dict(theirs.shape_encoder.state_dict())
     source, first, second = inputs(1)
     with torch.no_grad():
-        code, fine = ours.image_stem(source)
+        code, fine = mixed.image_stem(source)
         assert torch.equal(code, theirs.appearance_encoder(source))
+        assert torch.equal(code, ours.image_stem(source))
         assert fine.shape == (1, 4, 16, 8)
-        code, _ = ours.heatmap_stem(Poses.of_heatmaps(first, second), (32, 16), torch.float32)
+        code, _ = mixed.pose_stem(Poses.of_heatmaps(first, second), (32, 16), torch.float32)
         assert torch.equal(code, theirs.shape_encoder(torch.cat([first, second], 1)))
     # Decoders have as many candidates as configured; all else is XingGAN's.
     for mine, released in (
@@ -165,11 +183,9 @@ def test_the_released_stem_and_decoder_are_xinggans() -> None:
 
 def test_shared_projections_serve_both_directions() -> None:
     own, shared = seeded_network(), seeded_network(shared_projections=True)
-    for stage in shared.stages:
-        assert stage.shape_to_appearance is stage.appearance_to_shape
-    per_direction = sum(p.numel() for p in own.stages[0].shape_to_appearance.parameters())  # type: ignore[union-attr]
-    counts = [sum(p.numel() for p in network.parameters()) for network in (own, shared)]
-    assert counts[0] - counts[1] == 2 * per_direction
+    for mine, theirs in zip(own.stages, shared.stages, strict=True):
+        pairs = zip(mine.crossing.parameters(), theirs.crossing.parameters(), strict=True)
+        assert all(a.shape == (2 * len(b), *b.shape[1:]) for a, b in pairs)
 
 
 def test_the_ladder_adds_one_component_a_step() -> None:
@@ -291,9 +307,63 @@ def test_bad_inputs(change, message: str) -> None:  # type: ignore[no-untyped-de
         network(*change(*inputs()))
 
 
+def test_settings_are_taken_flat_and_in_their_sections() -> None:
+    flat_ = XingGANPlusPlusConfig.of(size=(32, 16), width=8, texture_attention=0, limb_warp=False, pyramid=(1, 2))
+    nested = XingGANPlusPlusConfig.of(
+        size=(32, 16), width=8, variant={"texture_attention": 0, "limb_warp": False}, pooling={"pyramid": (1, 2)}
+    )
+    assert flat_ == nested == XingGANPlusPlusConfig.of(**vars(nested))
+    assert from_mapping(XingGANPlusPlusConfig, to_mapping(nested)) == nested
+    with pytest.raises(BadInput, match=r"unknown key 'generator\.widht'"):
+        from_mapping(TrainConfig, {"perceptual": "none", "generator": {"widht": 8}})
+
+
+@pytest.mark.parametrize("name", ["light", "paper", "plain attention", "shared"])
+def test_weights_of_format_3_still_load(name: str) -> None:
+    changes = {
+        "light": {},
+        "paper": PAPER,
+        "plain attention": {"enhanced": False},
+        "shared": {"shared_projections": True},
+    }
+    network = seeded_network(**changes[name])
+    state = network.state_dict()
+    old = {}
+    for key, value in state.items():
+        if ".crossing." not in key:
+            old[old_stem_name(key) if name == "paper" else key.replace("pose_stem.", "heatmap_stem.")] = value
+            continue
+        stage, part = key.split(".crossing.")
+        for i, direction in enumerate(("shape_to_appearance", "appearance_to_shape")):
+            one = value[min(i, len(value) - 1)]
+            one = one.reshape(()) if part.endswith(("gamma", "scale")) else one.flatten(0, -2).squeeze(0)
+            one = value[min(i, len(value) - 1)] if part.endswith("weight") and "norm" not in part else one
+            if ".ask." in part:
+                for ask, half in zip(("query", "key"), one.chunk(2), strict=True):
+                    old[f"{stage}.{direction}.enhance.{ask}.weight"] = half
+            else:
+                old[f"{stage}.{direction}.{part}"] = one
+    upgraded = state_of_format_3(old, name == "shared", name == "paper")
+    assert upgraded.keys() == state.keys()
+    for key, value in state.items():
+        assert torch.equal(upgraded[key], value), key
+
+
+def old_stem_name(key: str) -> str:
+    if key.startswith("image_stem."):
+        number = int(key.split(".")[1])
+        part = f"fine.{number}" if number < 6 else f"coarse.{number - 6}"
+        return key.replace(f"image_stem.{number}", f"image_stem.{part}")
+    return key.replace("pose_stem.", "heatmap_stem.mix.")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"blocks": 10_000}, "blocks: 10000, needed at least 1 and at most 64"),
+        ({"width": 4096, "blocks": 64}, "would hold .* numbers"),
+        ({"size": (100_000, 100_000)}, "size: .* at most 2048"),
+        ({"size": (2048, 2048), "full_resolution": True}, "would hold .* numbers"),
         ({"size": (30, 16)}, "size: .* divisible by 4"),
         ({"width": 6}, "width: 6"),
         ({"pyramid": ()}, "pyramid"),
@@ -302,7 +372,7 @@ def test_bad_inputs(change, message: str) -> None:  # type: ignore[no-untyped-de
         ({"stem": "heavy"}, "stem: 'heavy', needed light or released"),
         ({"fusion_wiring": "sum"}, "fusion_wiring: 'sum', needed concat or weighted"),
         ({"decoder": "released"}, "texture_attention: 1, needed 0 with decoder: released"),
-        ({"stem": "released", "width": 12}, "width: 12, needed a multiple of 8"),
+        ({"stem": "released", "limb_warp": False, "width": 12}, "width: 12, needed a multiple of 8"),
         ({"enhanced_queries": 0}, "enhanced_queries: 0, needed at least 1"),
         ({"pyramid_aspect": 0}, "pyramid_aspect: 0, needed at least 1"),
         ({"enhanced_start": math.nan}, "enhanced_start: nan, needed a finite number"),
@@ -338,16 +408,60 @@ def test_bundled_generators_are_of_the_small_size() -> None:
         assert load_generator(name).config == small
 
 
+def test_a_save_that_was_interrupted_leaves_weights_that_can_be_read(tmp_path: Path) -> None:
+    path = save_generator(seeded_network(), tmp_path / "g.safetensors")
+    before = path.with_suffix(".json").read_text()
+    save_generator(seeded_network(width=12), path)
+    path.with_suffix(".json").write_text(before)  # as if killed between the two
+    assert load_generator(path).config.width == 12
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(value: float, tmp_path: Path) -> None:
+    network = seeded_network()
+    network.fusion.join_shape.squeeze.weight.data[0, 0] = value
+    with pytest.raises(ValueError, match=r"fusion\.join_shape\.squeeze\.weight is not finite in torch\.float16"):
+        save_generator(network, tmp_path / "g.safetensors")
+    assert list(tmp_path.iterdir()) == []
+    if math.isfinite(value):
+        return
+    path = save_generator(seeded_network(), tmp_path / "g.safetensors")
+    state = load_file(path)
+    state["fusion.join_shape.squeeze.weight"][0, 0] = value
+    save_file(state, path)
+    description = json.loads(path.with_suffix(".json").read_text())
+    description["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps(description))
+    with pytest.raises(BadInput, match=r"fusion\.join_shape\.squeeze\.weight is not finite"):
+        load_generator(path)
+
+
+def test_batch_statistics_are_stored_in_full_precision(tmp_path: Path) -> None:
+    network = seeded_network()
+    network.image_stem.fine[2].running_var.fill_(1e5)  # type: ignore[index, union-attr]
+    loaded = load_generator(save_generator(network, tmp_path / "g.safetensors"), dtype=None)
+    assert (loaded.image_stem.fine[2].running_var == 1e5).all()  # type: ignore[index, union-attr]
+
+
 def test_bad_generator_files(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(BadInput, match=r"generator 'nobody': no such file .* bundled: "):
         load_generator("nobody")
     path = save_generator(seeded_network(), tmp_path / "g.safetensors")
-    other = save_generator(seeded_network(width=12), tmp_path / "other.safetensors")
-    path.write_bytes(other.read_bytes())
+    whole, description = path.read_bytes(), path.with_suffix(".json")
+    text = description.read_text()
+    description.write_text(text.replace('"width": 8', '"width": 12'))
     with pytest.raises(BadInput, match="weights do not fit the configuration"):
         load_generator(path)
+    description.write_text(text)
     path.write_bytes(b"nonsense")
+    with pytest.raises(BadInput, match="describes other weights"):
+        load_generator(path)
+    description.write_text(text.replace(json.loads(text)["weights_sha256"], hashlib.sha256(b"nonsense").hexdigest()))
     with pytest.raises(BadInput, match="not a readable safetensors file"):
+        load_generator(path)
+    path.write_bytes(whole)
+    description.write_text("[" * 1100 + "]" * 1100)
+    with pytest.raises(BadInput, match="nested deeper"):
         load_generator(path)
     path.with_suffix(".json").write_text("{}")
     with pytest.raises(BadInput, match="not a generator description"):

@@ -8,14 +8,21 @@ from networks import rng
 from torch import Tensor
 
 from xingaug.generators.layers import (
-    CrossedAttention,
-    EnhancedAttention,
     KeyTokens,
+    Linears,
+    Norms,
     patch_side,
     pyramid_matrix,
     region_bounds,
     sine_positions,
 )
+from xingaug.generators.xinggan_pp import CrossedAttention, EnhancedAttention
+from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
+
+
+def config_of(grid: tuple[int, int], **settings: object) -> XingGANPlusPlusConfig:
+    small = {"size": (4 * grid[0], 4 * grid[1]), "width": 8, "query_channels": 4, "enhanced_width": 8}
+    return XingGANPlusPlusConfig.of(**{**small, "pyramid": (1, 2), **settings})
 
 
 @pytest.mark.parametrize(("length", "regions"), [(16, 4), (16, 3), (11, 4), (5, 5), (7, 2)])
@@ -52,30 +59,52 @@ def test_pyramid_matrix_averages_each_region(grid: tuple[int, int]) -> None:
 def test_key_tokens_follow_the_grid(pyramid: tuple[int, ...] | None, full: bool) -> None:
     tokens = KeyTokens((8, 4), pyramid, full)
     for grid in ((8, 4), (9, 5)):  # one that it was built for, one that it was not
-        code = torch.rand(2, 3, *grid, generator=rng())
+        code = torch.rand(2, 2, grid[0] * grid[1], 3, generator=rng())
         matrix = torch.eye(grid[0] * grid[1]) if pyramid is None else pyramid_matrix(grid, pyramid, full)[0]
-        expected = torch.stack([(code[0].flatten(1) * weights).sum(1) for weights in matrix])
-        torch.testing.assert_close(tokens(code)[0], expected, rtol=0, atol=1e-5)
+        expected = torch.stack([(code[1, 0] * weights[:, None]).sum(0) for weights in matrix])
+        torch.testing.assert_close(tokens(code, grid)[1, 0], expected, rtol=0, atol=1e-5)
 
 
-def slow_correction(ea: EnhancedAttention, tokens: Tensor) -> Tensor:
-    """METHOD: XingGAN++ 2, one image, one key at a time; (S, M) correlation vectors to what is added to them."""
+def linear(layers: Linears, direction: int, x: Tensor) -> Tensor:
+    """One of the layers side by side, on (inputs,)."""
+    kept = min(direction, len(layers.weight) - 1)
+    out = layers.weight[kept] @ x
+    return out if layers.bias is None else out + layers.bias[kept, 0]
+
+
+def pooled_linear(layers: Linears, direction: int, code: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum over positions of what a layer makes of them."""
+    projected = [w * linear(layers, direction, position) for w, position in zip(weights, code, strict=True)]
+    return torch.stack(projected).sum(0)
+
+
+def norm(layers: Norms, direction: int, x: Tensor) -> Tensor:
+    kept = min(direction, len(layers.weight) - 1)
+    normed = (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
+    return normed * layers.weight[kept, 0, 0] + layers.bias[kept, 0, 0]
+
+
+def slow_correction(ea: EnhancedAttention, direction: int, tokens: Tensor) -> Tensor:
+    """AiATrack's sums, one image, one key at a time; (S, M) correlation vectors to what is added to them."""
     keys, queries = tokens.shape
-    z = [ea.norm_token(ea.project.weight @ t + ea.project.bias) + ea.positions[s] for s, t in enumerate(tokens)]
-    values = [ea.norm_value(token) for token in tokens]
+    z = [
+        norm(ea.norm_token, direction, linear(ea.project, direction, t)) + ea.positions[s] for s, t in enumerate(tokens)
+    ]
+    values = [norm(ea.norm_value, direction, token) for token in tokens]
+    pairs = [linear(ea.ask, direction, each).chunk(2) for each in z]
     rows = []
     for s in range(keys):
-        asks = ea.query.weight @ z[s]
-        scores = torch.stack([asks @ (ea.key.weight @ z[t]) / math.sqrt(len(asks)) for t in range(keys)])
+        scores = torch.stack([pairs[s][0] @ pairs[t][1] / math.sqrt(len(pairs[s][0])) for t in range(keys)])
         weights = scores.exp() / scores.exp().sum()
         mixed = sum(weights[t] * values[t] for t in range(keys))
         assert isinstance(mixed, Tensor)
         assert mixed.shape == (queries,)
-        rows.append(ea.scale * (mixed + ea.out.weight @ mixed))
+        scale = ea.scale[min(direction, len(ea.scale) - 1), 0, 0, 0]
+        rows.append(scale * (mixed + linear(ea.out, direction, mixed)))
     return torch.stack(rows)
 
 
-def slow_enhanced(ea: EnhancedAttention, query: Tensor, key: Tensor) -> Tensor:
+def slow_enhanced(ea: EnhancedAttention, direction: int, query: Tensor, key: Tensor) -> Tensor:
     """Queries (N, d) and keys (S, d) to corrected logits (S, N); patches and their interpolation by hand."""
     (height, width), k = ea.grid, ea.stride
     rows, columns = math.ceil(height / k), math.ceil(width / k)
@@ -89,7 +118,7 @@ def slow_enhanced(ea: EnhancedAttention, query: Tensor, key: Tensor) -> Tensor:
             ]
             patches.append(torch.stack(members).mean(0))
     tokens = torch.stack([torch.stack([one @ patch for patch in patches]) for one in key])
-    correction = slow_correction(ea, tokens)
+    correction = slow_correction(ea, direction, tokens)
 
     def between(position: int, count: int) -> list[tuple[int, float]]:
         """The two patches whose centres lie around a position, and their shares."""
@@ -125,59 +154,57 @@ def test_enhanced_attention_equals_the_slow_version_and_begins_as_the_identity(
     _, centres = pyramid_matrix(grid, (1, 2), full=False)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        ea = EnhancedAttention(grid, centres, width=8, limit=limit)
-    query = torch.randn(2, grid[0] * grid[1], 4, generator=rng(1))
-    key = torch.randn(2, len(centres), 4, generator=rng(2))
+        ea = EnhancedAttention(config_of(grid, enhanced_queries=limit), 2, centres)
+    query = torch.randn(2, 2, grid[0] * grid[1], 4, generator=rng(1))
+    key = torch.randn(2, 2, len(centres), 4, generator=rng(2))
     with torch.no_grad():
-        plain = key @ query.transpose(1, 2)
-        torch.testing.assert_close(ea(query, key), plain, rtol=0, atol=1e-6)
+        plain = 0.7 * key @ query.transpose(2, 3)
+        torch.testing.assert_close(ea(query, key, 0.7), plain, rtol=0, atol=1e-5)
         ea.scale.fill_(0.8)
-        expected = torch.stack([slow_enhanced(ea, q, k) for q, k in zip(query, key, strict=True)])
-        torch.testing.assert_close(ea(query, key), expected, rtol=0, atol=1e-5)
+        expected = torch.stack(
+            [torch.stack([slow_enhanced(ea, i, query[i, b], 0.7 * key[i, b]) for b in (0, 1)]) for i in (0, 1)]
+        )
+        torch.testing.assert_close(ea(query, key, 0.7), expected, rtol=0, atol=1e-5)
         assert (expected - plain).abs().max() > 0.1
     with pytest.raises(ValueError, match="query: 3 positions, this enhanced attention was built for"):
-        ea(query[:, :3], key)
-    started = EnhancedAttention(grid, centres, width=8, limit=limit, start=0.5)
+        ea(query[:, :, :3], key, 1.0)
+    started = EnhancedAttention(config_of(grid, enhanced_start=0.5), 1, centres)
     assert float(started.scale.detach()) == 0.5
 
 
-@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize(("branches", "shared"), [((0, 1), False), ((0, 1), True), ((0,), False), ((1,), False)])
 @pytest.mark.parametrize("enhanced", [True, False])
-@pytest.mark.parametrize("pyramid", [None, (1, 2)])
+@pytest.mark.parametrize("pooled", [True, False])
 def test_crossed_attention_equals_the_slow_version(
-    scaled: bool, enhanced: bool, pyramid: tuple[int, ...] | None
+    branches: tuple[int, ...], shared: bool, enhanced: bool, pooled: bool
 ) -> None:
-    grid, channels, d = (4, 3), 8, 4
-    tokens = KeyTokens(grid, pyramid, full_resolution=False)
+    grid = (4, 3)
+    config = config_of(
+        grid, shape_guided=0 in branches, appearance_guided=1 in branches, shared_projections=shared,
+        enhanced=enhanced, enhanced_start=0.5, multi_scale=pooled, scaled=pooled,
+    )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        enhance = EnhancedAttention(grid, tokens.centres, width=8, start=0.5) if enhanced else None
-        attention = CrossedAttention(channels, d, scaled, enhance)
+        attention = CrossedAttention(config)
     attention.gamma.data.fill_(0.7)
-    x, other = torch.randn(1, channels, *grid, generator=rng(1)), torch.randn(1, channels, *grid, generator=rng(2))
-
-    def at(linear: torch.nn.Linear, features: Tensor, n: int) -> Tensor:
-        return linear.weight @ features[0].flatten(1)[:, n] + linear.bias
-
-    positions = range(grid[0] * grid[1])
-    matrix = torch.eye(len(positions)) if pyramid is None else pyramid_matrix(grid, pyramid, full=False)[0]
+    codes = torch.randn(2, 1, 12, 8, generator=rng(1))
+    matrix = pyramid_matrix(grid, (1, 2), full=False)[0] if pooled else torch.eye(12)
+    factor = 1 / math.sqrt(4) if pooled else 1.0
+    expected = codes.clone()
     with torch.no_grad():
-        # Projected first and pooled then, as METHOD says it; the layers do it the other way round.
-        keys, values = [], []
-        for weights in matrix:
-            keys.append(torch.stack([w * at(attention.key, other, n) for n, w in enumerate(weights)]).sum(0))
-            values.append(torch.stack([w * at(attention.value, x, n) for n, w in enumerate(weights)]).sum(0))
-        factor = 1 / math.sqrt(d) if scaled else 1.0
-        queries = torch.stack([at(attention.query, x, n) for n in positions])
-        logits = torch.stack([torch.stack([queries[n] @ key * factor for n in positions]) for key in keys])  # (S, N)
-        if attention.enhance is not None:
-            logits = slow_enhanced(attention.enhance, queries, torch.stack(keys) * factor)
-        expected = x.clone()
-        for n in positions:
-            weights = logits[:, n].exp() / logits[:, n].exp().sum()
-            update = torch.stack([w * v for w, v in zip(weights, values, strict=True)]).sum(0)
-            expected[0, :, n // grid[1], n % grid[1]] += 0.7 * update
-        torch.testing.assert_close(attention(x, tokens(x), tokens(other)), expected, rtol=0, atol=1e-5)
+        for direction, branch in enumerate(branches):
+            x, other = codes[branch, 0], codes[1 - branch, 0]
+            # Projected first and pooled then, as the paper says it; the layers do it the other way round.
+            keys = torch.stack([pooled_linear(attention.key, direction, other, weights) for weights in matrix])
+            values = torch.stack([pooled_linear(attention.value, direction, x, weights) for weights in matrix])
+            queries = torch.stack([linear(attention.query, direction, position) for position in x])
+            logits = torch.stack([torch.stack([q @ key * factor for q in queries]) for key in keys])  # (S, N)
+            if attention.enhance is not None:
+                logits = slow_enhanced(attention.enhance, direction, queries, keys * factor)
+            for n in range(12):
+                weights = logits[:, n].exp() / logits[:, n].exp().sum()
+                expected[branch, 0, n] += 0.7 * sum(w * v for w, v in zip(weights, values, strict=True))
+        torch.testing.assert_close(attention(codes, grid), expected, rtol=0, atol=1e-5)
 
 
 def test_sine_positions_tell_places_apart() -> None:

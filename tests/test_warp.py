@@ -9,9 +9,10 @@ from torch import Tensor
 
 from xingaug.bench.networks import example_keypoints
 from xingaug.generators import XingGANPlusPlus
+from xingaug.generators.light import FlowCorrection
 from xingaug.generators.pose import Poses, joints_of
 from xingaug.generators.render import render
-from xingaug.generators.warp import BONES, Carry, FlowCorrection, LimbWarp
+from xingaug.generators.warp import BONES, Carry, LimbWarp
 from xingaug.keypoints import JOINTS, Keypoints, render_heatmaps
 
 SIZE = (128, 64)

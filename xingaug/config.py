@@ -137,6 +137,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "configu
         BadInput: unknown key (the nearest known one is named), wrong type (key, value, expected), missing key, or a
             value that the class itself refuses with a ValueError.
     """
+    nested = getattr(cls, "nested", None)  # a class whose settings have moved into sections takes them flat too
+    mapping = mapping if nested is None else nested(mapping)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = get_type_hints(cls)
     for key in mapping:

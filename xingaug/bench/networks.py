@@ -274,9 +274,10 @@ def example_pairs(count: int, device: torch.device, size: tuple[int, int] = (128
 
     rng = torch.Generator().manual_seed(0)
     source, target = (torch.rand(count, 3, *size, generator=rng).to(device) * 2 - 1 for _ in range(2))
-    maps = render_heatmaps(example_keypoints(count, size), size).to(device)
+    people = example_keypoints(count, size)
+    xy = torch.stack([people.xy, people.xy.roll(1, 0)], 1).to(device)
     mask = torch.ones(count, 1, *size, device=device)
-    return Batch(source, target, maps, maps.roll(1, 0), mask, [f"pair{i}" for i in range(count)])
+    return Batch(source, target, xy, torch.ones(count, 2, 18, device=device), mask, [f"pair{i}" for i in range(count)])
 
 
 def _bench_training(

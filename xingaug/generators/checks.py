@@ -5,14 +5,32 @@ from torch import Tensor
 
 JOINT_MAPS = 18
 
+LARGEST_SIDE = 2048
+"""Pixels of an image's side."""
+
+MOST_BLOCKS = 64
+"""Stages of a network."""
+
+MOST_NUMBERS = 2**29
+"""That a network may hold, 2 GB of them: judged before any is allocated."""
+
 SMALLEST_SIDE = 8
 """Pixels: below that a reflection pad at a quarter of the size has nothing to reflect."""
 
 
 def check_size(size: tuple[int, int]) -> None:
     """Raises a `ValueError` unless a generator can be built for images of `size` (height, width)."""
-    if len(size) != 2 or min(size) < SMALLEST_SIDE or any(side % 4 for side in size):
-        raise ValueError(f"size: {size}, needed (height, width), both divisible by 4 and at least {SMALLEST_SIDE}")
+    if len(size) != 2 or min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE or any(side % 4 for side in size):
+        raise ValueError(
+            f"size: {size}, needed (height, width), both divisible by 4, at least {SMALLEST_SIDE} and at most "
+            f"{LARGEST_SIDE}"
+        )
+
+
+def check_numbers(count: int) -> None:
+    """Raises a `ValueError` if a network would hold more than `MOST_NUMBERS`."""
+    if count > MOST_NUMBERS:
+        raise ValueError(f"the network would hold {count:.2g} numbers, needed at most {MOST_NUMBERS:.2g}")
 
 
 def check_inputs(

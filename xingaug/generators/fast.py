@@ -1,11 +1,12 @@
 """The fast form of a generator: the same weights, arranged for inference."""
 
 import copy
+import functools
 import hashlib
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from xingaug.generators.winograd import WinogradConv, is_starved
@@ -60,14 +61,89 @@ def optimize(
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     _fold(fast)
     fast.is_fast = True
+    for module in fast.modules():
+        if hasattr(module, "fold"):
+            module.fold()
     fast = fast.to(dtype).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     device = next(fast.parameters()).device
-    _use_winograd(fast, channels_last and dtype == torch.float32 and is_starved(device))
+    starved = channels_last and dtype == torch.float32 and is_starved(device)
+    _use_winograd(fast, starved)
+    if not starved:
+        _fuse_relu(fast, fuses_relu(device, dtype))
     if dtype != torch.float32 and fast.content_hash:
         fast.content_hash = hashlib.sha256(f"{fast.content_hash} {dtype}".encode()).hexdigest()  # it gives other images
     if compile:
         fast.compiled = torch.compile(fast.render)  # inputs are checked outside it
     return fast
+
+
+class ConvRelu(nn.Module):
+    """A convolution and the ReLU behind it in one operation of the device's library, for inference."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Args: `conv`, padded with zeros, on the device and in the type that it will be used in."""
+        super().__init__()
+        self.conv = conv
+        self.home = (conv.weight.device.type, conv.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, K, h', w'), at least 0."""
+        traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+        if traced or self.home != (x.device.type, x.dtype) or torch.is_autocast_enabled(x.device.type):
+            return torch.relu_(self.conv(x))
+        return _conv_relu(self.conv, x)
+
+
+def _conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    where = (conv.padding, conv.stride, conv.dilation, conv.groups)
+    if x.is_cuda:
+        padding, stride, dilation, groups = where
+        fused: Tensor = torch.cudnn_convolution_relu(x, conv.weight, conv.bias, stride, padding, dilation, groups)
+        return fused
+    return torch.ops.mkldnn._convolution_pointwise(x, conv.weight, conv.bias, *where, "relu", [], "")
+
+
+@functools.lru_cache(maxsize=16)
+def fuses_relu(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a device's library computes a convolution with its ReLU as it should: tried out on a small one."""
+    if device.type not in ("cpu", "cuda"):
+        return False
+    rng = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(shape, generator=rng) for shape in ((2, 16, 8, 4), (16, 16, 3, 3)))
+    conv = nn.Conv2d(16, 16, 3, padding=1)
+    conv.weight.data = weight
+    conv = conv.to(device, dtype).requires_grad_(False).to(memory_format=torch.channels_last)
+    x = x.to(device, dtype).contiguous(memory_format=torch.channels_last)
+    try:
+        found, expected = _conv_relu(conv, x), conv(x).relu()
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return torch.allclose(found.float(), expected.float(), rtol=1e-2, atol=1e-2)
+
+
+def _fuse_relu(module: nn.Module, wanted: bool) -> None:
+    """Joins convolutions with the ReLU behind them, or parts those of an earlier fast form."""
+    for child in module.children():
+        _fuse_relu(child, wanted)
+    if not isinstance(module, nn.Sequential):
+        return
+    layers: list[nn.Module] = []
+    for layer in module:
+        layers += [layer.conv, nn.ReLU(inplace=True)] if isinstance(layer, ConvRelu) else [layer]
+    kept: list[nn.Module] = []
+    for layer in layers:
+        before = kept[-1] if kept else None
+        if wanted and isinstance(layer, nn.ReLU) and type(before) is nn.Conv2d and before.padding_mode == "zeros":
+            kept[-1] = ConvRelu(before)
+        else:
+            kept.append(layer)
+    _refill(module, kept)
+
+
+def _refill(module: nn.Sequential, layers: list[nn.Module]) -> None:
+    module._modules.clear()
+    for number, layer in enumerate(layers):
+        module.add_module(str(number), layer)
 
 
 def _use_winograd(module: nn.Module, wanted: bool) -> None:
@@ -93,6 +169,4 @@ def _fold(module: nn.Module) -> None:
             kept[-1] = fuse_conv_bn_eval(kept[-1], layer, transpose=isinstance(kept[-1], nn.ConvTranspose2d))
         elif not isinstance(layer, nn.Dropout):
             kept.append(layer)
-    module._modules.clear()
-    for number, layer in enumerate(kept):
-        module.add_module(str(number), layer)
+    _refill(module, kept)

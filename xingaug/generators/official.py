@@ -47,7 +47,7 @@ def load_official_checkpoint(
         network = XingGAN(size=size, blocks=blocks or 9, width=width, dropout=0.5 if dropout else 0.0)
     state = _translate(path, network, released, names, official_modules(blocks or 9, dropout))
     network.load_state_dict(state)
-    network.content_hash = content_hash(network.settings(), path)
+    network.content_hash = content_hash(network.settings(), path.read_bytes())
     return network.to(device).eval().requires_grad_(False)
 
 

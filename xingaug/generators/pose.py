@@ -38,7 +38,7 @@ class Poses(NamedTuple):
         sigma: float = SIGMA,
     ) -> Self:
         """From (B, 18, 2) pixels and (B, 18) in [0, 1] of each pose; everything finite."""
-        present = torch.stack([source_visibility, target_visibility], 1).gt(0).float()
+        present = torch.stack([source_visibility, target_visibility], 1).float().sign()
         xy = torch.stack([source_xy, target_xy], 1).float() * present[..., None]
         return cls(xy, present, sigma)
 
@@ -123,8 +123,10 @@ def draw_maps(poses: Poses, size: tuple[int, int]) -> Tensor:
 def _profiles(poses: Poses, axis: Tensor, position: Tensor) -> Tensor:
     """(B, H + W, 36): of every joint the Gaussian along y, and behind it the one along x."""
     centre = poses.xy.flatten(1, 2).transpose(1, 2).index_select(1, axis)  # (B, H + W, 36)
-    away = (position - centre) * (0.5**0.5 / poses.sigma)
-    return F.threshold((-away * away).clamp(min=-24).exp(), _NEGLIGIBLE, 0) * poses.present.flatten(1)[:, None]
+    away = position - centre
+    factor = 0.5 / poses.sigma**2
+    gaussian = ((away * away).clamp(max=24 / factor) * -factor).exp()
+    return F.threshold(gaussian, _NEGLIGIBLE, 0) * poses.present.flatten(1)[:, None]
 
 
 def _outer(profiles: Tensor, height: int) -> Tensor:

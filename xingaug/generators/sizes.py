@@ -2,12 +2,12 @@
 
 from xingaug.errors import BadInput
 from xingaug.generators.xinggan import XingGANConfig
-from xingaug.generators.xinggan_pp import XingGANPlusPlusConfig
+from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
 
 SIZES: dict[str, XingGANConfig | XingGANPlusPlusConfig] = {
     "xinggan": XingGANConfig(),
     # The paper's: XingGAN's encoders, blocks and decoders, with EMSA and EMAS, EA, and DCCF over all stages.
-    "xinggan_pp": XingGANPlusPlusConfig(
+    "xinggan_pp": XingGANPlusPlusConfig.of(
         width=256, blocks=9, dropout=0.5, residual=False, wide_shape=True, padding="reflect", stem="released",
         decoder="released", enhanced_queries=512, candidates=10, texture_attention=0,
         limb_warp=False,

@@ -1,37 +1,63 @@
 """Saving and loading generators: safetensors for the weights, JSON beside it for everything else."""
 
+import dataclasses
 import hashlib
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
 
 from xingaug.config import from_mapping
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import optimize
+from xingaug.generators.light import XingGANPlusPlus
+from xingaug.generators.upgrade import state_of_format_3
 from xingaug.generators.xinggan import XingGAN, XingGANConfig
-from xingaug.generators.xinggan_pp import XingGANPlusPlus, XingGANPlusPlusConfig
+from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
+from xingaug.inputs import parse_json, read_bytes, read_json
 
-FORMAT = 3
+FORMAT = 4
+"""Since 4 settings stand in sections, both directions of a stage side by side, and the files name each other."""
+
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+MOST_BYTES = 2_000_000_000
+"""Of a file of weights."""
 
+GeneratorConfig = XingGANConfig | XingGANPlusPlusConfig
+KINDS: dict[str, tuple[type[Any], type[PoseGenerator]]] = {
+    "XingGAN": (XingGANConfig, XingGAN),
+    "XingGANPlusPlus": (XingGANPlusPlusConfig, XingGANPlusPlus),
+}
+"""By the name that stands in the file, what a generator is configured by and built of."""
 
 _WEIGHTLESS = ("dropout", "enhanced_start")
 """Settings that change no weight of a network that is trained on."""
 
+_STATISTICS = ("running_mean", "running_var")
+_LOG = logging.getLogger(__name__)
 
-def network_of(config: XingGANConfig | XingGANPlusPlusConfig) -> PoseGenerator:
+
+def network_of(config: GeneratorConfig) -> PoseGenerator:
     """A network of that configuration, its weights drawn from torch's global generator."""
-    return (XingGAN if isinstance(config, XingGANConfig) else XingGANPlusPlus)(**vars(config))
+    for config_type, generator_type in KINDS.values():
+        if type(config) is config_type:
+            return generator_type(**vars(config))
+    raise TypeError(f"config: {type(config).__name__}, needed one of {', '.join(KINDS)}")
 
 
 def save_generator(generator: PoseGenerator, path: Path, notes: dict[str, Any] | None = None) -> Path:
     """Writes the weights as safetensors and a JSON file of the same name.
+
+    The JSON says which weights it describes, and the weights carry a copy of it: where writing was interrupted between
+    the two, they are read by their own.
 
     Args:
         generator: to be saved; XingGANPlusPlus in half precision, XingGAN in full, as its released weights are.
@@ -40,6 +66,9 @@ def save_generator(generator: PoseGenerator, path: Path, notes: dict[str, Any] |
 
     Returns:
         `path`.
+
+    Raises:
+        ValueError: a fast form, or weights that are not finite, as they stand or in half precision; nothing is written.
     """
     path = Path(path)
     require_safetensors_name(path)
@@ -48,14 +77,31 @@ def save_generator(generator: PoseGenerator, path: Path, notes: dict[str, Any] |
             "generator: a fast form, its batch norms are folded; needed what load_generator(dtype=None) gives"
         )
     # Half precision halves the file and changes an image by less than one grey level.
-    dtype = torch.float16 if isinstance(generator, XingGANPlusPlus) else torch.float32
-    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in generator.state_dict().items()}
+    dtype = torch.float32 if isinstance(generator, XingGAN) else torch.float16
+    state = {name: _stored(name, value, dtype) for name, value in generator.state_dict().items()}
+    wrong = _not_finite(state)
+    if wrong is not None:
+        raise ValueError(f"generator: {wrong} is not finite in {dtype}, needed finite weights")
     name = type(generator).__name__
     description = {"format": FORMAT, "class": name, "config": generator.settings(), **(notes or {})}
-    with atomic_write(path) as weights, atomic_write(path.with_suffix(".json")) as beside:
-        weights.write_bytes(save(state))  # save_file would make it readable by its owner alone
-        beside.write_text(json.dumps(description, indent=2) + "\n")
+    data = save(state, metadata={"xingaug": json.dumps(description)})
+    beside = {**description, "weights_sha256": hashlib.sha256(data).hexdigest()}
+    with atomic_write(path.with_suffix(".json")) as text, atomic_write(path) as weights:
+        weights.write_bytes(data)  # save_file would make it readable by its owner alone
+        text.write_text(json.dumps(beside, indent=2) + "\n")
     return path
+
+
+def _stored(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Batch statistics in full precision, for they may lie beyond what half can hold."""
+    if not value.is_floating_point():
+        return value.contiguous()
+    return value.to(torch.float32 if name.endswith(_STATISTICS) else dtype).contiguous()
+
+
+def _not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds anything but finite real numbers."""
+    return next((name for name, value in state.items() if value.is_complex() or not value.isfinite().all()), None)
 
 
 def require_safetensors_name(path: Path) -> None:
@@ -88,27 +134,29 @@ def load_generator(
         `size`, (height, width) in pixels, and `content_hash`, which tells its weights and configuration apart.
 
     Raises:
-        BadInput: no such generator, or files that do not fit together.
+        BadInput: no such generator, files that do not fit together, or weights that are not finite.
     """
     path = _locate(name_or_path)
-    description = _describe(path.with_suffix(".json"))
-    generator = _build(description, str(path.with_suffix(".json")))
+    data = read_bytes(path, "generator", MOST_BYTES)
+    description, where = _describe(path, data)
+    config = _config(description, where)
+    generator = network_of(config)
+    state = _state(path, data)
+    if description["format"] < FORMAT and isinstance(config, XingGANPlusPlusConfig):
+        state = state_of_format_3(state, config.crossing.shared_projections, config.variant.is_paper)
     try:
-        state = load_file(path)
-        generator.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"{path}: not a readable safetensors file ({error})") from None
+        generator.load_state_dict(state)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise BadInput(f"{path}: weights do not fit the configuration beside them ({first})") from None
-    generator.content_hash = content_hash(description["config"], path)
+    generator.content_hash = content_hash(description["config"], data)
     generator = generator.to(device).eval().requires_grad_(False)
     if dtype is None:
         return generator.to(memory_format=torch.channels_last)
     return optimize(generator, dtype)
 
 
-def load_trainable(name_or_path: str | Path, config: XingGANConfig | XingGANPlusPlusConfig) -> PoseGenerator:
+def load_trainable(name_or_path: str | Path, config: GeneratorConfig) -> PoseGenerator:
     """Loads a generator that is to be trained on, and checks that it is the network of `config`.
 
     Raises:
@@ -117,29 +165,49 @@ def load_trainable(name_or_path: str | Path, config: XingGANConfig | XingGANPlus
     generator = load_generator(name_or_path, dtype=None)
     if type(generator.config) is not type(config):
         raise BadInput(f"generator '{name_or_path}': is {type(generator).__name__}, asked for another network")
-    for name, asked in vars(config).items():
-        if name not in _WEIGHTLESS and vars(generator.config)[name] != asked:
-            raise BadInput(f"generator '{name_or_path}': has {name} {vars(generator.config)[name]}, asked for {asked}")
+    found = _flat(generator.config)
+    for name, asked in _flat(config).items():
+        if name not in _WEIGHTLESS and found[name] != asked:
+            raise BadInput(f"generator '{name_or_path}': has {name} {found[name]}, asked for {asked}")
     return generator
 
 
-def content_hash(config: dict[str, Any], path: Path) -> str:
+def _flat(config: object) -> dict[str, Any]:
+    """Every setting by its own name, whatever section it stands in."""
+    flat: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        flat |= vars(value) if dataclasses.is_dataclass(value) else {name: value}
+    return flat
+
+
+def content_hash(config: dict[str, Any], data: bytes) -> str:
     """What tells a generator's configuration and the file of its weights apart from any other."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    digest.update(path.read_bytes())
+    digest.update(data)
     return digest.hexdigest()
 
 
-def _build(description: dict[str, Any], where: str) -> PoseGenerator:
-    """The network of a description, its weights random."""
+def _config(description: dict[str, Any], where: str) -> GeneratorConfig:
+    """What a description configures."""
     name, config = description.get("class"), description["config"]
     if not isinstance(config, dict):
-        raise BadInput(f"{where}: config: {config!r}, expected a mapping")
-    if name == "XingGAN":
-        return network_of(from_mapping(XingGANConfig, config, where, "config."))
-    if name == "XingGANPlusPlus":
-        return network_of(from_mapping(XingGANPlusPlusConfig, config, where, "config."))
-    raise BadInput(f"{where}: class: {name!r}, expected XingGAN or XingGANPlusPlus")
+        raise BadInput(f"{where}: config: {str(config)[:40]!r}, expected a mapping")
+    if not isinstance(name, str) or name not in KINDS:
+        raise BadInput(f"{where}: class: {str(name)[:40]!r}, expected {' or '.join(KINDS)}")
+    found: GeneratorConfig = from_mapping(KINDS[name][0], config, where, "config.")
+    return found
+
+
+def _state(path: Path, data: bytes) -> dict[str, Tensor]:
+    """The weights in full precision."""
+    try:
+        state = load(data)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{path}: not a readable safetensors file ({str(error)[:120]})") from None
+    wrong = _not_finite(state)
+    if wrong is not None:
+        raise BadInput(f"{path}: {wrong} is not finite; needed finite weights")
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
 def _locate(name_or_path: str | Path) -> Path:
@@ -152,13 +220,32 @@ def _locate(name_or_path: str | Path) -> Path:
     raise BadInput(f"generator '{name_or_path}': no such file (*.safetensors) and no bundled name; bundled: {names}")
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: missing; a generator is a .safetensors file with its .json beside it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise BadInput(f"{path}: not valid JSON") from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT or "config" not in description:
-        raise BadInput(f"{path}: not a generator description of format {FORMAT}, as this version writes it")
+def _describe(path: Path, data: bytes) -> tuple[dict[str, Any], str]:
+    """The description of a file of weights, and where it stands."""
+    beside = path.with_suffix(".json")
+    if not beside.exists():
+        raise BadInput(f"{beside}: missing; a generator is a .safetensors file with its .json beside it")
+    description = _checked(read_json(beside, "generator description"), beside)
+    told = description.get("weights_sha256")
+    if told is None or told == hashlib.sha256(data).hexdigest():
+        return description, str(beside)
+    own = _own_description(path)
+    if own is None:
+        raise BadInput(f"{beside}: describes other weights than those of {path.name}; needed the pair as it was saved")
+    _LOG.warning("%s: describes other weights, of a save that was interrupted; %s is read by its own", beside, path)
+    return _checked(parse_json(own, str(path)), path), str(path)
+
+
+def _checked(description: Any, where: Path) -> dict[str, Any]:
+    if not isinstance(description, dict) or description.get("format") not in (3, FORMAT) or "config" not in description:
+        raise BadInput(f"{where}: not a generator description of format 3 or {FORMAT}, as this version writes it")
     return description
+
+
+def _own_description(path: Path) -> str | None:
+    """The description that a file of weights carries."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("xingaug")
+    except (SafetensorError, OSError, ValueError):
+        return None

@@ -1,4 +1,4 @@
-"""The limb warp, the source's limbs laid over the target's skeleton, and what a network corrects of it (our choice).
+"""The limb warp: the source's limbs laid over the target's skeleton (our choice).
 
 A convolution moves pixels badly, and where a limb goes is known: both poses say it. So every limb is carried by the
 similarity that takes it from one skeleton to the other, as Siarohin et al. (Deformable GANs, CVPR 2018) carry feature
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from xingaug.generators.layers import conv3, shuffle_up
 from xingaug.generators.pose import Coordinates, Poses
 from xingaug.keypoints import JOINTS
 
@@ -87,10 +86,12 @@ class Carry(Coordinates):
         """
         size = (image.shape[-2], image.shape[-1])
         base, scale = (self.base, self.scale) if size == self.size else _sampling_grid(size, image.device)
-        places = shifts.float().unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2)  # (B, k, H, W, 2)
-        grid = torch.addcmul(base, places, scale).flatten(1, 2)  # (B, k H, W, 2): one image below the other
-        taken = F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False)
-        return taken.unflatten(2, (-1, size[0])).transpose(1, 2).flatten(1, 2)
+        count = shifts.shape[1] // 2
+        places = shifts.float().unflatten(1, (count, 2)).flatten(0, 1).permute(0, 2, 3, 1)  # (B k, H, W, 2)
+        grid = torch.addcmul(base, places, scale)
+        sources = image.float()[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
+        taken = F.grid_sample(sources, grid, padding_mode="border", align_corners=False)  # (B k, 3, H, W)
+        return taken.unflatten(0, (-1, count)).flatten(1, 2)
 
 
 def _sampling_grid(size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -105,6 +106,8 @@ class LimbWarp(Coordinates):
 
     members: Tensor
     radius: Tensor
+    narrowest: Tensor
+    widest: Tensor
     flat: Tensor
     counterparts: Tensor
     unmoved: Tensor
@@ -121,8 +124,11 @@ class LimbWarp(Coordinates):
                 members[end, k, [JOINTS.index(name) for name in names]] = 1
         constants = {
             "members": members,
-            "radius": torch.tensor([bone.radius for bone in BONES]),
             "flat": torch.tensor([bone.flat for bone in BONES]),
+            # A flat bone gets narrower with the body: from what is 0.6 of its length down to 0.6 of that.
+            "radius": torch.tensor([bone.radius / (0.6 if bone.flat else 1) for bone in BONES]),
+            "narrowest": torch.tensor([0.36 if bone.flat else 1.0 for bone in BONES]),
+            "widest": torch.tensor([0.6 if bone.flat else 1.0 for bone in BONES]),
             "counterparts": torch.tensor(_COUNTERPARTS),
             "unmoved": torch.tensor([[1.0, 0, 0], [0, 1, 0]]),
             "turning": torch.tensor([-1.0, 1]),  # (x, y) turned by a right angle is (-y, x)
@@ -152,43 +158,43 @@ class LimbWarp(Coordinates):
     def _fields(self, poses: Poses, size: tuple[int, int]) -> Tensor:
         """Shift and nearness, (B, 3, H/2, W/2)."""
         field = self.field if size == self.size else _field(size, poses.xy.device)  # (3, H/2, W/2)
-        ends, known = self._ends(poses)  # (B, 2, 2, K, 2), (B, 2, K)
+        ends, missing = self._ends(poses)  # (B, 2, 2, K, 2), (B, 2, K)
         bone = ends[:, :, 1] - ends[:, :, 0]  # (B, 2, K, 2)
         length = torch.linalg.vector_norm(bone, dim=-1)  # (B, 2, K)
         # Neck to hips in pixels (B, 2); a share of the image's height where they are missing.
-        body = torch.where(known[:, :, _TORSO], length[:, :, _TORSO], 0.28 * size[0]).clamp(min=4)
+        body = length[:, :, _TORSO].masked_fill(missing[:, :, _TORSO], 0.28 * size[0]).clamp(min=4)
         width = _body_width(poses, body)  # (B, 2)
         length = length.clamp(min=0.5)
         axis = bone / length[..., None]
-        drawn = known[:, 1] & (known[:, 0] | known[:, 0].index_select(1, self.counterparts))  # (B, K)
-        motion = self._motions(ends[:, :, 0], axis, length, body, width) * drawn[..., None, None]  # (B, K, 2, 3)
-        turned = (width[:, 1:] / (0.6 * body[:, 1:])).clamp(0.6, 1.0)
-        radius = self.radius * body[:, 1:] * torch.where(self.flat, turned, 1.0)  # (B, K)
-        distance = _squared_distances(ends[:, 1, 0], axis[:, 1], length[:, 1], radius, field)  # (B, K, H/2, W/2)
-        distance = distance.masked_fill(~drawn[..., None, None], 100 * _FAR)
-        share = (distance * -_SHARPNESS).softmax(1).flatten(2)
+        basis = torch.stack([axis, axis.flip(-1) * self.turning], -1)  # (B, 2, K, 2, 2): columns along and across
+        hidden = missing[:, 1] | (missing[:, 0] & missing[:, 0].index_select(1, self.counterparts))  # (B, K)
+        motion = self._motions(ends[:, :, 0], basis, length, body, width)  # (B, K, 2, 3)
+        motion = motion.masked_fill(hidden[..., None, None], 0)
+        turned = (width[:, 1:] / body[:, 1:]).clamp(self.narrowest, self.widest)
+        radius = self.radius * body[:, 1:] * turned  # (B, K)
+        near = _nearness(ends[:, 1, 0], basis[:, 1], length[:, 1], radius, hidden, field)  # (B, K, H/2, W/2)
+        share = (near * (2 * _SHARPNESS)).softmax(1).flatten(2)
         moved = motion.flatten(2).transpose(1, 2) @ share  # (B, 6, H/2 W/2)
         shift = (moved.view(-1, 2, *field.shape) * field).sum(2)  # (B, 2, H/2, W/2)
-        nearest = distance.amin(1, keepdim=True).clamp(max=_FAR)
-        nearness = F.threshold((nearest * -0.5).exp(), _NOT_NEAR, 0)
+        nearness = F.threshold(near.amax(1, keepdim=True).clamp(min=-_FAR / 2).exp(), _NOT_NEAR, 0)
         return torch.cat([shift, nearness], 1)
 
     def _ends(self, poses: Poses) -> tuple[Tensor, Tensor]:
-        """Starts and ends (B, 2 poses, 2, K, 2) of every bone, and whether both are known (B, 2, K)."""
+        """Starts and ends (B, 2 poses, 2, K, 2) of every bone, and whether one is missing (B, 2, K)."""
         seen = torch.cat([poses.xy, poses.present[..., None]], -1)[:, :, None, None]  # (B, 2, 1, 1, 18, 3)
         sums = (seen * self.members).sum(-2)  # (B, 2, 2, K, 3), no matrix product: a GPU may round those to 10 bits
         ends = sums[..., :2] / sums[..., 2:].clamp(min=1)
-        known = (sums[..., 2] > 0).all(2)
+        missing = (sums[..., 2] <= 0).any(2)
         other = ends[:, 0].index_select(2, self.counterparts)
-        source = torch.where(known[:, 0, None, :, None], ends[:, 0], other)
-        return torch.stack([source, ends[:, 1]], 1), known
+        source = torch.where(missing[:, 0, None, :, None], other, ends[:, 0])
+        return torch.stack([source, ends[:, 1]], 1), missing
 
-    def _motions(self, start: Tensor, axis: Tensor, length: Tensor, body: Tensor, width: Tensor) -> Tensor:
+    def _motions(self, start: Tensor, basis: Tensor, length: Tensor, body: Tensor, width: Tensor) -> Tensor:
         """What similarities that lay the target's bones on the source's add to a pixel's place.
 
         Args:
             start: (B, 2, K, 2) of the bones of both poses.
-            axis: (B, 2, K, 2) their directions.
+            basis: (B, 2, K, 2, 2), columns along and across them.
             length: (B, 2, K) in pixels.
             body: (B, 2) length of the body.
             width: (B, 2) width of the body.
@@ -199,7 +205,6 @@ class LimbWarp(Coordinates):
         scale = body[:, :1] / body[:, 1:]  # (B, 1)
         along = (length[:, 0] / length[:, 1]).clamp(scale / 2.5, scale * 2.5)  # a limb seen end on has no length
         across = torch.where(self.flat, width[:, :1] / width[:, 1:], scale)
-        basis = torch.stack([axis, axis.flip(-1) * self.turning], -1)  # (B, 2, K, 2, 2): columns along and across
         stretched = basis[:, 0] * torch.stack([along, across], -1)[..., None, :]
         turn = (stretched[..., :, None, :] * basis[:, 1, :, None]).sum(-1)  # (B, K, 2, 2)
         shift = start[:, 0] - (turn * start[:, 1, :, None]).sum(-1)
@@ -216,48 +221,28 @@ def _body_width(poses: Poses, length: Tensor) -> Tensor:
     """Shoulder to shoulder (B, 2) along x, which shrinks as the person turns, but not below the body's depth."""
     right, left = (JOINTS.index(name) for name in _SHOULDERS)
     width = (poses.xy[:, :, right, 0] - poses.xy[:, :, left, 0]).abs()
-    known = poses.present[:, :, right] * poses.present[:, :, left] > 0
-    return torch.where(known, torch.maximum(width, 0.35 * length), 0.6 * length)
+    known = poses.present[:, :, right] * poses.present[:, :, left]  # 1 or 0
+    return torch.lerp(0.6 * length, torch.maximum(width, 0.35 * length), known)
 
 
-def _squared_distances(start: Tensor, axis: Tensor, length: Tensor, radius: Tensor, field: Tensor) -> Tensor:
-    """Of every pixel to every bone, (B, K, H/2, W/2), in radii of the bone."""
-    x, y = field[0, 0] - start[..., :1], field[1, :, 0] - start[..., 1:]  # (B, K, W/2), (B, K, H/2)
-    unit = axis / radius[..., None]
-    dx, dy = unit[..., :1], unit[..., 1:]
-    along = (x * dx)[..., None, :] + (y * dy)[..., None]
-    aside = (y * dx)[..., None] - (x * dy)[..., None, :]
-    beyond = along - along.clamp(min=0).minimum((length / radius)[..., None, None])
-    return torch.addcmul(aside * aside, beyond, beyond)
+def _nearness(start: Tensor, basis: Tensor, length: Tensor, radius: Tensor, hidden: Tensor, field: Tensor) -> Tensor:
+    """Of every pixel to every bone: minus half its squared distance in radii; far from hidden ones.
 
+    Args:
+        start: (B, K, 2) of the target's bones.
+        basis: (B, K, 2, 2), columns along and across them.
+        length: (B, K).
+        radius: (B, K).
+        hidden: (B, K) bool.
+        field: (3, H/2, W/2), (x, y, 1) of the pixels.
 
-class FlowCorrection(nn.Module):
-    """Displacements that the network adds: two corrections of the limb warp, and one of the source as it stands.
-
-    The last one can fill the ground that the person leaves with ground from beside it.
+    Returns:
+        (B, K, H/2, W/2), at most 0.
     """
-
-    candidates = 3
-
-    def __init__(self, width: int, fine: int) -> None:
-        """Args: `width`: C of the codes; `fine`: channels of the features at half resolution."""
-        super().__init__()
-        self.up = shuffle_up(2 * width, 32)
-        last = conv3(48, 2 * self.candidates, bias=True)
-        nn.init.normal_(last.weight, std=0.02)  # a tenth of a pixel: enough to tell both corrections apart
-        self.out = nn.Sequential(conv3(32 + fine, 48), nn.BatchNorm2d(48), nn.ReLU(inplace=True), last)
-
-    def forward(self, shift: Tensor, shape_code: Tensor, fine: Tensor) -> Tensor:
-        """Where three images are taken from.
-
-        Args:
-            shift: (B, 2, H, W), of the limb warp.
-            shape_code: (B, 2C, h, w), the last stage's.
-            fine: (B, fine, H/2, W/2).
-
-        Returns:
-            Shifts (B, 6, H, W) float32 for `Carry`.
-        """
-        half = self.out(torch.cat([self.up(shape_code), fine], 1)).float()  # (B, 6, H/2, W/2) in pixels
-        corrections = F.interpolate(half, scale_factor=2, mode="bilinear")
-        return corrections + torch.cat([shift, shift, torch.zeros_like(shift)], 1)
+    x, y = field[0, 0] - start[..., :1], field[1, :, 0] - start[..., 1:]  # (B, K, W/2), (B, K, H/2)
+    unit = basis / radius[..., None, None]  # (B, K, 2 of x and y, 2 of along and across)
+    place = (x[:, :, None] * unit[:, :, 0, :, None])[..., None, :] + (y[:, :, None] * unit[:, :, 1, :, None])[..., None]
+    along, aside = place[:, :, 0], place[:, :, 1]  # (B, K, H/2, W/2) in radii
+    beyond = along - along.clamp(min=0).minimum((length / radius)[..., None, None])
+    far = (hidden * (-50 * _FAR))[..., None, None]
+    return torch.addcmul(torch.addcmul(far, aside, aside, value=-0.5), beyond, beyond, value=-0.5)

@@ -1,4 +1,4 @@
-"""XingGAN as released (Tang, Bai, Zhang, Torr, Sebe, ECCV 2020, arXiv 2007.09278): METHOD "XingGAN (2020)".
+"""XingGAN as released (Tang, Bai, Zhang, Torr, Sebe, ECCV 2020, arXiv 2007.09278).
 
 Written plainly, one operation a line of the method: it is what faster forms are measured against. Read from top to
 bottom: the configuration, encoders and decoders, one block, the generator.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xingaug.generators.base import PoseGenerator
-from xingaug.generators.checks import JOINT_MAPS, check_size
+from xingaug.generators.checks import JOINT_MAPS, MOST_BLOCKS, check_numbers, check_size
 from xingaug.generators.pose import PoseMaps, Poses
 
 CANDIDATES = 10
@@ -37,10 +37,11 @@ class XingGANConfig:
     def __post_init__(self) -> None:
         """Checks what types alone cannot."""
         check_size(self.size)
-        if self.blocks < 1:
-            raise ValueError(f"blocks: {self.blocks}, needed at least 1")
+        if not 1 <= self.blocks <= MOST_BLOCKS:
+            raise ValueError(f"blocks: {self.blocks}, needed at least 1 and at most {MOST_BLOCKS}")
         if self.width < 2 or self.width % 2:
             raise ValueError(f"width: {self.width}, needed a positive even number")
+        check_numbers(self.blocks * 1100 * self.width**2)  # a block's convolutions, by far the most
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout}, needed in [0, 1)")
 

@@ -1,258 +1,183 @@
-"""XingGAN++: two crossed branches, appearance and shape (Tang, Shao, Sebe, Van Gool, TPAMI 2025, arXiv 2501.08900).
+"""XingGAN++ as the paper has it (Tang, Shao, Sebe, Van Gool, TPAMI 2025, arXiv 2501.08900).
 
-Read from top to bottom: the configuration, one stage, the texture attention, the fusion, the generator.
+Two branches, appearance and shape, cross in every stage. Read from top to bottom: the enhanced attention EA, the
+crossed attention EMSA and EMAS, one stage, the densely connected co-attention fusion DCCF, the generator. What is ours
+stands in `light.py`. Axis 0 of `codes` tells the branches apart: 0 is appearance, 1 is shape; of anything that each
+direction has for itself, 0 is SA (appearance asks shape), 1 is AS.
+
+B images, N = h w positions, S keys, M queries that EA works on, C and d channels.
 """
-
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xingaug.generators.base import PoseGenerator
-from xingaug.generators.checks import check_size
 from xingaug.generators.layers import (
-    CrossedAttention,
-    EnhancedAttention,
-    ImageStem,
     KeyTokens,
-    PoseStem,
-    ShuffleDecoder,
+    Linears,
+    Norms,
     attend,
     conv_block,
+    patch_side,
+    sine_positions,
+    times,
+    weighted_sum,
 )
-from xingaug.generators.pose import Poses
-from xingaug.generators.warp import Carry, FlowCorrection, LimbWarp
-from xingaug.generators.xinggan import decoder, map_decoder
-
-HINTS = 4
-"""Channels that the limb warp adds: its image, and how near a limb each pixel is."""
+from xingaug.generators.pose import PoseMaps, Poses
+from xingaug.generators.xinggan import decoder, encoder, map_decoder
+from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
 
 
-@dataclass(frozen=True)
-class XingGANPlusPlusConfig:
-    """Every switch and size of the generator; the defaults are `xinggan_pp_small`, `sizes.py` has the paper's.
+class EnhancedAttention(nn.Module):
+    """EA: the correlation vectors of the keys correct one another before the softmax (section 3.2, after AiATrack).
 
-    Attributes:
-        size: (height, width) of the images in pixels, both divisible by 4 and at least 8.
-        width: C, channels of both codes (paper 256).
-        blocks: T, number of stages (paper 9).
-        dropout: inside a stage (paper 0.5).
-        residual: whether a stage adds its input to what its convolutions give (our choice).
-        wide_shape: whether the shape branch keeps 2C channels between its convolutions, as released, or C (our choice).
-        padding: of the stages' convolutions; "reflect" as released, "zeros" saves a copy of every map (our choice).
-        stem: "released" is XingGAN's encoder; "light" works on quarter-size heatmaps, unshuffled pixels (our choice).
-        decoder: "released" is XingGAN's, "light" computes at low resolution and shuffles (our choice).
-        decoder_widths: channels of the light decoder of the candidates at half and at full resolution.
-        map_widths: likewise of the attention maps, which are smoother.
-        shape_guided: SA, the appearance branch asks the shape branch.
-        appearance_guided: AS, the shape branch asks the appearance branch.
-        shared_projections: one query, key, value, gamma and EA for both directions, as in the released XingGAN
-            (our choice: each direction its own).
-        query_channels: d of queries and keys (released code: 32).
-        scaled: divide logits by sqrt(d) (our choice; the released XingGAN does not).
-        multi_scale: pool keys and values over the pyramid (EMSA, EMAS).
-        pyramid: regions along the width at each level, with multi_scale (our choice).
-        pyramid_aspect: how many times as many regions there are along the height (our choice).
-        full_resolution: keep the unpooled positions as keys too (our choice: no).
-        enhanced: the inner attention EA on the logits; ties the network to `size`.
-        enhanced_width: D (with EA alone, as the next three), channels of a token in EA (AiATrack: 64).
-        enhanced_queries: the most queries EA works on; a larger grid is pooled to patches for it (our choice).
-        enhanced_start: initial factor on EA's corrections; 0 begins as the identity (our choice).
-        dense_fusion: decode from the codes of all stages (DCCF), not of the last alone.
-        fusion_wiring: how DCCF, where it is on, joins the codes of a branch: "concat" of all into a 1x1 convolution, or
-            a "weighted" mean with one learned weight a stage before it (our choice: concat).
-        candidates: RGB candidates of each branch (paper 10).
-        texture_attention: heads that carry the source's pixels and fine features to their places in the target pose,
-            one more candidate each; 0 leaves it out, as in the paper (our choice).
-        limb_warp: whether the source's limbs, laid over the target's skeleton, are a candidate and a hint
-            (`generators.warp`; our choice, not in the paper).
-        flow: whether the network corrects the limb warp, where it is on, by displacements; it is three candidates then
-            (likewise).
+    It is tied to the number of queries: its weights grow with that number's square. So that large grids stay
+    affordable, it works on the mean queries of k x k patches, where k is the smallest that leaves at most
+    `enhanced_queries` patches M, and its corrections go back to the N positions by bilinear interpolation (our choice);
+    k = 1 is the method to the letter.
     """
 
-    size: tuple[int, int] = (128, 64)
-    width: int = 96
-    blocks: int = 3
-    dropout: float = 0.0
-    residual: bool = True
-    wide_shape: bool = False
-    padding: Literal["zeros", "reflect"] = "zeros"
-    stem: Literal["light", "released"] = "light"
-    decoder: Literal["light", "released"] = "light"
-    decoder_widths: tuple[int, int] = (32, 16)
-    map_widths: tuple[int, int] = (16, 8)
-    shape_guided: bool = True
-    appearance_guided: bool = True
-    shared_projections: bool = False
-    query_channels: int = 32
-    scaled: bool = True
-    multi_scale: bool = True
-    pyramid: tuple[int, ...] = (1, 2, 4, 8)
-    pyramid_aspect: int = 2
-    full_resolution: bool = False
-    enhanced: bool = True
-    enhanced_width: int = 64
-    enhanced_queries: int = 128
-    enhanced_start: float = 0.0
-    dense_fusion: bool = True
-    fusion_wiring: Literal["concat", "weighted"] = "concat"
-    candidates: int = 4
-    texture_attention: int = 2
-    limb_warp: bool = True
-    flow: bool = True
+    positions: Tensor
 
-    def __post_init__(self) -> None:
-        """Checks what types alone cannot."""
-        check_size(self.size)
-        for name in ("width", "enhanced_width"):
-            if getattr(self, name) < 4 or getattr(self, name) % 4:
-                raise ValueError(f"{name}: {getattr(self, name)}, needed a positive multiple of 4")
-        for name in ("blocks", "candidates", "query_channels", "pyramid_aspect", "enhanced_queries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, needed at least 1")
-        for name in ("decoder_widths", "map_widths"):
-            if len(getattr(self, name)) != 2 or min(getattr(self, name)) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, needed two numbers of channels, at least 1")
-        if not math.isfinite(self.enhanced_start):
-            raise ValueError(f"enhanced_start: {self.enhanced_start}, needed a finite number")
-        if self.multi_scale and (not self.pyramid or min(self.pyramid) < 1):
-            raise ValueError(f"pyramid: {self.pyramid}, needed at least one level of at least 1 region")
-        if self.texture_attention < 0 or not 0 <= self.dropout < 1:
-            raise ValueError("texture_attention: needed at least 0; dropout: needed in [0, 1)")
-        choices = {
-            "padding": ("zeros", "reflect"),
-            "stem": ("light", "released"),
-            "decoder": ("light", "released"),
-            "fusion_wiring": ("concat", "weighted"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: {getattr(self, name)!r}, needed {' or '.join(known)}")
-        if (self.stem == "released" or self.decoder == "released") and self.width % 8:
-            raise ValueError(f"width: {self.width}, needed a multiple of 8 with the released stem or decoder")
-        if self.decoder == "released" and self.texture_attention:
-            raise ValueError(f"texture_attention: {self.texture_attention}, needed 0 with decoder: released")
-        if self.limb_warp and "released" in (self.stem, self.decoder):
-            raise ValueError("limb_warp: true, needed false with the released stem or decoder")
+    def __init__(self, config: XingGANPlusPlusConfig, directions: int, centres: Tensor) -> None:
+        """Args: `config`; `directions`: 1 or 2; `centres`: (S, 2) where the keys are, (y, x) in [0, 1]."""
+        super().__init__()
+        width = config.enhancement.enhanced_width
+        self.grid, self.stride = config.grid, patch_side(config.grid, config.enhancement.enhanced_queries)
+        self.patch_grid = (-(-self.grid[0] // self.stride), -(-self.grid[1] // self.stride))
+        queries = self.patch_grid[0] * self.patch_grid[1]
+        self.project = Linears(directions, queries, width)
+        self.norm_token = Norms(directions, width)
+        self.ask = Linears(directions, width, 2 * width, bias=False)  # queries and keys of the inner attention
+        self.norm_value = Norms(directions, queries)
+        self.out = Linears(directions, queries, queries, bias=False)
+        self.scale = nn.Parameter(torch.full((directions, 1, 1, 1), config.enhancement.enhanced_start))
+        self.register_buffer("positions", sine_positions(centres, width), persistent=False)
+        self.folded = False
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w) of the codes: a quarter of the image's size."""
-        return self.size[0] // 4, self.size[1] // 4
+    def forward(self, query: Tensor, key: Tensor, factor: float) -> Tensor:
+        """Queries (2, B, N, d) and keys (2, B, S, d) to corrected logits (2, B, S, N), one row a key."""
+        if query.shape[2] != self.grid[0] * self.grid[1]:
+            raise ValueError(f"query: {query.shape[2]} positions, this enhanced attention was built for {self.grid}")
+        correction = self.correct(times(key, self._patches(query).transpose(2, 3), factor))  # (2, B, S, M)
+        if self.stride > 1:
+            maps = correction.unflatten(3, self.patch_grid).flatten(0, 1)
+            maps = F.interpolate(maps, scale_factor=float(self.stride), mode="bilinear")
+            # Patches at the far edges may reach beyond the grid.
+            correction = maps[:, :, : self.grid[0], : self.grid[1]].flatten(2).view(*key.shape[:3], -1)
+        return times(key, query.transpose(2, 3), factor, correction)
 
-    @property
-    def warps(self) -> int:
-        """Candidates that the limb warp and its correction make."""
-        return 0 if not self.limb_warp else FlowCorrection.candidates if self.flow else 1
+    def correct(self, tokens: Tensor) -> Tensor:
+        """What EA adds to correlation vectors (2, B, S, M): one token a key, its features are its M correlations."""
+        z = self.norm_token(self.project(tokens), None if self.folded else self.positions)  # (2, B, S, D)
+        asks, answers = self.ask(z).chunk(2, -1)
+        mixed = attend(asks, answers, self.norm_value(tokens), asks.shape[-1] ** -0.5)  # (2, B, S, M)
+        return self.out(mixed) if self.folded else self.scale.to(mixed.dtype) * self.out(mixed, add=mixed)
+
+    def fold(self) -> None:
+        """For inference: what is added and scaled in any case goes into the weights."""
+        if self.folded:
+            return
+        self.folded = True
+        itself = torch.eye(self.out.weight.shape[1], device=self.out.weight.device, dtype=self.out.weight.dtype)
+        self.out.weight.data = self.scale[:, 0].detach() * (self.out.weight.data + itself)
+        self.norm_token.bias.data = self.norm_token.bias.data + self.positions
+
+    def _patches(self, query: Tensor) -> Tensor:
+        """(2, B, N, d) to the mean queries of the patches (2, B, M, d)."""
+        if self.stride == 1:
+            return query
+        maps = query.flatten(0, 1).unflatten(1, self.grid).permute(0, 3, 1, 2)  # (2 B, d, h, w)
+        means = F.avg_pool2d(maps, self.stride, ceil_mode=True).flatten(2).transpose(1, 2)
+        return means.unflatten(0, query.shape[:2])
+
+
+class CrossedAttention(nn.Module):
+    """EMSA and EMAS, both directions side by side (section 3.1): queries of one branch, keys of the other.
+
+    The update goes to the branch that asks: x <- x + gamma * v(x) softmax(q(x)^T k(other))^T.
+    """
+
+    def __init__(self, config: XingGANPlusPlusConfig) -> None:
+        """Args: `config`; with one direction alone the other branch's code stays as it is."""
+        super().__init__()
+        crossing, pooling = config.crossing, config.pooling
+        asked = (crossing.shape_guided, crossing.appearance_guided)
+        self.branches = [branch for branch in (0, 1) if asked[branch]]
+        count = 1 if crossing.shared_projections else max(len(self.branches), 1)
+        levels = pooling.pyramid if pooling.multi_scale else None
+        self.tokens = KeyTokens(config.grid, levels, pooling.full_resolution, pooling.pyramid_aspect)
+        self.query = Linears(count, config.width, crossing.query_channels)
+        self.key = Linears(count, config.width, crossing.query_channels)
+        self.value = Linears(count, config.width, config.width)
+        self.gamma = nn.Parameter(torch.zeros(count, 1, 1, 1))
+        self.factor = crossing.query_channels**-0.5 if crossing.scaled else 1.0
+        enhanced = config.enhancement.enhanced
+        self.enhance = EnhancedAttention(config, count, self.tokens.centres) if enhanced else None
+
+    def forward(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Codes (2, B, N, C) of both branches on a grid (h, w) to the updated ones."""
+        if not self.branches:
+            return codes
+        tokens = self.tokens(codes, grid)  # (2, B, S, C): regions of several sizes
+        first, last = self.branches[0], self.branches[-1] + 1
+        own = codes[first:last]
+        query = self.query(own)  # (directions, B, N, d)
+        key = self.key(tokens.flip(0)[first:last])  # (directions, B, S, d), of the other branch
+        value = self.value(tokens[first:last])  # (directions, B, S, C)
+        if self.enhance is None:
+            update = attend(query, key, value, self.factor)  # (directions, B, N, C)
+        else:
+            update = self.enhance(query, key, self.factor).softmax(2).transpose(2, 3) @ value
+        updated = torch.addcmul(own, self.gamma.to(own.dtype), update.to(own.dtype))
+        if len(self.branches) == 2:
+            return updated
+        return torch.cat([updated, codes[1:]] if first == 0 else [codes[:1], updated])
 
 
 class Stage(nn.Module):
-    """One of the T stages: convolutions in each branch, then both crossed attentions (METHOD: T blocks)."""
+    """One of the T stages (figure 1): convolutions in each branch, then both crossed attentions."""
 
     def __init__(self, config: XingGANPlusPlusConfig, first: bool) -> None:
-        """Args: `config`; `first`: the shape code of the first stage has C channels, of later ones 2C."""
+        """Args: `config`; `first`: the first stage's shape code has C channels, later ones see both branches'."""
         super().__init__()
-        c = config.width
+        c, chosen = config.width, config.convolutions
         wide = c if first else 2 * c
-        hidden = wide if config.wide_shape else c
-        self.residual = config.residual
-        self.appearance = conv_block(c, c, c, config.dropout, last_norm=True, padding=config.padding)
-        self.shape = conv_block(wide, hidden, c, config.dropout, last_norm=False, padding=config.padding)
-        pyramid = config.pyramid if config.multi_scale else None
-        self.tokens = KeyTokens(config.grid, pyramid, config.full_resolution, config.pyramid_aspect)
-        crossed = [self._direction(config) for _ in range(1 if config.shared_projections else 2)]
-        self.shape_to_appearance = crossed[0] if config.shape_guided else None
-        self.appearance_to_shape = crossed[-1] if config.appearance_guided else None
+        hidden = wide if chosen.wide_shape else c
+        self.first, self.residual = first, chosen.residual
+        self.appearance = conv_block(c, c, c, chosen.dropout, last_norm=True, padding=chosen.padding)
+        self.shape = conv_block(wide, hidden, c, chosen.dropout, last_norm=False, padding=chosen.padding)
+        self.crossing = CrossedAttention(config)
 
-    def _direction(self, config: XingGANPlusPlusConfig) -> CrossedAttention:
-        enhance = None
-        if config.enhanced:
-            enhance = EnhancedAttention(
-                config.grid,
-                self.tokens.centres,
-                config.enhanced_width,
-                config.enhanced_queries,
-                config.enhanced_start,
-            )
-        return CrossedAttention(config.width, config.query_channels, config.scaled, enhance)
-
-    def forward(self, appearance: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
-        """Appearance (B, C, h, w) and shape (B, C or 2C, h, w) to the next appearance and shape (B, 2C, h, w)."""
-        x_i = self.appearance(appearance)
-        x_p = self.shape(shape)
-        if self.residual:
-            x_i = x_i + appearance
-            x_p = x_p + shape[:, -x_p.shape[1] :]  # of concat(appearance, shape) the shape half
+    def forward(self, codes: Tensor) -> Tensor:
+        """Appearance and shape one after the other, (B, 2C, h, w), to the next ones."""
+        c, grid = codes.shape[1] // 2, (codes.shape[2], codes.shape[3])
+        x_i = self.appearance(codes[:, :c])  # (B, C, h, w)
+        x_p = self.shape(codes[:, c:] if self.first else codes)  # (B, C, h, w)
+        x = torch.cat([x_i, x_p], 1)
         # Both directions read x_i and x_p from before the update.
-        t_i, t_p = self.tokens(x_i), self.tokens(x_p)  # (B, S, C)
-        next_appearance = x_i if self.shape_to_appearance is None else self.shape_to_appearance(x_i, t_i, t_p)
-        next_shape = x_p if self.appearance_to_shape is None else self.appearance_to_shape(x_p, t_p, t_i)
-        return next_appearance, torch.cat([next_appearance, next_shape], 1)
+        crossed = self.crossing(by_branch(x + codes if self.residual else x), grid)
+        return one_after_the_other(crossed, grid)
 
 
-class TextureAttention(nn.Module):
-    """Moves the source's 4x4 pixel blocks and fine features to where the target pose needs them (our choice).
+def by_branch(codes: Tensor) -> Tensor:
+    """(B, 2C, h, w) to (2, B, N, C); with channels last the same memory."""
+    return codes.flatten(2).unflatten(1, (2, -1)).permute(1, 0, 3, 2)
 
-    Codes at a quarter of the resolution wash out stripes and logos. Here the final shape code asks, at every target
-    position, which source position shows the same piece of clothing, and what lies there is carried over unreduced.
-    """
 
-    def __init__(self, config: XingGANPlusPlusConfig, joints: int = 18) -> None:
-        """Args: `config` of the generator; `joints`: maps per pose."""
-        super().__init__()
-        self.heads = config.texture_attention
-        d = config.query_channels
-        self.query = nn.Conv2d(2 * config.width, self.heads * d, 1)
-        self.key = nn.Sequential(
-            nn.Conv2d(config.width + 2 * joints, config.width, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(config.width, self.heads * d, 1),
-        )
-        self.skip_channels = config.width // 4
-        self.reduce = nn.Conv2d(config.width // 2, self.skip_channels, 1)
-
-    def forward(
-        self, image: Tensor, fine: Tensor, source_code: Tensor, maps: Tensor, shape_code: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Carries pixels and features to the target pose.
-
-        Args:
-            image: (B, 3, H, W), the source.
-            fine: (B, C/2, H/2, W/2), the stem's finer features.
-            source_code: (B, C, h, w), appearance code before the first stage, aligned with the source.
-            maps: (B, 36, h, w), both poses' heatmaps.
-            shape_code: (B, 2C, h, w), the last stage's shape code.
-
-        Returns:
-            Candidates (B, heads, 3, H, W) and features (B, C/4, H/2, W/2).
-        """
-        b, _, h, w = source_code.shape
-        query = self._split(self.query(shape_code))  # (B, heads, N, d)
-        key = self._split(self.key(torch.cat([source_code, maps], 1)))
-        pixels = F.pixel_unshuffle(image, 4).flatten(2).transpose(1, 2)  # (B, N, 48)
-        features = F.pixel_unshuffle(self.reduce(fine), 2).flatten(2).transpose(1, 2)  # (B, N, C)
-        value = torch.cat([pixels.to(features.dtype), features], -1).unsqueeze(1)  # (B, 1, N, 48 + C)
-        value = value.expand(-1, self.heads, -1, -1)
-        moved = attend(query, key, value, query.shape[-1] ** -0.5).transpose(2, 3)  # (B, heads, 48 + C, N)
-        candidates = F.pixel_shuffle(moved[:, :, :48].reshape(b * self.heads, 48, h, w), 4)
-        skip = F.pixel_shuffle(moved[:, :, 48:].mean(1).reshape(b, -1, h, w), 2)
-        return candidates.unflatten(0, (b, self.heads)), skip
-
-    def _split(self, features: Tensor) -> Tensor:
-        """(B, heads * d, h, w) to (B, heads, N, d)."""
-        return features.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
+def one_after_the_other(codes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(2, B, N, C) to (B, 2C, h, w), channels last; the same memory where `by_branch` made it."""
+    return codes.permute(1, 2, 0, 3).flatten(2).unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 class StageJoin(nn.Module):
-    """What a branch decodes from: the codes of all stages (METHOD: DCCF), squeezed to C channels."""
+    """What a branch decodes from with DCCF (section 3.3): the codes of all stages, squeezed to C channels."""
 
     def __init__(self, config: XingGANPlusPlusConfig, channels: int) -> None:
         """Args: `config` of the generator; `channels` of one stage's code."""
         super().__init__()
-        weighted = config.fusion_wiring == "weighted"
+        weighted = config.fusion.fusion_wiring == "weighted"
         self.logits = nn.Parameter(torch.zeros(config.blocks)) if weighted else None
         self.squeeze = nn.Conv2d((1 if weighted else config.blocks) * channels, config.width, 1)
 
@@ -279,118 +204,98 @@ class LastStage(nn.Module):
         return code
 
 
-def weighted_sum(logits: Tensor, candidates: list[Tensor]) -> Tensor:
-    """Candidates weighted by the softmax over their maps (METHOD: co-attention fusion).
-
-    Args:
-        logits: (B, K, H, W) of the maps.
-        candidates: K images in all, each tensor (B, 3 k, H, W).
-
-    Returns:
-        (B, 3, H, W) float32.
-    """
-    # Plane by plane in full precision: with channels last each product would be over three numbers.
-    planes = torch.cat([c.float().contiguous() for c in candidates], 1).unflatten(1, (-1, 3))  # (B, K, 3, H, W)
-    maps = logits.float().contiguous().softmax(1)
-    return (maps.unsqueeze(2) * planes).sum(1)
-
-
 class CoAttentionFusion(nn.Module):
-    """Candidates of both branches and of the source, weighted by attention maps that sum to 1 (METHOD: DCCF)."""
+    """DCCF (section 3.3): candidates of both branches and the source, weighted by attention maps that sum to 1."""
 
     def __init__(self, config: XingGANPlusPlusConfig) -> None:
-        """Args: `config` of the generator."""
+        """Args: `config` of the generator; decoders of another kind take the place of the released ones."""
         super().__init__()
-        c, self.candidates = config.width, config.candidates
-        self.dense = config.dense_fusion
-        join = StageJoin if self.dense else LastStage
-        self.join_appearance, self.join_shape = join(config, c), join(config, 2 * c)
-        both = 2 * c if self.dense else 3 * c  # without DCCF the maps see the last shape code unsqueezed
-        maps = 2 * config.candidates + 1 + config.texture_attention + config.warps
-        if config.decoder == "released":
-            self.decode_appearance: nn.Module = decoder(c // 4, config.candidates)
-            self.decode_shape: nn.Module = decoder(c // 4, config.candidates)
-            self.decode_maps: nn.Module = map_decoder(both, c // 4, maps)
-            return
-        skip = (c // 4 if config.texture_attention else 0) + (4 * (HINTS + 3 * config.warps) if config.limb_warp else 0)
-        self.decode_appearance = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
-        self.decode_shape = ShuffleDecoder(c, config.decoder_widths, 3 * config.candidates, skip, nn.Tanh())
-        self.decode_maps = ShuffleDecoder(both, config.map_widths, maps, skip, nn.Identity())
+        c, self.dense = config.width, config.fusion.dense_fusion
+        kind = StageJoin if self.dense else LastStage
+        self.join_appearance, self.join_shape = kind(config, c), kind(config, 2 * c)
+        self.join_both: nn.Conv2d | None = None
+        candidates = config.fusion.candidates
+        self.decode_appearance: nn.Module = decoder(c // 4, candidates)
+        self.decode_shape: nn.Module = decoder(c // 4, candidates)
+        self.decode_maps: nn.Module = map_decoder(self.seen(config), c // 4, 2 * candidates + 1)
 
-    def forward(
-        self, appearances: list[Tensor], shapes: list[Tensor], moved: list[Tensor], fine: list[Tensor]
-    ) -> Tensor:
+    def fold(self) -> None:
+        """For inference: one convolution joins both branches, with zeros where a branch does not see the other's."""
+        wired = isinstance(self.join_appearance, StageJoin) and self.join_appearance.logits is None
+        if self.join_both is not None or not wired:
+            return
+        one, two = self.join_appearance.squeeze, self.join_shape.squeeze
+        c, stages = one.out_channels, one.in_channels // one.out_channels
+        both = nn.Conv2d(two.in_channels, 2 * c, 1).to(one.weight.device, one.weight.dtype).requires_grad_(False)
+        own = F.pad(one.weight.data.unflatten(1, (stages, c)), (0, 0, 0, 0, 0, c)).flatten(1, 2)
+        both.weight.data = torch.cat([own, two.weight.data])
+        both.bias.data = torch.cat([one.bias.data, two.bias.data])
+        self.join_both = both
+
+    @staticmethod
+    def seen(config: XingGANPlusPlusConfig) -> int:
+        """Channels that the maps are made of; without DCCF they see the last shape code unsqueezed."""
+        return (2 if config.fusion.dense_fusion else 3) * config.width
+
+    def forward(self, joined: list[Tensor], moved: list[Tensor], fine: list[Tensor]) -> Tensor:
         """Decodes and fuses.
 
         Args:
-            appearances: T times (B, C, h, w).
-            shapes: T times (B, 2C, h, w).
-            moved: candidates that are made of the source's pixels, the source itself among them; each (B, 3 k, H, W).
-            fine: features (B, any, H/2, W/2) that join the light decoders; none, or as many as the network has.
+            joined: T times (B, 2C, h, w), appearance and shape.
+            moved: candidates made of the source's pixels, in the paper the source alone; each (B, 3 k, H, W).
+            fine: in the paper none; else features (B, any, H/2, W/2) that join the decoders.
 
         Returns:
-            (B, 3, H, W) in [-1, 1].
+            (B, 3, H, W) float32 in [-1, 1].
         """
-        appearance, shape = self.join_appearance(appearances), self.join_shape(shapes)
+        c = joined[0].shape[1] // 2
+        if self.join_both is None:
+            appearance = self.join_appearance([code[:, :c] for code in joined])  # (B, C, h, w)
+            shape = self.join_shape(joined)  # (B, C, h, w)
+            both = torch.cat([appearance, shape if self.dense else joined[-1]], 1)  # (B, 2C or 3C, h, w)
+        else:
+            both = self.join_both(torch.cat(joined, 1))
+            appearance, shape = both.chunk(2, 1)
         features = (torch.cat(fine, 1),) if fine else ()
         rgb = [self.decode_appearance(appearance, *features), self.decode_shape(shape, *features), *moved]
-        both = torch.cat([appearance, shape if self.dense else shapes[-1]], 1)  # (B, 2C or 3C, h, w)
-        maps = self.decode_maps(both, *features)  # (B, K, H, W)
-        return weighted_sum(maps, rgb)
+        return weighted_sum(self.decode_maps(both, *features), rgb)
 
 
-class XingGANPlusPlus(PoseGenerator):
-    """The generator: source image, source pose and target pose in; the person in the target pose out."""
+class PaperGenerator(PoseGenerator):
+    """The paper's generator (figure 1): source image, source pose and target pose in; the person in that pose out."""
 
     config: XingGANPlusPlusConfig
 
-    def __init__(self, **config: Any) -> None:
-        """Args: `config`: the fields of `XingGANPlusPlusConfig`."""
-        super().__init__(XingGANPlusPlusConfig(**config))
+    def __init__(self, config: XingGANPlusPlusConfig) -> None:
+        """Args: `config`, whose `variant` this class does not look at."""
+        super().__init__(config)
+        self.stages = nn.ModuleList(Stage(config, first=t == 0) for t in range(config.blocks))
+        self._build_ends()
+
+    def _build_ends(self) -> None:
+        """What stands before the stages, and behind them."""
         c = self.config
-        self.image_stem = ImageStem(c.width, released=c.stem == "released")
-        self.warp = LimbWarp(c.size) if c.limb_warp else None
-        self.carry = Carry(c.size)
-        self.flow = FlowCorrection(c.width, 4 * (HINTS + 3)) if c.limb_warp and c.flow else None
-        hints = HINTS if c.limb_warp else 0
-        self.heatmap_stem = PoseStem(c.size, c.width, released=c.stem == "released", hints=hints)
-        self.stages = nn.ModuleList(Stage(c, first=t == 0) for t in range(c.blocks))
-        self.texture = TextureAttention(c) if c.texture_attention else None
+        self.draw = PoseMaps(c.size)
+        self.image_stem: nn.Module = encoder(3, c.width // 4)
+        self.pose_stem: nn.Module = encoder(36, c.width // 4)
         self.fusion = CoAttentionFusion(c)
 
     @property
     def required_size(self) -> tuple[int, int] | None:
         """Its own where EA ties it to the grid."""
-        return self.size if self.config.enhanced else None
+        return self.size if self.config.enhancement.enhanced else None
 
     def render(self, images: Tensor, poses: Poses) -> Tensor:
         """As `PoseGenerator.render`."""
-        size = (images.shape[-2], images.shape[-1])
-        image = images.to(self.dtype)
-        moved, fine, hints = [images], [], None
-        if self.warp is not None:
-            shift, nearness = self.warp(poses, size)  # (B, 2, H, W), (B, 1, H, W)
-            warped = self.carry(images, shift)  # (B, 3, H, W)
-            hints = torch.cat([warped, nearness], 1).to(self.dtype)  # (B, 4, H, W)
-        code, finer = self.image_stem(image)  # (B, C, h, w), (B, C/2, H/2, W/2)
-        shape, means = self.heatmap_stem(poses, size, self.dtype, hints)  # (B, C, h, w), (B, 36, h, w)
-        appearance = code
-        appearances, shapes = [], []
+        maps = self.draw(poses, (images.shape[-2], images.shape[-1])).to(self.dtype)  # (B, 36, H, W)
+        appearance = self.image_stem(images.to(self.dtype))  # (B, C, h, w)
+        shape = self.pose_stem(maps)  # (B, C, h, w)
+        return self.fusion(self.cross(appearance, shape), [images], [])
+
+    def cross(self, appearance: Tensor, shape: Tensor) -> list[Tensor]:
+        """All stages: codes (B, C, h, w) of both branches to T times (B, 2C, h, w), appearance and shape."""
+        codes, found = torch.cat([appearance, shape], 1), []
         for stage in self.stages:
-            appearance, shape = stage(appearance, shape)  # (B, C, h, w), (B, 2C, h, w)
-            appearances.append(appearance)
-            shapes.append(shape)
-        if hints is not None:
-            more = []
-            if self.flow is not None:
-                shifts = self.flow(shift, shape, F.pixel_unshuffle(torch.cat([hints, image], 1), 2))
-                corrected = self.carry(images, shifts)  # (B, 9, H, W)
-                warped, more = corrected[:, :3], [corrected[:, 3:]]
-            moved += [warped, *more]
-            seen = torch.cat([warped, nearness, images, *more], 1).to(self.dtype)  # (B, 7 or 13, H, W)
-            fine.append(F.pixel_unshuffle(seen, 2))  # (B, 28 or 52, H/2, W/2)
-        if self.texture is not None:
-            candidates, carried = self.texture(image, finer, code, means, shape)
-            moved.append(candidates.flatten(1, 2))
-            fine.append(carried)
-        return self.fusion(appearances, shapes, moved, fine)
+            codes = stage(codes)
+            found.append(codes)
+        return found

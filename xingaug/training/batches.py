@@ -1,15 +1,17 @@
-"""From rows of pairs to what a step computes on: images, heatmaps rendered on the device, masks."""
+"""From rows of pairs to what a step computes on: images, joints, masks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xingaug.data.pairs import PairData
+from xingaug.generators.pose import Poses, draw_maps
 from xingaug.images import bytes_to_unit, unit_to_signed
-from xingaug.keypoints import Keypoints, render_heatmaps
+from xingaug.keypoints import Keypoints
 from xingaug.training.config import Photometric, TrainConfig
 from xingaug.training.masks import pose_mask
 from xingaug.training.processes import Processes
@@ -17,14 +19,34 @@ from xingaug.training.processes import Processes
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs on the device: images in [-1, 1], heatmaps in [0, 1], a mask (B, 1, H, W) of where the person counts."""
+    """Pairs on the device.
+
+    Attributes:
+        source: (B, 3, H, W) in [-1, 1].
+        target: likewise.
+        xy: (B, 2, 18, 2) pixels of source and target.
+        visibility: (B, 2, 18) in [0, 1].
+        mask: (B, 1, H, W), where the person counts.
+        names: B times "source -> target".
+    """
 
     source: Tensor
     target: Tensor
-    source_heatmaps: Tensor
-    target_heatmaps: Tensor
+    xy: Tensor
+    visibility: Tensor
     mask: Tensor
     names: list[str]
+
+    @property
+    def joints(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the rendering core takes beside the images."""
+        return self.xy[:, 0], self.visibility[:, 0], self.xy[:, 1], self.visibility[:, 1]
+
+    @cached_property
+    def target_heatmaps(self) -> Tensor:
+        """(B, 18, H, W) in [0, 1], drawn when a discriminator or a picture first asks for them."""
+        size = (self.source.shape[-2], self.source.shape[-1])
+        return draw_maps(Poses.of_joints(*self.joints), size)[:, self.xy.shape[2] :]
 
     def parts(self, count: int) -> list["Batch"]:
         """Cuts the batch into equal parts."""
@@ -74,7 +96,7 @@ def make_batch(
     device: torch.device,
     photometric: Photometric | None = None,
 ) -> Batch:
-    """Gathers pairs, changes their colours, mirrors those marked, and renders heatmaps on the device.
+    """Gathers pairs, changes their colours, mirrors those marked.
 
     Args:
         data: images and keypoints.
@@ -86,41 +108,45 @@ def make_batch(
     sources, targets = data.images[rows.sources], data.images[rows.targets]
     if photometric is not None:
         sources, targets = _change_colours(photometric, sources, targets, rows.colour_seeds)
-    flip = torch.from_numpy(rows.mirror).to(device)
-    source_kp, target_kp = (_keypoints(data, chosen, flip, size) for chosen in (rows.sources, rows.targets))
+    flip = _placed(rows.mirror, device)
+    # On the CPU, where checking their values makes nobody wait.
+    keypoints = [_keypoints(data, chosen, rows.mirror, size) for chosen in (rows.sources, rows.targets)]
     union = data.union_masks(rows.sources, rows.targets)
     if union is None:
-        mask = pose_mask(target_kp, size)
+        mask = pose_mask(keypoints[1].to(device), size)
     else:
-        mask = _mirrored(torch.from_numpy(union).to(device).float().unsqueeze(1) / 255, flip)
+        mask = _mirrored(_placed(union, device).float().unsqueeze(1) / 255, flip)
     names = zip(data.names[rows.sources], data.names[rows.targets], strict=True)
     return Batch(
         _signed(sources, flip),
         _signed(targets, flip),
-        _heatmaps(source_kp, size),
-        _heatmaps(target_kp, size),
+        _placed(torch.stack([kp.xy for kp in keypoints], 1), device),
+        _placed(torch.stack([kp.visibility for kp in keypoints], 1), device),
         mask,
         [f"{source} -> {target}" for source, target in names],
     )
 
 
+def _placed(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """On the device; to a GPU through pinned memory, so that nobody waits for the copy."""
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def _signed(images: np.ndarray, flip: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 to (B, 3, H, W) in [-1, 1], mirrored where marked."""
-    signed = unit_to_signed(bytes_to_unit(torch.from_numpy(images).to(flip.device)))
+    signed = unit_to_signed(bytes_to_unit(_placed(images, flip.device)))
     return _mirrored(signed, flip).contiguous(memory_format=torch.channels_last)
-
-
-def _heatmaps(keypoints: Keypoints, size: tuple[int, int]) -> Tensor:
-    return render_heatmaps(keypoints, size).contiguous(memory_format=torch.channels_last)
 
 
 def _mirrored(images: Tensor, flip: Tensor) -> Tensor:
     return torch.where(flip[:, None, None, None], images.flip(-1), images)
 
 
-def _keypoints(data: PairData, rows: np.ndarray, flip: Tensor, size: tuple[int, int]) -> Keypoints:
-    kp = Keypoints(torch.from_numpy(data.xy[rows]), torch.from_numpy(data.visibility[rows])).to(flip.device)
-    mirrored = kp.flip(size[1])
+def _keypoints(data: PairData, rows: np.ndarray, mirror: np.ndarray, size: tuple[int, int]) -> Keypoints:
+    """Of those rows, mirrored where marked, on the CPU."""
+    kp = Keypoints(torch.from_numpy(data.xy[rows]), torch.from_numpy(data.visibility[rows]))
+    flip, mirrored = torch.from_numpy(mirror), kp.flip(size[1])
     xy = torch.where(flip[:, None, None], mirrored.xy, kp.xy)
     return Keypoints(xy, torch.where(flip[:, None], mirrored.visibility, kp.visibility))
 

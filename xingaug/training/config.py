@@ -7,7 +7,7 @@ from typing import Literal
 
 from xingaug.generators.sizes import size_config
 from xingaug.generators.xinggan import XingGANConfig
-from xingaug.generators.xinggan_pp import XingGANPlusPlusConfig
+from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
 from xingaug.keypoints import MIN_VISIBLE
 from xingaug.programs import device_problem
 

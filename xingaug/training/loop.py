@@ -14,6 +14,7 @@ from torchvision.utils import make_grid, save_image
 from xingaug.config import to_mapping, to_yaml
 from xingaug.data.pairs import PairData, pairs_from_pedestrians, pairs_from_tree
 from xingaug.files import atomic_write
+from xingaug.generators.render import render
 from xingaug.generators.store import save_generator
 from xingaug.images import signed_to_unit, unit_to_bytes
 from xingaug.progress import ProgressBar
@@ -195,7 +196,7 @@ def batches(trainer: Trainer, data: PairData, overfit_one_batch: bool = False) -
 def generate(trainer: Trainer, batch: Batch) -> Tensor:
     """Images of the averaged weights, (B, 3, H, W) float32 in [-1, 1]."""
     with trainer.autocast():
-        image: Tensor = trainer.average.eval()(batch.source, batch.source_heatmaps, batch.target_heatmaps)
+        image = render(trainer.average.eval(), batch.source, *batch.joints)
     return image.float()
 
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from xingaug.errors import BadInput, WorkFailed
+from xingaug.generators.base import PoseGenerator
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.generators.fast import has_bfloat16
+from xingaug.generators.render import render
 from xingaug.generators.store import load_trainable, network_of
 from xingaug.programs import load_program, run_program
 from xingaug.tensors import read_tensors
@@ -44,6 +46,19 @@ class Judge(nn.Module):
         loss = losses.ADVERSARIAL[self.kind].discriminator(real_scores.float(), fake_scores.float())
         penalty = losses.r1_penalty(real_scores.float(), true) if self.r1 else torch.zeros_like(loss)
         return loss, self.r1 / 2 * penalty
+
+
+class Renderer(nn.Module):
+    """A generator called by joints, so that its gradients can be shared between processes."""
+
+    def __init__(self, generator: PoseGenerator) -> None:
+        """Args: `generator`."""
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, images: Tensor, joints: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+        """The rendering core."""
+        return render(self.generator, images, *joints)
 
 
 class Trainer:
@@ -87,7 +102,7 @@ class Trainer:
                 self.judges[name] = Judge(discriminator, chosen.loss, config.losses.r1)
         if config.compile:
             self.generator.compiled = torch.compile(self.generator.render)
-        self.shared_generator = processes.share(self.generator)
+        self.shared_generator = processes.share(Renderer(self.generator))
         self.shared_judges = {name: processes.share(judge) for name, judge in self.judges.items()}
 
     def _build_losses(self, identity_network: nn.Module | None) -> None:
@@ -110,8 +125,8 @@ class Trainer:
         config = self.config
         # An optimiser wants at least one parameter; without discriminators it is never stepped.
         judging = list(self.judges.parameters()) or [nn.Parameter(torch.zeros((), device=self.device))]
-        self.optimise_g = torch.optim.Adam(self.generator.parameters(), config.lr, config.betas)
-        self.optimise_d = torch.optim.Adam(judging, config.lr, config.betas)
+        self.optimise_g = torch.optim.Adam(self.generator.parameters(), config.lr, config.betas, fused=True)
+        self.optimise_d = torch.optim.Adam(judging, config.lr, config.betas, fused=True)
         # A lower starting scale than torch's: the first steps would all be thrown away.
         half = config.precision == "float16"
         self.scaler_g, self.scaler_d = (torch.amp.GradScaler(self.device.type, 1024.0, enabled=half) for _ in range(2))
@@ -147,17 +162,25 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = self.config.learning_rate(self.step)
         joined = self.step >= self.config.discriminators.start * self.config.steps and len(self.judges) > 0
-        logged, generated = self._generator_phase(parts, joined)
-        if joined:
-            logged |= self._discriminator_phase(parts, generated)
         buffers = [*self.generator.buffers(), *self.judges.buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        logs, generated = self._generator_phase(parts, joined)
+        if joined:
+            judged = self._discriminator_phase(parts, generated)
+            logs = [{**log, **more} for log, more in zip(logs, judged, strict=True)]
+        try:
+            logged = self._require_sane(self._mean_of(logs), parts)
+        except WorkFailed:
+            torch._foreach_copy_(buffers, before)
+            raise
+        self._update(joined)
         self.processes.average(buffers)
         self._update_average()
         self.step += 1
         return logged
 
-    def _generator_phase(self, parts: list[Batch], joined: bool) -> tuple[dict[str, float], list[Tensor]]:
-        """Updates the generator; returns the loss terms and what it generated."""
+    def _generator_phase(self, parts: list[Batch], joined: bool) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+        """The generator's gradients; returns the loss terms of each part and what it generated."""
         self.generator.train()
         self.judges.requires_grad_(False)
         self.optimise_g.zero_grad(set_to_none=True)
@@ -165,21 +188,24 @@ class Trainer:
         for part, context in self._with_one_exchange(parts, [self.shared_generator]):
             with context:
                 with self.autocast():
-                    image = self.shared_generator(part.source, part.source_heatmaps, part.target_heatmaps)
+                    image = self.shared_generator(part.source, part.joints)
                 terms = self._generator_terms(image, part, joined)
                 total = torch.stack([getattr(self.config.losses, name) * value for name, value in terms.items()]).sum()
                 logs.append({"total": total.detach(), **{name: value.detach() for name, value in terms.items()}})
                 self.scaler_g.scale(total / len(parts)).backward()
             generated.append(image.detach())
-        logged = self._mean_of(logs)
-        self._require_sane(logged, parts)
         self.scaler_g.unscale_(self.optimise_g)
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.clip)
-        if not self.scaler_g.is_enabled() and not norm.isfinite():  # in float16 it is, and the scaler skips the step
-            raise WorkFailed(f"step {self.step}: the gradient is not finite {logged}; {self._names(parts)}")
-        self.scaler_g.step(self.optimise_g)
-        self.scaler_g.update()
-        return {**logged, "gradient": norm.item()}, generated
+        return [{**log, "gradient": norm} for log in logs], generated
+
+    def _update(self, joined: bool) -> None:
+        """Both optimisers' steps, once every loss of the step has been found sane."""
+        for scaler, optimiser, taken in (
+            (self.scaler_g, self.optimise_g, True), (self.scaler_d, self.optimise_d, joined)
+        ):  # fmt: skip
+            if taken:
+                scaler.step(optimiser)
+                scaler.update()
 
     def _generator_terms(self, image: Tensor, batch: Batch, joined: bool) -> dict[str, Tensor]:
         """The named loss terms of the generator, unweighted."""
@@ -210,8 +236,8 @@ class Trainer:
             matching.append(losses.feature_matching(fake_features, real_features).float())
         return {"adversarial": torch.stack(scores).mean(), "feature_matching": torch.stack(matching).mean()}
 
-    def _discriminator_phase(self, parts: list[Batch], generated: list[Tensor]) -> dict[str, float]:
-        """Updates the discriminators."""
+    def _discriminator_phase(self, parts: list[Batch], generated: list[Tensor]) -> list[dict[str, Tensor]]:
+        """The discriminators' gradients; returns the loss terms of each part."""
         self.judges.requires_grad_(True)
         self.optimise_d.zero_grad(set_to_none=True)
         rng = torch.Generator().manual_seed(
@@ -230,12 +256,9 @@ class Trainer:
                         found.append(judge(part.target, condition, fake, _condition(name, source, maps)))
                 loss, penalty = (torch.stack(column).sum() for column in zip(*found, strict=True))
                 self.scaler_d.scale((loss + penalty) / len(parts)).backward()
-            logs.append({"discriminators": loss.detach(), "r1": penalty.detach()})
-        logged = self._mean_of(logs)
-        self._require_sane(logged, parts)
-        self.scaler_d.step(self.optimise_d)
-        self.scaler_d.update()
-        return logged if self.config.losses.r1 else {"discriminators": logged["discriminators"]}
+            terms = {"discriminators": loss.detach(), "r1": penalty.detach()}
+            logs.append(terms if self.config.losses.r1 else {"discriminators": terms["discriminators"]})
+        return logs
 
     def _with_one_exchange(
         self, parts: list[Batch], modules: Sequence[nn.Module]
@@ -254,12 +277,18 @@ class Trainer:
         self.processes.average([values])
         return dict(zip(logs[0], values.tolist(), strict=True))
 
-    def _require_sane(self, logged: dict[str, float], parts: list[Batch]) -> None:
-        worst = max(logged.values(), key=lambda value: math.inf if math.isnan(value) else abs(value))
-        if math.isfinite(worst) and abs(worst) <= self.config.loss_limit:
-            return
-        what = "is not finite" if not math.isfinite(worst) else f"exceeds loss_limit {self.config.loss_limit:g}"
-        raise WorkFailed(f"step {self.step}: the loss {what} {logged}; {self._names(parts)}")
+    def _require_sane(self, logged: dict[str, float], parts: list[Batch]) -> dict[str, float]:
+        """The figures of the step, read from the device all at once, or WorkFailed."""
+        if not self.scaler_g.is_enabled() and not math.isfinite(logged["gradient"]):
+            what = "the gradient is not finite"  # in float16 it may be, and the scaler skips the step
+        else:
+            losses_ = [value for name, value in logged.items() if name != "gradient"]
+            worst = max(losses_, key=lambda value: math.inf if math.isnan(value) else abs(value))
+            if math.isfinite(worst) and abs(worst) <= self.config.loss_limit:
+                return logged
+            bound = f"exceeds loss_limit {self.config.loss_limit:g}"
+            what = f"the loss {bound if math.isfinite(worst) else 'is not finite'}"
+        raise WorkFailed(f"step {self.step}: {what} {logged}; {self._names(parts)}")
 
     def _names(self, parts: list[Batch]) -> str:
         return "images " + ", ".join(name for part in parts for name in part.names)
@@ -269,11 +298,12 @@ class Trainer:
         # A short memory at first, or the average would drag the random start along.
         decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
         # Not `state_dict`, which names a tensor twice that two modules share.
-        for value, now in zip(_tensors(self.average), _tensors(self.generator), strict=True):
-            if value.is_floating_point():
-                value.lerp_(now, 1 - decay)
-            else:
-                value.copy_(now)
+        pairs = list(zip(_tensors(self.average), _tensors(self.generator), strict=True))
+        learned = [pair for pair in pairs if pair[0].is_floating_point()]
+        counted = [pair for pair in pairs if not pair[0].is_floating_point()]
+        torch._foreach_lerp_([value for value, _ in learned], [now.detach() for _, now in learned], 1 - decay)
+        for value, now in counted:
+            value.copy_(now)
 
     def state(self) -> dict[str, Any]:
         """All that resuming needs; to be called by every process."""

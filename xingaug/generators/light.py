@@ -1,0 +1,271 @@
+"""XingGAN++ with what is ours on top of the paper: light stems and decoders, texture attention, limb warp and flow.
+
+Each stands for itself and is a setting of `VariantConfig`; without any of them this is the paper's generator.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xingaug.generators.layers import conv3, times
+from xingaug.generators.pose import PoseMaps, Poses
+from xingaug.generators.warp import Carry, LimbWarp
+from xingaug.generators.xinggan import encoder
+from xingaug.generators.xinggan_pp import CoAttentionFusion, PaperGenerator
+from xingaug.generators.xinggan_pp_config import HINTS, XingGANPlusPlusConfig
+
+
+class ImageStem(nn.Module):
+    """Image to appearance code at a quarter of the resolution: light (our choice), or XingGAN's encoder."""
+
+    def __init__(self, width: int, released: bool = False) -> None:
+        """Args: `width`: channels C of the code; `released`: whether it is XingGAN's encoder."""
+        super().__init__()
+        if released:
+            layers = encoder(3, width // 4)
+            self.fine, self.coarse = layers[:6], layers[6:]
+            return
+        # Unshuffled pixels instead of a convolution at full resolution.
+        self.fine = nn.Sequential(
+            nn.PixelUnshuffle(2), conv3(12, width // 2), nn.BatchNorm2d(width // 2), nn.ReLU(inplace=True)
+        )
+        self.coarse = nn.Sequential(
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) to the code (B, C, h, w) and finer features (B, C/2, H/2, W/2)."""
+        fine = self.fine(image)
+        return self.coarse(fine), fine
+
+
+class PoseStem(nn.Module):
+    """Both poses to a shape code: light (our choice), or XingGAN's encoder.
+
+    The maps are smooth (sigma 6 px), so that the light stem loses nothing by beginning with their 4x4 means.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], width: int, joints: int = 18, released: bool = False, hints: int = 0
+    ) -> None:
+        """Builds the stem.
+
+        Args:
+            size: (height, width) of the images.
+            width: channels C of the code.
+            joints: maps per pose.
+            released: whether it is XingGAN's encoder.
+            hints: channels of a picture of the target pose that the light stem sees too; 0 for none.
+        """
+        super().__init__()
+        self.released = released
+        self.draw = PoseMaps(size)
+        self.mix = encoder(2 * joints, width // 4) if released else nn.Sequential(
+            conv3(2 * joints + 16 * hints, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+            conv3(width, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+        )  # fmt: skip
+
+    def forward(
+        self, poses: Poses, size: tuple[int, int], dtype: torch.dtype, hints: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """To the code (B, C, h, w) and the maps' 4x4 means (B, 36, h, w).
+
+        Args:
+            poses: of source and target.
+            size: (height, width) of the images.
+            dtype: of both results.
+            hints: at choice (B, hints, H, W).
+        """
+        means = self.draw.means(poses, size).to(dtype)
+        if self.released:
+            return self.mix(self.draw(poses, size).to(dtype)), means
+        return self.mix(means if hints is None else torch.cat([means, F.pixel_unshuffle(hints, 4)], 1)), means
+
+
+class ShuffleDecoder(nn.Module):
+    """Code to full resolution by two pixel shuffles: all heavy convolutions run at low resolution (our choice)."""
+
+    def __init__(self, inputs: int, widths: tuple[int, int], outputs: int, skip: int, last: nn.Module) -> None:
+        """Builds the decoder.
+
+        Args:
+            inputs: channels of the code.
+            widths: channels at half and at full resolution.
+            outputs: channels out.
+            skip: channels of the features that join at half resolution; 0 for none.
+            last: what the outputs go through, such as a tanh.
+        """
+        super().__init__()
+        self.up1 = shuffle_up(inputs, widths[0])
+        self.up2 = shuffle_up(widths[0] + skip, widths[1])
+        self.out = nn.Sequential(conv3(widths[1], outputs, bias=True), last)
+
+    def forward(self, code: Tensor, skip: Tensor | None = None) -> Tensor:
+        """(B, C, h, w), and at choice (B, skip, H/2, W/2), to (B, outputs, H, W)."""
+        half = self.up1(code)
+        return self.out(self.up2(half if skip is None else torch.cat([half, skip], 1)))
+
+
+def shuffle_up(inputs: int, outputs: int) -> nn.Sequential:
+    """(B, inputs, h, w) to (B, outputs, 2h, 2w), computed at the lower resolution."""
+    return nn.Sequential(
+        conv3(inputs, 4 * outputs), nn.BatchNorm2d(4 * outputs), nn.ReLU(inplace=True), nn.PixelShuffle(2)
+    )
+
+
+class TextureAttention(nn.Module):
+    """Moves the source's 4x4 pixel blocks and fine features to where the target pose needs them (our choice).
+
+    Codes at a quarter of the resolution wash out stripes and logos. Here the final shape code asks, at every target
+    position, which source position shows the same piece of clothing, and what lies there is carried over unreduced.
+    """
+
+    def __init__(self, config: XingGANPlusPlusConfig, joints: int = 18) -> None:
+        """Args: `config` of the generator; `joints`: maps per pose."""
+        super().__init__()
+        self.heads = config.variant.texture_attention
+        d = config.crossing.query_channels
+        self.query = nn.Conv2d(2 * config.width, self.heads * d, 1)
+        self.key = nn.Sequential(
+            nn.Conv2d(config.width + 2 * joints, config.width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(config.width, self.heads * d, 1),
+        )
+        self.skip_channels = config.width // 4
+        self.reduce = nn.Conv2d(config.width // 2, self.skip_channels, 1)
+
+    def forward(
+        self, image: Tensor, fine: Tensor, source_code: Tensor, maps: Tensor, shape_code: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Carries pixels and features to the target pose.
+
+        Args:
+            image: (B, 3, H, W), the source.
+            fine: (B, C/2, H/2, W/2), the stem's finer features.
+            source_code: (B, C, h, w), appearance code before the first stage, aligned with the source.
+            maps: (B, 36, h, w), both poses' heatmaps.
+            shape_code: (B, 2C, h, w), the last stage's shape code.
+
+        Returns:
+            Candidates (B, heads, 3, H, W) and features (B, C/4, H/2, W/2).
+        """
+        b, _, h, w = source_code.shape
+        query = self._split(self.query(shape_code))  # (B, heads, N, d)
+        key = self._split(self.key(torch.cat([source_code, maps], 1)))
+        pixels = F.pixel_unshuffle(image, 4).flatten(2).transpose(1, 2)  # (B, N, 48)
+        features = F.pixel_unshuffle(self.reduce(fine), 2).flatten(2).transpose(1, 2)  # (B, N, C)
+        value = torch.cat([pixels.to(features.dtype), features], -1)  # (B, N, 48 + C), of all heads the same
+        attention = times(query, key.transpose(2, 3), query.shape[-1] ** -0.5).softmax(-1)  # (B, heads, N, N)
+        moved = (attention.flatten(1, 2) @ value).unflatten(1, (self.heads, -1)).transpose(2, 3)
+        # (B, heads, 48 + C, N)
+        candidates = F.pixel_shuffle(moved[:, :, :48].reshape(b * self.heads, 48, h, w), 4)
+        skip = F.pixel_shuffle(moved[:, :, 48:].mean(1).reshape(b, -1, h, w), 2)
+        return candidates.unflatten(0, (b, self.heads)), skip
+
+    def _split(self, features: Tensor) -> Tensor:
+        """(B, heads * d, h, w) to (B, heads, N, d)."""
+        return features.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
+
+
+class FlowCorrection(nn.Module):
+    """Displacements that the network adds: two corrections of the limb warp, and one of the source as it stands.
+
+    The last one can fill the ground that the person leaves with ground from beside it.
+    """
+
+    candidates = 3
+
+    def __init__(self, width: int, fine: int) -> None:
+        """Args: `width`: C of the codes; `fine`: channels of the features at half resolution."""
+        super().__init__()
+        self.up = shuffle_up(2 * width, 32)
+        last = conv3(48, 2 * self.candidates, bias=True)
+        nn.init.normal_(last.weight, std=0.02)  # a tenth of a pixel: enough to tell both corrections apart
+        self.out = nn.Sequential(conv3(32 + fine, 48), nn.BatchNorm2d(48), nn.ReLU(inplace=True), last)
+
+    def forward(self, shift: Tensor, shape_code: Tensor, fine: Tensor) -> Tensor:
+        """Where three images are taken from.
+
+        Args:
+            shift: (B, 2, H, W), of the limb warp.
+            shape_code: (B, 2C, h, w), the last stage's.
+            fine: (B, fine, H/2, W/2).
+
+        Returns:
+            Shifts (B, 6, H, W) float32 for `Carry`.
+        """
+        half = self.out(torch.cat([self.up(shape_code), fine], 1)).float()  # (B, 6, H/2, W/2) in pixels
+        shifts = F.interpolate(half, scale_factor=2, mode="bilinear")
+        shifts.unflatten(1, (self.candidates, 2))[:, :-1].add_(shift[:, None])  # the last corrects the source itself
+        return shifts
+
+
+class LightFusion(CoAttentionFusion):
+    """DCCF with light decoders, and with the candidates that are made of the source's pixels."""
+
+    def __init__(self, config: XingGANPlusPlusConfig) -> None:
+        """Args: `config` of the generator."""
+        super().__init__(config)
+        c, variant, candidates = config.width, config.variant, config.fusion.candidates
+        skip = (c // 4 if variant.texture_attention else 0) + (4 * (HINTS + 3 * variant.warps) if variant.warps else 0)
+        maps = 2 * candidates + 1 + variant.texture_attention + variant.warps
+        self.decode_appearance = ShuffleDecoder(c, variant.decoder_widths, 3 * candidates, skip, nn.Tanh())
+        self.decode_shape = ShuffleDecoder(c, variant.decoder_widths, 3 * candidates, skip, nn.Tanh())
+        self.decode_maps = ShuffleDecoder(self.seen(config), variant.map_widths, maps, skip, nn.Identity())
+
+
+class XingGANPlusPlus(PaperGenerator):
+    """The generator with every setting: source image, source pose and target pose in; the person in that pose out."""
+
+    def __init__(self, **config: Any) -> None:
+        """Args: `config`: the fields of `XingGANPlusPlusConfig`, in their sections or flat."""
+        super().__init__(XingGANPlusPlusConfig.of(**config))
+
+    def _build_ends(self) -> None:
+        c, variant = self.config, self.config.variant
+        if variant.is_paper:
+            super()._build_ends()
+            return
+        released = variant.stem == "released"
+        self.image_stem = ImageStem(c.width, released)
+        self.pose_stem = PoseStem(c.size, c.width, released=released, hints=HINTS if variant.limb_warp else 0)
+        self.warp = LimbWarp(c.size) if variant.limb_warp else None
+        self.carry = Carry(c.size)
+        self.flow = FlowCorrection(c.width, 4 * (HINTS + 3)) if variant.limb_warp and variant.flow else None
+        self.texture = TextureAttention(c) if variant.texture_attention else None
+        self.fusion = CoAttentionFusion(c) if variant.decoder == "released" else LightFusion(c)
+
+    def render(self, images: Tensor, poses: Poses) -> Tensor:
+        """As `PoseGenerator.render`."""
+        if self.config.variant.is_paper:
+            return super().render(images, poses)
+        size = (images.shape[-2], images.shape[-1])
+        moved, fine, hints = [images], [], None
+        if self.warp is None:
+            image = images.to(self.dtype)
+        else:
+            shift, nearness = self.warp(poses, size)  # (B, 2, H, W), (B, 1, H, W)
+            warped = self.carry(images, shift)  # (B, 3, H, W)
+            given = torch.cat([warped, nearness, images], 1).to(self.dtype)  # (B, 7, H, W)
+            hints, image = given[:, :HINTS], given[:, HINTS:]
+        appearance, finer = self.image_stem(image)  # (B, C, h, w), (B, C/2, H/2, W/2)
+        shape, means = self.pose_stem(poses, size, self.dtype, hints)  # (B, C, h, w), (B, 36, h, w)
+        joined = self.cross(appearance, shape)  # T times (B, 2C, h, w)
+        if hints is not None:
+            more = []
+            if self.flow is not None:
+                shifts = self.flow(shift, joined[-1], F.pixel_unshuffle(given, 2))
+                corrected = self.carry(images, shifts)  # (B, 9, H, W)
+                warped, more = corrected[:, :3], [corrected[:, 3:]]
+            moved += [warped, *more]
+            seen = torch.cat([warped, nearness, images, *more], 1).to(self.dtype)  # (B, 7 or 13, H, W)
+            fine.append(F.pixel_unshuffle(seen, 2))  # (B, 28 or 52, H/2, W/2)
+        if self.texture is not None:
+            candidates, carried = self.texture(image, finer, appearance, means, joined[-1])
+            moved += candidates.unbind(1)
+            fine.append(carried)
+        return self.fusion(joined, moved, fine)
