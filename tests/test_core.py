@@ -5,14 +5,17 @@ import copy
 import pytest
 import torch
 from networks import BUILDERS, awake
-from skeletons import random_people
+from skeletons import random_people, small_bank
 from slow_warp import SlowCarry, SlowMaps, SlowWarp, heatmaps, joints, smooth_picture
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from xingaug.augment.transform import XingPose
 from xingaug.bench.launches import LaunchCounter, launches_of
 from xingaug.bench.networks import example_keypoints
 from xingaug.generators import load_generator
 from xingaug.generators.base import PoseGenerator
+from xingaug.generators.core import Core, batches, filled
 from xingaug.generators.pose import PoseMaps, Poses
 from xingaug.generators.render import render
 from xingaug.generators.warp import Carry, LimbWarp
@@ -124,3 +127,102 @@ def test_no_core_makes_the_host_wait(name: str) -> None:
     network = awake(BUILDERS[name]).eval()
     source, target = (kp.resize(SIZE, (32, 16)) for kp in people(4))
     assert not launches_of(render, network, smooth_picture(4, (32, 16)), *joints(source, target)).reads
+
+
+class CopyOfSource(nn.Module):
+    """In place of a generator: no operation of its own."""
+
+    size = SIZE
+
+    def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+        return source
+
+
+@pytest.mark.parametrize("reuse", [1, 3])
+def test_augmenting_launches_little_beside_the_core(reuse: int) -> None:
+    source, _ = people(64)
+    names, aug = [f"{i}.jpg" for i in range(64)], XingPose(CopyOfSource(), small_bank(), p=0.5, reuse=reuse)
+    images = smooth_picture(64) / 2 + 0.5
+    with LaunchCounter() as counted:
+        out = aug(images, source, names)
+    assert out.is_synthetic.sum() > 20
+    assert counted.total <= 100 + (0 if reuse == 1 else 64), (
+        counted.launches.most_common()
+    )  # a copy for each kept image
+    assert counted.reads.total() <= 2  # the range of images, and of the bank's poses, which are on the CPU
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_image_does_not_depend_on_its_company(dtype: torch.dtype) -> None:
+    core = Core(load_generator("pedestrians-small", dtype=dtype))
+    source, target = people(11)
+    xy, visibility = torch.stack([source.xy, target.xy], 1), torch.stack([source.visibility, target.visibility], 1)
+    images = smooth_picture(11)
+    whole = core(images, xy, visibility)
+    assert whole.shape == images.shape
+    for rows in ([3], [2, 3, 9]):
+        assert torch.equal(core(images[rows], xy[rows], visibility[rows]), whole[rows])
+
+
+def test_batches_have_fixed_sizes() -> None:
+    assert batches(20, "cpu") == [(0, 8, 8), (8, 16, 8), (16, 20, 8)]
+    assert batches(20, "cuda") == [(0, 20, 32)]
+    assert batches(300, "cuda") == [(0, 256, 256), (256, 300, 64)]
+    assert filled(torch.arange(3), 5).tolist() == [0, 1, 2, 2, 2]
+
+
+def test_the_core_is_one_graph() -> None:
+    network = awake(BUILDERS["light"]).eval()
+    source, target = (kp.resize(SIZE, (32, 16)) for kp in people(2))
+    images = smooth_picture(2, (32, 16))
+    compiled = torch.compile(render, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        expected = render(network, images, *joints(source, target))
+        torch.testing.assert_close(compiled(network, images, *joints(source, target)), expected)
+
+
+def test_the_core_traces_with_fake_cuda_tensors() -> None:
+    network = awake(BUILDERS["light"]).eval()
+    source, target = (kp.resize(SIZE, (32, 16)) for kp in people(2))
+    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+        fake = copy.deepcopy(network)
+        for module in fake.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        tensors[name] = on_cuda(mode, tensor)  # type: ignore[assignment]
+        inputs = [on_cuda(mode, x) for x in (smooth_picture(2, (32, 16)), *joints(source, target))]
+        with torch.no_grad():
+            image = render(fake, *inputs)
+    assert (image.device.type, tuple(image.shape)) == ("cuda", (2, 3, 32, 16))
+
+
+def on_cuda(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    """A tensor of that shape that says it is on a GPU."""
+    shape = tensor.detach().to("meta")
+    fake = FakeTensor(mode, shape, torch.device("cuda:0"))
+    return nn.Parameter(fake, requires_grad=False) if isinstance(tensor, nn.Parameter) else fake
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_captured_batch_gives_the_images_of_the_core(caplog: pytest.LogCaptureFixture) -> None:
+    network = load_generator("pedestrians-small", "cuda", torch.bfloat16)
+    source, target = people(20)
+    xy = torch.stack([source.xy, target.xy], 1).cuda()
+    visibility = torch.stack([source.visibility, target.visibility], 1).cuda()
+    images, core = smooth_picture(20).cuda(), Core(network)
+    with caplog.at_level("INFO"):
+        found = core(images, xy, visibility)
+    assert "by a CUDA graph" in caplog.text
+    with torch.no_grad():
+        expected = render(network, images, *(x.cuda() for x in joints(source, target)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = core(images, xy, visibility)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(again, found)
+    assert core(images[:3], xy[:3], visibility[:3]).shape == (3, 3, *SIZE)
+    assert torch.equal(core(images, xy, visibility), found)  # after a batch of another size

@@ -69,6 +69,14 @@ class Keypoints:
         object.__setattr__(self, "visibility", visibility)
 
     @classmethod
+    def _derived(cls, xy: Tensor, visibility: Tensor) -> "Keypoints":
+        """Of keypoints that were checked when they were made: looking at them again would make a GPU wait."""
+        keypoints = object.__new__(cls)
+        object.__setattr__(keypoints, "xy", xy)
+        object.__setattr__(keypoints, "visibility", visibility)
+        return keypoints
+
+    @classmethod
     def stack(cls, persons: Sequence["Keypoints"]) -> "Keypoints":
         """Stacks keypoints of equal shape along a new first axis."""
         return cls(torch.stack([p.xy for p in persons]), torch.stack([p.visibility for p in persons]))
@@ -98,25 +106,25 @@ class Keypoints:
         """Selects persons along the first batch axis."""
         if not self.shape:
             raise TypeError("these keypoints are one person and cannot be indexed")
-        return Keypoints(self.xy[index], self.visibility[index])
+        return Keypoints._derived(self.xy[index], self.visibility[index])
 
     def to(self, device: torch.device | str) -> "Keypoints":
         """The same keypoints on `device`."""
-        return Keypoints(self.xy.to(device), self.visibility.to(device))
+        return Keypoints._derived(self.xy.to(device), self.visibility.to(device))
 
     def flip(self, width: int) -> "Keypoints":
         """Mirrors horizontally in a frame `width` pixels wide; left and right joints change places."""
         x = width - 1 - self.xy[..., :1]
         flipped = torch.cat([x, self.xy[..., 1:]], dim=-1)
         order = list(FLIP_ORDER)
-        return Keypoints(flipped[..., order, :], self.visibility[..., order])
+        return Keypoints._derived(flipped[..., order, :], self.visibility[..., order])
 
     def resize(self, source: tuple[int, int], target: tuple[int, int]) -> "Keypoints":
         """Follows an image resized from `source` to `target`, both (height, width), about pixel centres."""
         for name, size in (("source", source), ("target", target)):
             _require_size(name, size)
         scale = self.xy.new_tensor([target[1] / source[1], target[0] / source[0]])
-        return Keypoints((self.xy + 0.5) * scale - 0.5, self.visibility)
+        return Keypoints._derived((self.xy + 0.5) * scale - 0.5, self.visibility)
 
     def crop(self, top: int, left: int, size: tuple[int, int]) -> "Keypoints":
         """Follows a crop whose top-left pixel is (left, top); joints outside `size` (height, width) become missing.

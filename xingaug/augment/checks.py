@@ -67,15 +67,17 @@ class FrameCheck:
         Raises:
             ValueError: a visible joint lies far outside, or all persons so far stood in that corner.
         """
-        xy, present = keypoints.xy, keypoints.present
-        side = xy.new_tensor([size[1], size[0]])
+        # In numpy: on the CPU each of torch's operations costs as much as all of these.
+        xy, present = keypoints.xy.detach().cpu().numpy(), keypoints.visibility.detach().cpu().numpy() > 0
+        side = np.array([size[1], size[0]], np.float32)
         far = ((xy < -FRAME_MARGIN * side) | (xy > (1 + FRAME_MARGIN) * side)).any(-1) & present
         corner = ((xy < side / 2).all(-1) | ~present).all(-1)
-        judged = usable(keypoints)
-        facts = torch.stack([far.sum(), (judged & corner).sum(), (judged & ~corner).sum()])
-        joints_far, in_corner, elsewhere = facts.tolist()  # one wait for the device
+        judged = present.sum(-1) >= MIN_VISIBLE
+        joints_far, in_corner, elsewhere = (
+            int(n) for n in (far.sum(), (judged & corner).sum(), (judged & ~corner).sum())
+        )
         if joints_far:
-            row, joint = (int(i) for i in far.nonzero()[0])
+            row, joint = np.argwhere(far)[0].tolist()
             x, y = xy[row, joint].tolist()
             raise ValueError(
                 f"keypoints: row {row} has joint {joint} at ({x:.0f}, {y:.0f}), far outside images of "

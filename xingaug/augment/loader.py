@@ -60,8 +60,15 @@ class RenderingLoader:
         return torch.device("cpu") if parameter is None else parameter.device
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next pass that epoch."""
+        """Makes the next pass that epoch, for the wrapped loader's samplers too (`DistributedSampler`)."""
         self.epoch = epoch
+        grouped = getattr(self.loader, "batch_sampler", None)
+        holders = (self.loader, getattr(self.loader, "sampler", None), grouped, getattr(grouped, "sampler", None))
+        told: list[Any] = []
+        for holder in holders:
+            if hasattr(holder, "set_epoch") and not any(holder is other for other in told):
+                told.append(holder)
+                holder.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
         """One epoch of batches."""
@@ -107,21 +114,26 @@ class RenderingLoader:
         """
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)
-        self._stream.wait_stream(torch.cuda.current_stream(self.device))
         waiting: Future[Any] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="rendering") as pool:
             for step, batch in enumerate(self.loader):
-                following = pool.submit(self._on_stream, batch, epoch, step)
+                # The wrapped loader may have put the batch on the device, in this thread's stream.
+                ready = torch.cuda.current_stream(self.device).record_event()
+                following = pool.submit(self._on_stream, batch, epoch, step, ready)
                 if waiting is not None:
                     yield self._handed_over(*waiting.result())
                 waiting = following
             if waiting is not None:
                 yield self._handed_over(*waiting.result())
 
-    def _on_stream(self, batch: Any, epoch: int, step: int) -> tuple[Any, torch.cuda.Event]:
-        """The batch rendered, and the event that it is ready with."""
+    def _on_stream(self, batch: Any, epoch: int, step: int, ready: torch.cuda.Event) -> tuple[Any, torch.cuda.Event]:
+        """The batch rendered once it is `ready`, and the event that it is done with."""
         assert self._stream is not None
         with torch.cuda.stream(self._stream):
+            self._stream.wait_event(ready)
+            for tensor in tensors_in(batch):
+                if tensor.is_cuda:
+                    tensor.record_stream(self._stream)
             return self.rendered(batch, epoch, step), self._stream.record_event()
 
     def _handed_over(self, batch: Any, done: torch.cuda.Event) -> Any:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xingaug.keypoints import Keypoints
@@ -34,7 +36,7 @@ class PoseDraw:
             raise ValueError(f"bank_rows: {rows.dtype} {tuple(rows.shape)}, needed int64 {tuple(selected.shape)}")
         object.__setattr__(self, "selected", selected.cpu())
         object.__setattr__(self, "bank_rows", rows.cpu())
-        if bool(((self.bank_rows >= 0) & ~self.selected).any()):
+        if ((self.bank_rows.numpy() >= 0) & ~self.selected.numpy()).any():
             raise ValueError("bank_rows: a row that is not selected has a pose; needed -1 there")
 
     @classmethod
@@ -82,3 +84,69 @@ class XingPoseOutput:
     draw: PoseDraw
     skipped: Skipped
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def keep(
+    images: Tensor,
+    keypoints: Keypoints,
+    draw: PoseDraw,
+    skipped: Skipped,
+    scores: Mapping[str, Tensor] | None = None,
+) -> XingPoseOutput:
+    """The batch as it came, outside the gradient."""
+    sources = torch.arange(len(images), device=images.device)
+    synthetic = torch.zeros_like(sources, dtype=torch.bool)
+    if images.requires_grad:
+        images = images.detach()  # as where rows were rendered
+    return XingPoseOutput(images, keypoints, synthetic, sources, draw, skipped, scores or {})
+
+
+def merge(
+    images: Tensor,
+    keypoints: Keypoints,
+    rows: np.ndarray,
+    rendered: Tensor,
+    poses: Keypoints,
+    draw: PoseDraw,
+    skipped: Skipped,
+    scores: Mapping[str, Tensor],
+    append: bool,
+) -> XingPoseOutput:
+    """Puts synthetic rows in their sources' place, or behind the batch.
+
+    Args:
+        images: (B, 3, H, W).
+        keypoints: (B,).
+        rows: (n,) of the batch.
+        rendered: (n, 3, H, W) of those.
+        poses: (n,) that they were rendered in, on the CPU.
+        draw: of the batch.
+        skipped: of the batch.
+        scores: of the batch.
+        append: behind the batch.
+    """
+    device = images.device
+    here, poses = torch.from_numpy(rows).to(device, non_blocking=True), poses.to(device)
+    sources = torch.arange(len(images), device=device)
+    is_synthetic = torch.zeros_like(sources, dtype=torch.bool)
+    if not append:
+        out = images.detach().clone().index_copy_(0, here, rendered)  # keeps the memory format
+        xy = keypoints.xy.index_copy(0, here, poses.xy)
+        visibility = keypoints.visibility.index_copy(0, here, poses.visibility)
+        is_synthetic.index_fill_(0, here, True)
+        return XingPoseOutput(out, Keypoints._derived(xy, visibility), is_synthetic, sources, draw, skipped, scores)
+    wide = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    layout = torch.channels_last if wide else torch.contiguous_format
+    out = torch.cat([images.detach(), rendered]).contiguous(memory_format=layout)
+    both = Keypoints._derived(
+        torch.cat([keypoints.xy, poses.xy]), torch.cat([keypoints.visibility, poses.visibility])
+    )  # fmt: skip
+    is_synthetic = torch.cat([is_synthetic, torch.ones_like(here, dtype=torch.bool)])
+    return XingPoseOutput(out, both, is_synthetic, torch.cat([sources, here]), draw, skipped, scores)
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear with antialiasing; the images themselves where they have that size."""
+    if (images.shape[-2], images.shape[-1]) == size:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xingaug.keypoints import Keypoints
 from xingaug.poses.draws import keyed_uniform
 
 _LOG = logging.getLogger(__name__)
@@ -65,21 +66,95 @@ class ReuseSchedule:
         return counts
 
 
+Pose = tuple[int, tuple[int, int]]
+"""What an image was rendered from beside itself: the bank's row and the size of the frame."""
+
+
 @dataclass(frozen=True, eq=False)
 class Rendered:
     """One rendered image as it is kept.
 
     Attributes:
-        pose: what it was rendered from beside the image itself: the bank's row and the size of the frame.
+        pose: what it was rendered from.
         image: (3, h, w) uint8 at the generator's size.
         kept: whether the quality gate lets it through.
         scores: what the gate saw.
     """
 
-    pose: tuple[int, tuple[int, int]]
+    pose: Pose
     image: Tensor
     kept: bool
     scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The n rows of a batch that are to be rendered.
+
+    Attributes:
+        rows: (n,) of the batch.
+        bank_rows: (n,) poses of the bank.
+        persons: (n,) on the CPU, in the images' frame.
+        poses: (n,) likewise, as they are placed.
+        names: n image names, if they are known.
+        pids: (n,) identities, if they are known.
+    """
+
+    rows: np.ndarray
+    bank_rows: np.ndarray
+    persons: Keypoints
+    poses: Keypoints
+    names: list[str] | None
+    pids: np.ndarray | None
+
+    def __getitem__(self, some: np.ndarray) -> "Asked":
+        """Some of them."""
+        names = None if self.names is None else [self.names[i] for i in some.tolist()]
+        pids = None if self.pids is None else self.pids[some]
+        return Asked(self.rows[some], self.bank_rows[some], self.persons[some], self.poses[some], names, pids)
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What came of n rows.
+
+    Attributes:
+        images: (n, 3, h, w) at the generator's size, uint8 or float32 in [0, 1].
+        kept: (n,) bool: whether the quality gate lets them through.
+        scores: what the gate saw, by name, each (n,) float32 on the CPU.
+    """
+
+    images: Tensor
+    kept: np.ndarray
+    scores: Mapping[str, Tensor]
+
+    def rows(self, poses: Sequence[Pose]) -> list[Rendered]:
+        """Each by itself, to be kept."""
+        columns = {name: values.tolist() for name, values in self.scores.items()}
+        return [
+            Rendered(pose, self.images[i], bool(self.kept[i]), {name: values[i] for name, values in columns.items()})
+            for i, pose in enumerate(poses)
+        ]
+
+    @classmethod
+    def of(cls, rendered: Sequence[Rendered], device: torch.device) -> "Made":
+        """All of them as one; where nothing is to be shown, any pixels stand."""
+        shape = next((entry.image.shape for entry in rendered if entry.kept), rendered[0].image.shape)
+        blank = torch.zeros(shape, dtype=torch.uint8, device=device)
+        images = torch.stack([entry.image.to(device) if entry.kept else blank for entry in rendered])
+        names = rendered[0].scores
+        scores = {name: torch.tensor([entry.scores[name] for entry in rendered]) for name in names}
+        return cls(images, np.array([entry.kept for entry in rendered]), scores)
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """[0, 1] to uint8 of the same shape."""
+    return (images * 255).round().to(torch.uint8)
+
+
+def as_unit(images: Tensor) -> Tensor:
+    """Uint8 to float32 in [0, 1] of the same shape; such images as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 class ReuseCache:

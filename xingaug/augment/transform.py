@@ -1,12 +1,12 @@
 """XingPose: persons of a batch re-rendered in poses from a bank, on the batch's device."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xingaug.augment.checks import (
@@ -19,11 +19,12 @@ from xingaug.augment.checks import (
     usable,
 )
 from xingaug.augment.gate import QualityGate
-from xingaug.augment.output import PoseDraw, Skipped, XingPoseOutput
-from xingaug.augment.reuse import Rendered, ReuseCache, ReuseSchedule
+from xingaug.augment.output import PoseDraw, Skipped, XingPoseOutput, keep, merge, resized
+from xingaug.augment.reuse import Asked, Made, ReuseCache, ReuseSchedule, as_bytes, as_unit
 from xingaug.errors import BadInput
+from xingaug.generators.core import Core
 from xingaug.images import signed_to_unit, unit_to_signed
-from xingaug.keypoints import Keypoints, render_heatmaps
+from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.draws import keyed_uniform
 from xingaug.poses.placing import FITS, Fit, place
@@ -111,6 +112,7 @@ class XingPose(nn.Module):
         self.seed = checked_integer("seed", seed)
         self.fit, self.gate, self.reuse = fit, gate, int(reuse)
         self.size: tuple[int, int] = (int(size[0]), int(size[1]))
+        self.core = Core(self.generator, self.sigma)
         self._check_frame = FrameCheck()
         self._schedule = ReuseSchedule(self.seed, self.reuse)
         try:
@@ -157,9 +159,9 @@ class XingPose(nn.Module):
         Raises:
             ValueError: any argument that does not fit, named, with what came and what is needed.
         """
-        return _outside_graphs(self._transformed)(images, keypoints, keys, pids, camids, epoch, draw)
+        return _outside_graphs(self._augment)(images, keypoints, keys, pids, camids, epoch, draw)
 
-    def _transformed(
+    def _augment(
         self,
         images: Tensor,
         keypoints: Keypoints,
@@ -169,12 +171,13 @@ class XingPose(nn.Module):
         epoch: int,
         draw: PoseDraw | None,
     ) -> XingPoseOutput:
-        self._check(images, keypoints)
+        """Draw, gather, core, merge."""
+        persons = self._check(images, keypoints)
         if not self.training:
-            return self._real(images, keypoints, PoseDraw.nothing(len(images)), Skipped())
+            return keep(images, keypoints, PoseDraw.nothing(len(images)), Skipped())
         if draw is None:
-            draw = self.draw(keypoints, keys, pids, camids, epoch, size=_size(images))
-        return self._drawn(images, keypoints, draw, keys, pids)
+            draw = self.draw(persons, keys, pids, camids, epoch, size=_size(images))
+        return self._render(images, keypoints, persons, draw, keys, pids)
 
     def draw(
         self,
@@ -205,12 +208,12 @@ class XingPose(nn.Module):
             return PoseDraw.nothing(batch)
         names = checked_keys(keys, batch)
         identities, cameras = checked_integers("pids", pids, batch), checked_integers("camids", camids, batch)
-        selected = torch.from_numpy(keyed_uniform(self.seed, epoch, names, "p") < self.p)
+        selected = keyed_uniform(self.seed, epoch, names, "p") < self.p
         poses = keypoints.to("cpu").resize(size or self.bank.frame, self.bank.frame)
-        candidates = (selected & usable(poses)).nonzero()[:, 0]
+        candidates = np.flatnonzero(selected & usable(poses).numpy())
         chosen = [names[i] for i in candidates.tolist()]
         generations = self._schedule.generations(chosen, epoch, self.p)
-        rows = torch.full((batch,), -1)
+        rows = np.full(batch, -1, np.int64)
         for generation in np.unique(generations).tolist():
             these = np.flatnonzero(generations == generation)
             here = candidates[these]
@@ -219,12 +222,12 @@ class XingPose(nn.Module):
                 self.sampler,
                 poses[here],
                 [chosen[i] for i in these.tolist()],
-                None if identities is None else identities[here.numpy()],
-                None if cameras is None else cameras[here.numpy()],
+                None if identities is None else identities[here],
+                None if cameras is None else cameras[here],
                 self.seed,
                 generation,
             )
-        return PoseDraw(selected, rows)
+        return PoseDraw(torch.from_numpy(selected), torch.from_numpy(rows))
 
     def poses(self, bank_rows: Tensor, sources: Keypoints, size: tuple[int, int]) -> Keypoints:
         """Poses of the bank as they are placed for the persons that are rendered in them.
@@ -261,164 +264,97 @@ class XingPose(nn.Module):
         Raises:
             ValueError: as in `forward`.
         """
-        self._check(images, keypoints)
-        return self._drawn(images, keypoints, draw, keys, pids)
+        return self._render(images, keypoints, self._check(images, keypoints), draw, keys, pids)
 
     @torch.no_grad()
-    def _drawn(
+    def _render(
         self,
         images: Tensor,
         keypoints: Keypoints,
+        persons: Keypoints,
         draw: PoseDraw,
         keys: Sequence[str] | None,
         pids: Integers | None,
     ) -> XingPoseOutput:
-        batch = len(images)
+        """Renders a draw; `persons` are the keypoints on the CPU, where rows are chosen."""
+        batch, size = len(images), _size(images)
         if len(draw.selected) != batch:
             raise ValueError(f"draw: of {len(draw.selected)} rows, needed {batch}, one per image")
-        last = int(draw.bank_rows.max()) if batch else -1
+        selected, bank_rows = draw.selected.numpy(), draw.bank_rows.numpy()
+        last = int(bank_rows.max()) if batch else -1
         if last >= len(self.bank):
             raise ValueError(f"draw: bank row {last}, this bank has {len(self.bank)}; replay with the draw's own bank")
         names = None if keys is None else checked_keys(keys, batch)
         identities = checked_integers("pids", pids, batch)
-        able = usable(keypoints).cpu()
-        rows = ((draw.bank_rows >= 0) & able).nonzero()[:, 0]
-        unusable = int((draw.selected & ~able).sum())
-        no_pose = int((draw.selected & able & (draw.bank_rows < 0)).sum())
+        able = usable(persons).numpy()
+        rows = np.flatnonzero((bank_rows >= 0) & able)
+        skipped = Skipped(int((selected & ~able).sum()), int((selected & able & (bank_rows < 0)).sum()))
         if not len(rows):
-            return self._real(images, keypoints, draw, Skipped(unusable, no_pose))
-        here = rows.to(images.device)
-        persons = keypoints[here]
-        poses = self.poses(draw.bank_rows[rows], persons, _size(images)).to(images.device)
-        rendered = self._rendered(
-            images[here], persons, poses, draw.bank_rows[rows].tolist(),
+            return keep(images, keypoints, draw, skipped)
+        chosen = persons[rows]
+        asked = Asked(
+            rows, bank_rows[rows], chosen, self.poses(torch.from_numpy(bank_rows[rows]), chosen, size),
             None if names is None else [names[i] for i in rows.tolist()],
-            None if identities is None else identities[rows.numpy()],
+            None if identities is None else identities[rows],
         )  # fmt: skip
-        scores = {name: torch.full((batch,), torch.nan) for name in rendered[0].scores}
-        for name, values in scores.items():
-            values[rows] = torch.tensor([row.scores[name] for row in rendered])
-        kept = [number for number, row in enumerate(rendered) if row.kept]
-        skipped = Skipped(unusable, no_pose, len(rendered) - len(kept))
-        if not kept:
-            return self._real(images, keypoints, draw, skipped, scores)
-        pictures = _as_unit(torch.stack([rendered[i].image.to(images.device) for i in kept]))
-        pictures = _resized(pictures, _size(images)).clamp(0, 1).to(images.dtype)
-        return self._assembled(images, keypoints, here[kept], pictures, poses[kept], draw, skipped, scores)
+        made = (
+            self._reuse(images, asked) if self._cache is not None and names is not None else self._make(images, asked)
+        )
+        scores = {name: torch.full((batch,), torch.nan) for name in made.scores}
+        for name, values in made.scores.items():
+            scores[name][torch.from_numpy(rows)] = values
+        kept = np.flatnonzero(made.kept)
+        skipped = replace(skipped, rejected=len(rows) - len(kept))
+        if not len(kept):
+            return keep(images, keypoints, draw, skipped, scores)
+        pictures = made.images if len(kept) == len(rows) else made.images[torch.from_numpy(kept).to(images.device)]
+        pictures = resized(as_unit(pictures), size).clamp(0, 1).to(images.dtype)
+        return merge(
+            images, keypoints, rows[kept], pictures, asked.poses[kept], draw, skipped, scores, self.mode == "append"
+        )
 
-    def _rendered(
-        self,
-        images: Tensor,
-        persons: Keypoints,
-        poses: Keypoints,
-        bank_rows: Sequence[int],
-        names: Sequence[str] | None,
-        pids: np.ndarray | None,
-    ) -> list[Rendered]:
-        """Each of `images` (n, 3, H, W) in its pose, from the cache where it holds it; all in the images' frame."""
-        size = _size(images)
-        asked = [(row, size) for row in bank_rows]
-        cache = None if names is None else self._cache
-        if cache is not None and self._cached_of is not self.bank:
-            cache.clear()
-            self._cached_of = self.bank
-        found: dict[Any, Rendered] = {}
-        # What an entry is known by: with a cache the name and the pose, so that twins in a batch are rendered once.
-        keys = [*range(len(asked))] if cache is None or names is None else [*zip(names, asked, strict=True)]
-        if cache is not None:
-            held = {key: cache.get(*key) for key in keys}
-            found = {key: rendered for key, rendered in held.items() if rendered is not None}
-        new = [keys.index(key) for key in dict.fromkeys(keys) if key not in found]
-        if new:
-            made = self._made(images[new], persons[new], poses[new], None if pids is None else pids[new])
-            for number, (image, kept, scores) in zip(new, made, strict=True):
-                found[keys[number]] = rendered = Rendered(asked[number], image, kept, scores)
-                if cache is not None and names is not None:
-                    cache.put(names[number], rendered)
-        return [found[key] for key in keys]
-
-    def _made(
-        self, images: Tensor, persons: Keypoints, poses: Keypoints, pids: np.ndarray | None
-    ) -> list[tuple[Tensor, bool, dict[str, float]]]:
-        """Each image rendered (3, h, w), whether the gate lets it through, and what it saw."""
-        size = _size(images)
-        sources = _resized(images.float(), self.size)
-        starts, ends = persons.resize(size, self.size), poses.resize(size, self.size)
-        with torch.autocast(sources.device.type, enabled=False):  # or pixels would depend on where the call stands
-            made = self._generated(sources, starts, ends)
-            if self.reuse > 1:
-                made = _as_bytes(made)
-            if self.gate is None:
-                return [(image, True, {}) for image in made]
-            verdict = self.gate(sources, _as_unit(made), ends, pids)
-        scores = [
-            dict(zip(verdict.scores, values, strict=True))
-            for values in zip(*(column.tolist() for column in verdict.scores.values()), strict=True)
-        ]
-        return list(zip(made, verdict.kept.tolist(), scores, strict=True))
-
-    def _generated(self, sources: Tensor, starts: Keypoints, ends: Keypoints) -> Tensor:
-        """What the generator makes, (n, 3, h, w) float32 in [0, 1]; everything in its own frame."""
-        parameter = next(self.generator.parameters(), None)
-        # A fast form of ours takes full precision, whatever it computes in.
-        is_fast = getattr(self.generator, "is_fast", False)
-        dtype = torch.float32 if parameter is None or is_fast else parameter.dtype
+    def _make(self, images: Tensor, asked: Asked) -> Made:
+        """Gathers the rows that are asked for and renders them; the gate judges what comes out."""
+        size, device = _size(images), images.device
+        sources = resized(images.index_select(0, torch.from_numpy(asked.rows).to(device)).float(), self.size)
+        starts, ends = asked.persons.resize(size, self.size), asked.poses.resize(size, self.size)
+        xy = torch.stack([starts.xy, ends.xy], 1).to(device, non_blocking=True)
+        visibility = torch.stack([starts.visibility, ends.visibility], 1).to(device, non_blocking=True)
         if self.generator.training:
             self.generator.eval()
-        maps = [render_heatmaps(joints, self.size, self.sigma).to(dtype) for joints in (starts, ends)]
-        generated = self.generator(unit_to_signed(sources).to(dtype), *maps)
-        if generated.shape != sources.shape:
-            raise ValueError(f"generator: gave {tuple(generated.shape)}, needed {tuple(sources.shape)}")
-        return signed_to_unit(generated.float()).clamp(0, 1)
+        made = self.core(unit_to_signed(sources), xy, visibility)
+        if made.shape != sources.shape:
+            raise ValueError(f"generator: gave {tuple(made.shape)}, needed {tuple(sources.shape)}")
+        made = signed_to_unit(made.float()).clamp(0, 1)
+        if self.reuse > 1:
+            made = as_bytes(made)
+        if self.gate is None:
+            return Made(made, np.ones(len(made), bool), {})
+        with torch.autocast(device.type, enabled=False):
+            verdict = self.gate(sources, as_unit(made), ends.to(device), asked.pids)
+        return Made(made, verdict.kept.cpu().numpy(), {name: v.cpu().float() for name, v in verdict.scores.items()})
 
-    def _assembled(
-        self,
-        images: Tensor,
-        keypoints: Keypoints,
-        rows: Tensor,
-        rendered: Tensor,
-        poses: Keypoints,
-        draw: PoseDraw,
-        skipped: Skipped,
-        scores: Mapping[str, Tensor],
-    ) -> XingPoseOutput:
-        """Puts the synthetic rows in their sources' place or behind the batch."""
-        sources = torch.arange(len(images), device=images.device)
-        is_synthetic = torch.zeros_like(sources, dtype=torch.bool)
-        if self.mode == "replace":
-            out = images.detach().clone()  # keeps the memory format
-            out[rows] = rendered
-            xy, visibility = keypoints.xy.clone(), keypoints.visibility.clone()
-            xy[rows], visibility[rows] = poses.xy, poses.visibility
-            is_synthetic[rows] = True
-            return XingPoseOutput(out, Keypoints(xy, visibility), is_synthetic, sources, draw, skipped, scores)
-        wide = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-        layout = torch.channels_last if wide else torch.contiguous_format
-        out = torch.cat([images.detach(), rendered]).contiguous(memory_format=layout)
-        both = Keypoints(
-            torch.cat([keypoints.xy, poses.xy]),
-            torch.cat([keypoints.visibility, poses.visibility]),
-        )
-        is_synthetic = torch.cat([is_synthetic, torch.ones_like(rows, dtype=torch.bool)])
-        return XingPoseOutput(out, both, is_synthetic, torch.cat([sources, rows]), draw, skipped, scores)
+    def _reuse(self, images: Tensor, asked: Asked) -> Made:
+        """As `_make`, but what the cache holds is taken from it, and twins in a batch are rendered once."""
+        cache, names, size = self._cache, asked.names, _size(images)
+        assert cache is not None
+        assert names is not None
+        if self._cached_of is not self.bank:
+            cache.clear()
+            self._cached_of = self.bank
+        keys = [(name, (row, size)) for name, row in zip(names, asked.bank_rows.tolist(), strict=True)]
+        entries = {key: found for key in keys if (found := cache.get(*key)) is not None}
+        new = np.array([keys.index(key) for key in dict.fromkeys(keys) if key not in entries], np.int64)
+        if len(new):
+            made = self._make(images, asked[new])
+            rendered = made.rows([keys[i][1] for i in new.tolist()])
+            for i, entry in zip(new.tolist(), rendered, strict=True):
+                entries[keys[i]] = entry
+                cache.put(names[i], entry)
+        return Made.of([entries[key] for key in keys], images.device)
 
-    @staticmethod
-    def _real(
-        images: Tensor,
-        keypoints: Keypoints,
-        draw: PoseDraw,
-        skipped: Skipped,
-        scores: Mapping[str, Tensor] | None = None,
-    ) -> XingPoseOutput:
-        """The batch as it came, outside the gradient."""
-        sources = torch.arange(len(images), device=images.device)
-        synthetic = torch.zeros_like(sources, dtype=torch.bool)
-        if images.requires_grad:
-            images = images.detach()  # as where rows were rendered
-        return XingPoseOutput(images, keypoints, synthetic, sources, draw, skipped, scores or {})
-
-    def _check(self, images: Tensor, keypoints: Keypoints) -> None:
-        """Everything that can be wrong with a batch, one clear error each."""
+    def _check(self, images: Tensor, keypoints: Keypoints) -> Keypoints:
+        """Everything that can be wrong with a batch, one clear error each; the keypoints on the CPU."""
         check_images(images)
         if not isinstance(keypoints, Keypoints):
             raise ValueError(f"keypoints: {type(keypoints).__name__}, needed xingaug.Keypoints")
@@ -429,7 +365,9 @@ class XingPose(nn.Module):
         parameter = next(self.generator.parameters(), None)
         if parameter is not None and parameter.device != images.device:
             raise ValueError(f"images: on {images.device}, the generator on {parameter.device}; use aug.to(device)")
-        self._check_frame(keypoints, _size(images))
+        persons = keypoints.to("cpu")
+        self._check_frame(persons, _size(images))
+        return persons
 
 
 def _outside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -439,20 +377,3 @@ def _outside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _size(images: Tensor) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
-
-
-def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear with antialiasing; the images themselves where they have that size."""
-    if _size(images) == size:
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
-
-
-def _as_bytes(images: Tensor) -> Tensor:
-    """[0, 1] to uint8 of the same shape."""
-    return (images * 255).round().to(torch.uint8)
-
-
-def _as_unit(images: Tensor) -> Tensor:
-    """Uint8 to float32 in [0, 1] of the same shape; such images as they are."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
