@@ -184,24 +184,21 @@ def test_the_core_is_one_graph() -> None:
 def test_the_core_traces_with_fake_cuda_tensors() -> None:
     network = awake(BUILDERS["light"]).eval()
     source, target = (kp.resize(SIZE, (32, 16)) for kp in people(2))
-    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
-        fake = copy.deepcopy(network)
-        for module in fake.modules():
-            for tensors in (module._parameters, module._buffers):
-                for name, tensor in tensors.items():
-                    if tensor is not None:
-                        tensors[name] = on_cuda(mode, tensor)  # type: ignore[assignment]
-        inputs = [on_cuda(mode, x) for x in (smooth_picture(2, (32, 16)), *joints(source, target))]
-        with torch.no_grad():
-            image = render(fake, *inputs)
+    mode, fake = FakeTensorMode(), copy.deepcopy(network).requires_grad_(False)
+    for module in fake.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = on_cuda(mode, tensor)  # type: ignore[assignment]
+    inputs = [on_cuda(mode, x) for x in (smooth_picture(2, (32, 16)), *joints(source, target))]
+    with mode, torch.no_grad():
+        image = render(fake, *inputs)
     assert (image.device.type, tuple(image.shape)) == ("cuda", (2, 3, 32, 16))
 
 
 def on_cuda(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
     """A tensor of that shape that says it is on a GPU."""
-    shape = tensor.detach().to("meta")
-    fake = FakeTensor(mode, shape, torch.device("cuda:0"))
-    return nn.Parameter(fake, requires_grad=False) if isinstance(tensor, nn.Parameter) else fake
+    return FakeTensor(mode, tensor.detach().to("meta"), torch.device("cuda:0"))
 
 
 @pytest.mark.gpu

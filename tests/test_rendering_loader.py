@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from posing import SIZE, images_of, keys_of, make, persons
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from xingaug.augment.gate import QualityGate
 from xingaug.augment.loader import RenderingLoader, take, tensors_in
@@ -172,8 +172,11 @@ class OnGpu(RenderingLoader):
         super().__init__(loader, make())
         self.seen: list[str] = []
         self.streams = 0
+        self.ready: list[str] = []
         self.asked = threading.Semaphore(0)
-        main = SimpleNamespace(wait_event=lambda event: self.seen.append(f"wait for {event}"))
+        main = SimpleNamespace(
+            wait_event=lambda event: self.seen.append(f"wait for {event}"), record_event=lambda: "batch"
+        )
         monkeypatch.setattr(torch.cuda, "Stream", self.made_stream)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
@@ -181,7 +184,7 @@ class OnGpu(RenderingLoader):
     def made_stream(self, device: torch.device) -> SimpleNamespace:
         self.streams += 1
         return SimpleNamespace(
-            wait_stream=lambda stream: self.seen.append("begin"),
+            wait_event=self.ready.append,
             record_event=lambda: self.seen[-1].replace("render", "event"),
         )
 
@@ -209,7 +212,8 @@ def test_the_next_batch_is_rendered_while_the_step_runs(batches: int, monkeypatc
                     time.sleep(0.001)
             loader.seen.append(f"step {number}")
         assert keys == keys_of(4 * batches)
-        assert loader.seen[:1] == ["begin"]
+        assert loader.ready == ["batch"] * batches  # the rendering stream waits for each one that the loader gives
+        loader.ready.clear()
         for number in range(batches):
             waits = loader.seen.index(f"wait for event {number}")
             assert loader.seen.index(f"render {number}") < waits < loader.seen.index(f"step {number}")
@@ -236,3 +240,14 @@ def test_rendering_ahead_gives_the_same_sequence() -> None:
             out = aug(data.images[rows].cuda(), data.keypoints[rows].to("cuda"), keys=data.keys[rows], epoch=epoch)
             assert torch.equal(batch["images"], out.images)
             assert torch.equal(batch["is_synthetic"], out.is_synthetic)
+
+
+def test_an_epoch_reaches_the_wrapped_samplers() -> None:
+    sampler = DistributedSampler(Persons(), num_replicas=2, rank=0, shuffle=True)
+    loader = RenderingLoader(DataLoader(Persons(), batch_size=5, sampler=sampler), make())
+    keys = []
+    for epoch in (0, 1, 0):
+        loader.set_epoch(epoch)
+        keys.append([key for batch in loader for key in batch["keys"]])
+    assert sampler.epoch == 0
+    assert keys[0] == keys[2] != keys[1]

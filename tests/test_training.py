@@ -1,5 +1,6 @@
 """Generator training: one step, the loop, what it leaves on disk, how it stops and goes on."""
 
+import copy
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators import SIZES, XingGAN, load_generator
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.generators.xinggan import XingGANConfig
+from xingaug.training import losses
 from xingaug.training.batches import make_batch, rows_of_steps
 from xingaug.training.config import TrainConfig
 from xingaug.training.loop import plan, train
@@ -189,6 +192,23 @@ def test_the_average_moves_every_tensor_once(shared: bool, data: PairData) -> No
     decay = 1 / 10  # at the first step
     for old, now, average in zip(before, started.generator.parameters(), started.average.parameters(), strict=True):
         torch.testing.assert_close(average, old.lerp(now, 1 - decay))
+
+
+def test_discriminators_that_explode_leave_everything_as_it_was(
+    data: PairData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = trainer(discriminators={"start": 0.0})
+    batch = first_batch(one.config, data)
+    one.train_step(batch)
+    before = copy.deepcopy(one.state())
+    plain = losses.ADVERSARIAL["hinge"]
+    exploding = replace(plain, discriminator=lambda real, fake: plain.discriminator(real, fake) * 1e9)
+    monkeypatch.setitem(losses.ADVERSARIAL, "hinge", exploding)
+    with pytest.raises(WorkFailed, match=r"step 1: the loss exceeds loss_limit .*'discriminators'"):
+        one.train_step(batch)
+    for name in ("generator", "average", "judges"):
+        for key, value in one.state()[name].items():
+            assert torch.equal(value, before[name][key]), (name, key)
 
 
 def test_a_loss_that_is_not_finite_or_explodes_stops_the_run_before_the_weights_move(data: PairData) -> None:

@@ -175,7 +175,7 @@ class LimbWarp(Coordinates):
         near = _nearness(ends[:, 1, 0], basis[:, 1], length[:, 1], radius, hidden, field)  # (B, K, H/2, W/2)
         share = (near * (2 * _SHARPNESS)).softmax(1).flatten(2)
         moved = motion.flatten(2).transpose(1, 2) @ share  # (B, 6, H/2 W/2)
-        shift = (moved.view(-1, 2, *field.shape) * field).sum(2)  # (B, 2, H/2, W/2)
+        shift = (moved.unflatten(2, field.shape[1:]).unflatten(1, (2, 3)) * field).sum(2)  # (B, 2, H/2, W/2)
         nearness = F.threshold(near.amax(1, keepdim=True).clamp(min=-_FAR / 2).exp(), _NOT_NEAR, 0)
         return torch.cat([shift, nearness], 1)
 

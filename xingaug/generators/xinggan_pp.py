@@ -65,7 +65,7 @@ class EnhancedAttention(nn.Module):
             maps = correction.unflatten(3, self.patch_grid).flatten(0, 1)
             maps = F.interpolate(maps, scale_factor=float(self.stride), mode="bilinear")
             # Patches at the far edges may reach beyond the grid.
-            correction = maps[:, :, : self.grid[0], : self.grid[1]].flatten(2).view(*key.shape[:3], -1)
+            correction = maps[:, :, : self.grid[0], : self.grid[1]].flatten(2).unflatten(0, key.shape[:2])
         return times(key, query.transpose(2, 3), factor, correction)
 
     def correct(self, tokens: Tensor) -> Tensor:

@@ -279,15 +279,16 @@ class Trainer:
 
     def _require_sane(self, logged: dict[str, float], parts: list[Batch]) -> dict[str, float]:
         """The figures of the step, read from the device all at once, or WorkFailed."""
-        if not self.scaler_g.is_enabled() and not math.isfinite(logged["gradient"]):
+        found = [value for name, value in logged.items() if name != "gradient"]
+        worst = max(found, key=lambda value: math.inf if math.isnan(value) else abs(value))
+        if not math.isfinite(worst):
+            what = "the loss is not finite"
+        elif abs(worst) > self.config.loss_limit:
+            what = f"the loss exceeds loss_limit {self.config.loss_limit:g}"
+        elif not self.scaler_g.is_enabled() and not math.isfinite(logged["gradient"]):
             what = "the gradient is not finite"  # in float16 it may be, and the scaler skips the step
         else:
-            losses_ = [value for name, value in logged.items() if name != "gradient"]
-            worst = max(losses_, key=lambda value: math.inf if math.isnan(value) else abs(value))
-            if math.isfinite(worst) and abs(worst) <= self.config.loss_limit:
-                return logged
-            bound = f"exceeds loss_limit {self.config.loss_limit:g}"
-            what = f"the loss {bound if math.isfinite(worst) else 'is not finite'}"
+            return logged
         raise WorkFailed(f"step {self.step}: {what} {logged}; {self._names(parts)}")
 
     def _names(self, parts: list[Batch]) -> str:
