@@ -150,7 +150,10 @@ class Norms(nn.Module):
         """(directions, B, n, width), and at choice what is added to every image (n, width), to the first's shape."""
         normed = F.layer_norm(x, (self.width,))
         offset = self.bias if add is None else self.bias + add
-        return torch.addcmul(offset.to(normed.dtype), normed, self.weight.to(normed.dtype))
+        offset, weight = offset.to(normed.dtype), self.weight.to(normed.dtype)
+        if torch.compiler.is_compiling():  # which takes another memory layout of addcmul's for granted than it has
+            return normed * weight + offset
+        return torch.addcmul(offset, normed, weight)
 
 
 def times(left: Tensor, right: Tensor, factor: float, add: Tensor | None = None) -> Tensor:
