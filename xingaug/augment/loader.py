@@ -63,7 +63,12 @@ class RenderingLoader:
         """Makes the next pass that epoch, for the wrapped loader's samplers too (`DistributedSampler`)."""
         self.epoch = epoch
         grouped = getattr(self.loader, "batch_sampler", None)
-        holders = (self.loader, getattr(self.loader, "sampler", None), grouped, getattr(grouped, "sampler", None))
+        holders: tuple[Any, ...] = (
+            self.loader,
+            getattr(self.loader, "sampler", None),
+            grouped,
+            getattr(grouped, "sampler", None),
+        )
         told: list[Any] = []
         for holder in holders:
             if hasattr(holder, "set_epoch") and not any(holder is other for other in told):

@@ -62,8 +62,9 @@ def optimize(
     _fold(fast)
     fast.is_fast = True
     for module in fast.modules():
-        if hasattr(module, "fold"):
-            module.fold()
+        fold = getattr(module, "fold", None)
+        if callable(fold):
+            fold()
     fast = fast.to(dtype).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     device = next(fast.parameters()).device
     starved = channels_last and dtype == torch.float32 and is_starved(device)
@@ -95,12 +96,14 @@ class ConvRelu(nn.Module):
 
 
 def _conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    where = (conv.padding, conv.stride, conv.dilation, conv.groups)
+    padding, weight, bias = conv.padding, conv.weight, conv.bias
+    assert not isinstance(padding, str)
     if x.is_cuda:
-        padding, stride, dilation, groups = where
-        fused: Tensor = torch.cudnn_convolution_relu(x, conv.weight, conv.bias, stride, padding, dilation, groups)
-        return fused
-    return torch.ops.mkldnn._convolution_pointwise(x, conv.weight, conv.bias, *where, "relu", [], "")
+        return torch.cudnn_convolution_relu(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+    fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, padding, conv.stride, conv.dilation, conv.groups, "relu", [], ""
+    )
+    return fused
 
 
 @functools.lru_cache(maxsize=16)

@@ -102,7 +102,7 @@ class KeyTokens(nn.Module):
             return codes
         matrix = self.matrix if grid == self.grid else pyramid_matrix(grid, *self.levels)[0].to(codes.device)
         flat = codes.flatten(0, 1)
-        return torch.bmm(matrix.to(codes.dtype).expand(len(flat), -1, -1), flat).unflatten(0, codes.shape[:2])
+        return torch.bmm(matrix.to(codes.dtype).expand(flat.shape[0], -1, -1), flat).unflatten(0, codes.shape[:2])
 
 
 def sine_positions(centres: Tensor, channels: int) -> Tensor:
@@ -130,7 +130,7 @@ class Linears(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """(directions, B, n, inputs), and at choice (directions, B, n, outputs) to add, to that."""
-        flat, weight = x.flatten(1, 2), self.weight.transpose(1, 2).expand(len(x), -1, -1)
+        flat, weight = x.flatten(1, 2), self.weight.transpose(1, 2).expand(x.shape[0], -1, -1)
         offset = self.bias if add is None else add.flatten(1, 2)
         out = torch.bmm(flat, weight) if offset is None else torch.baddbmm(offset, flat, weight)
         return out.unflatten(1, x.shape[1:3])

@@ -221,14 +221,19 @@ class CoAttentionFusion(nn.Module):
 
     def fold(self) -> None:
         """For inference: one convolution joins both branches, with zeros where a branch does not see the other's."""
-        wired = isinstance(self.join_appearance, StageJoin) and self.join_appearance.logits is None
-        if self.join_both is not None or not wired:
+        mine, theirs = self.join_appearance, self.join_shape
+        if self.join_both is not None or not isinstance(mine, StageJoin) or not isinstance(theirs, StageJoin):
             return
-        one, two = self.join_appearance.squeeze, self.join_shape.squeeze
+        if mine.logits is not None:
+            return
+        one, two = mine.squeeze, theirs.squeeze
         c, stages = one.out_channels, one.in_channels // one.out_channels
         both = nn.Conv2d(two.in_channels, 2 * c, 1).to(one.weight.device, one.weight.dtype).requires_grad_(False)
         own = F.pad(one.weight.data.unflatten(1, (stages, c)), (0, 0, 0, 0, 0, c)).flatten(1, 2)
         both.weight.data = torch.cat([own, two.weight.data])
+        assert both.bias is not None
+        assert one.bias is not None
+        assert two.bias is not None
         both.bias.data = torch.cat([one.bias.data, two.bias.data])
         self.join_both = both
 

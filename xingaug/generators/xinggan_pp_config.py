@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from xingaug.generators.checks import MOST_BLOCKS, check_numbers, check_size
@@ -238,26 +238,27 @@ class XingGANPlusPlusConfig:
     @classmethod
     def of(cls, **settings: Any) -> Self:
         """From settings that may stand in their sections or flat beside one another."""
-        sections = {f.name: f.default_factory for f in fields(cls) if is_dataclass(f.default_factory)}
         found = cls.nested(settings)
-        return cls(**{
-            name: sections[name](**value) if name in sections and isinstance(value, Mapping) else value
-            for name, value in found.items()
-        })  # type: ignore[operator]  # fmt: skip
+        for name, section in _SECTIONS.items():
+            if isinstance(found.get(name), Mapping):
+                found[name] = section(**found[name])
+        return cls(**found)
 
     @classmethod
     def nested(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Flat settings, as earlier versions wrote them, put in their sections; what is there already goes first."""
-        home = {
-            inner.name: outer.name
-            for outer in fields(cls) if is_dataclass(outer.default_factory)
-            for inner in fields(outer.default_factory)
-        }  # fmt: skip
+        home = {inner.name: name for name, section in _SECTIONS.items() for inner in fields(section)}
         found = {name: value for name, value in settings.items() if name not in home}
         for name, value in settings.items():
             if name in home and isinstance(found.setdefault(home[name], {}), Mapping):
                 found[home[name]] = {name: value, **found[home[name]]}
         return found
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "convolutions": ConvolutionConfig, "crossing": CrossingConfig, "pooling": PoolingConfig,
+    "enhancement": EnhancementConfig, "fusion": FusionConfig, "variant": VariantConfig,
+}  # fmt: skip
 
 
 def _require(config: object, name: str, known: tuple[str, ...]) -> None:
