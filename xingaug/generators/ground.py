@@ -69,10 +69,10 @@ class SourceSplit(nn.Module):
             means: (B, 18, H/4, W/4), 4x4 means of the source pose's maps.
 
         Returns:
-            Logits (B, 1, H, W) of a pixel's being the person's, and the ground (B, 3, H, W) float32.
+            The mask (B, 1, H, W) in [0, 1], 1 on the person, and the ground (B, 3, H, W), both float32.
         """
-        logits = self.find(image, means)
-        return logits, self.fill(image, widen(logits.sigmoid()))
+        mask = self.find(image, means).sigmoid()
+        return mask, self.fill(image, widen(mask))
 
     def find(self, image: Tensor, means: Tensor) -> Tensor:
         """Logits (B, 1, H, W) float32 of a pixel's being the person's; arguments as `forward`'s."""

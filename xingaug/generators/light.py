@@ -9,19 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xingaug.generators.checks import JOINT_MAPS
+from xingaug.generators.ground import SourceSplit
 from xingaug.generators.layers import conv3, times
 from xingaug.generators.pose import PoseMaps, Poses
 from xingaug.generators.warp import Carry, LimbWarp
 from xingaug.generators.xinggan import encoder
 from xingaug.generators.xinggan_pp import CoAttentionFusion, PaperGenerator
-from xingaug.generators.xinggan_pp_config import HINTS, XingGANPlusPlusConfig
+from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
 
 
 class ImageStem(nn.Module):
     """Image to appearance code at a quarter of the resolution: light (our choice), or XingGAN's encoder."""
 
-    def __init__(self, width: int, released: bool = False) -> None:
-        """Args: `width`: channels C of the code; `released`: whether it is XingGAN's encoder."""
+    def __init__(self, width: int, released: bool = False, channels: int = 3) -> None:
+        """Args: `width`: channels C of the code; `released`: whether it is XingGAN's encoder; `channels` in."""
         super().__init__()
         if released:
             layers = encoder(3, width // 4)
@@ -29,7 +31,7 @@ class ImageStem(nn.Module):
             return
         # Unshuffled pixels instead of a convolution at full resolution.
         self.fine = nn.Sequential(
-            nn.PixelUnshuffle(2), conv3(12, width // 2), nn.BatchNorm2d(width // 2), nn.ReLU(inplace=True)
+            nn.PixelUnshuffle(2), conv3(4 * channels, width // 2), nn.BatchNorm2d(width // 2), nn.ReLU(inplace=True)
         )
         self.coarse = nn.Sequential(
             nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False),
@@ -38,7 +40,7 @@ class ImageStem(nn.Module):
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) to the code (B, C, h, w) and finer features (B, C/2, H/2, W/2)."""
+        """(B, channels, H, W) to the code (B, C, h, w) and finer features (B, C/2, H/2, W/2)."""
         fine = self.fine(image)
         return self.coarse(fine), fine
 
@@ -69,21 +71,18 @@ class PoseStem(nn.Module):
             conv3(width, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
         )  # fmt: skip
 
-    def forward(
-        self, poses: Poses, size: tuple[int, int], dtype: torch.dtype, hints: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """To the code (B, C, h, w) and the maps' 4x4 means (B, 36, h, w).
+    def forward(self, poses: Poses, size: tuple[int, int], means: Tensor, hints: Tensor | None = None) -> Tensor:
+        """To the code (B, C, h, w).
 
         Args:
             poses: of source and target.
             size: (height, width) of the images.
-            dtype: of both results.
+            means: (B, 36, h, w), the 4x4 means of their maps.
             hints: at choice (B, hints, H, W).
         """
-        means = self.draw.means(poses, size).to(dtype)
         if self.released:
-            return self.mix(self.draw(poses, size).to(dtype)), means
-        return self.mix(means if hints is None else torch.cat([means, F.pixel_unshuffle(hints, 4)], 1)), means
+            return self.mix(self.draw(poses, size).to(means.dtype))
+        return self.mix(means if hints is None else torch.cat([means, F.pixel_unshuffle(hints, 4)], 1))
 
 
 class ShuffleDecoder(nn.Module):
@@ -211,7 +210,8 @@ class LightFusion(CoAttentionFusion):
         """Args: `config` of the generator."""
         super().__init__(config)
         c, variant, candidates = config.width, config.variant, config.fusion.candidates
-        skip = (c // 4 if variant.texture_attention else 0) + (4 * (HINTS + 3 * variant.warps) if variant.warps else 0)
+        seen = variant.hints + 3 * variant.warps + (3 if variant.keep_ground else 0)
+        skip = (c // 4 if variant.texture_attention else 0) + (4 * seen if variant.warps else 0)
         maps = 2 * candidates + 1 + variant.texture_attention + variant.warps
         self.decode_appearance = ShuffleDecoder(c, variant.decoder_widths, 3 * candidates, skip, nn.Tanh())
         self.decode_shape = ShuffleDecoder(c, variant.decoder_widths, 3 * candidates, skip, nn.Tanh())
@@ -231,11 +231,13 @@ class XingGANPlusPlus(PaperGenerator):
             super()._build_ends()
             return
         released = variant.stem == "released"
-        self.image_stem = ImageStem(c.width, released)
-        self.pose_stem = PoseStem(c.size, c.width, released=released, hints=HINTS if variant.limb_warp else 0)
+        self.image_stem = ImageStem(c.width, released, variant.source_channels)
+        self.pose_stem = PoseStem(c.size, c.width, released=released, hints=variant.hints)
+        self.split = SourceSplit() if variant.keep_ground else None
         self.warp = LimbWarp(c.size) if variant.limb_warp else None
         self.carry = Carry(c.size)
-        self.flow = FlowCorrection(c.width, 4 * (HINTS + 3)) if variant.limb_warp and variant.flow else None
+        seen = variant.hints + variant.source_channels + (3 if variant.keep_ground else 0)
+        self.flow = FlowCorrection(c.width, 4 * seen) if variant.limb_warp and variant.flow else None
         self.texture = TextureAttention(c) if variant.texture_attention else None
         self.fusion = CoAttentionFusion(c) if variant.decoder == "released" else LightFusion(c)
 
@@ -244,28 +246,34 @@ class XingGANPlusPlus(PaperGenerator):
         if self.config.variant.is_paper:
             return super().render(images, poses)
         size = (images.shape[-2], images.shape[-1])
-        moved, fine, hints = [images], [], None
-        if self.warp is None:
-            image = images.to(self.dtype)
-        else:
+        means = self.pose_stem.draw.means(poses, size).to(self.dtype)  # (B, 36, h, w)
+        source, ground, hints, fine = images, [], None, []
+        if self.split is not None:
+            mask, behind = self.split(images, means[:, :JOINT_MAPS])  # (B, 1, H, W), (B, 3, H, W)
+            # What the split learns it learns from losses of its own.
+            source, ground = torch.cat([images, mask.detach()], 1), [behind.detach()]
+        moved = [*ground] or [images]
+        image = source.to(self.dtype)
+        if self.warp is not None:
             shift, nearness = self.warp(poses, size)  # (B, 2, H, W), (B, 1, H, W)
-            warped = self.carry(images, shift)  # (B, 3, H, W)
-            given = torch.cat([warped, nearness, images], 1).to(self.dtype)  # (B, 7, H, W)
-            hints, image = given[:, :HINTS], given[:, HINTS:]
+            carried = self.carry(source, shift)  # (B, 3 or 4, H, W), with the mask of what was carried
+            warped, hidden = carried[:, :3], [carried[:, 3:]] if ground else []
+            given = torch.cat([warped, nearness, *hidden, source, *ground], 1).to(self.dtype)  # (B, 7 or 12, H, W)
+            hints, image = given.split([self.config.variant.hints, source.shape[1], 3 * len(ground)], 1)[:2]
         appearance, finer = self.image_stem(image)  # (B, C, h, w), (B, C/2, H/2, W/2)
-        shape, means = self.pose_stem(poses, size, self.dtype, hints)  # (B, C, h, w), (B, 36, h, w)
+        shape = self.pose_stem(poses, size, means, hints)  # (B, C, h, w)
         joined = self.cross(appearance, shape)  # T times (B, 2C, h, w)
-        if hints is not None:
+        if self.warp is not None:
             more = []
             if self.flow is not None:
                 shifts = self.flow(shift, joined[-1], F.pixel_unshuffle(given, 2))
                 corrected = self.carry(images, shifts)  # (B, 9, H, W)
                 warped, more = corrected[:, :3], [corrected[:, 3:]]
             moved += [warped, *more]
-            seen = torch.cat([warped, nearness, images, *more], 1).to(self.dtype)  # (B, 7 or 13, H, W)
-            fine.append(F.pixel_unshuffle(seen, 2))  # (B, 28 or 52, H/2, W/2)
+            seen = torch.cat([warped, nearness, images, *more, *hidden, *ground], 1).to(self.dtype)
+            fine.append(F.pixel_unshuffle(seen, 2))  # (B, 28 to 68, H/2, W/2)
         if self.texture is not None:
-            candidates, carried = self.texture(image, finer, appearance, means, joined[-1])
+            candidates, carried = self.texture(image[:, :3], finer, appearance, means, joined[-1])
             moved += candidates.unbind(1)
             fine.append(carried)
         return self.fusion(joined, moved, fine)

@@ -7,9 +7,6 @@ from typing import Any, Literal, Self
 
 from xingaug.generators.checks import MOST_BLOCKS, check_numbers, check_size
 
-HINTS = 4
-"""Channels that the limb warp adds: its image, and how near a limb each pixel is."""
-
 
 @dataclass(frozen=True)
 class ConvolutionConfig:
@@ -140,6 +137,8 @@ class VariantConfig:
         limb_warp: whether the source's limbs, laid over the target's skeleton, are a candidate and a hint
             (`generators.warp`).
         flow: whether the network corrects the limb warp, where it is on, by displacements; it is three candidates then.
+        keep_ground: whether the source is split into its person and its ground (`generators.ground`), and the ground
+            takes the source's place among the candidates; needs the limb warp and sides divisible by 16.
     """
 
     stem: Literal["light", "released"] = "light"
@@ -149,6 +148,7 @@ class VariantConfig:
     texture_attention: int = 2
     limb_warp: bool = True
     flow: bool = True
+    keep_ground: bool = False
 
     def __post_init__(self) -> None:
         """Checks what types alone cannot."""
@@ -164,6 +164,8 @@ class VariantConfig:
             raise ValueError(f"texture_attention: {self.texture_attention}, needed 0 with decoder: released")
         if self.limb_warp and "released" in (self.stem, self.decoder):
             raise ValueError("limb_warp: true, needed false with the released stem or decoder")
+        if self.keep_ground and not self.limb_warp:
+            raise ValueError("keep_ground: true, needed false without limb_warp")
 
     @property
     def is_paper(self) -> bool:
@@ -174,6 +176,16 @@ class VariantConfig:
     def warps(self) -> int:
         """Candidates that the limb warp and its correction make."""
         return 0 if not self.limb_warp else 3 if self.flow else 1
+
+    @property
+    def hints(self) -> int:
+        """Channels that the limb warp adds: its image, how near a limb each pixel is, and the carried mask."""
+        return 0 if not self.limb_warp else 5 if self.keep_ground else 4
+
+    @property
+    def source_channels(self) -> int:
+        """Channels of what is carried: the source, and its person's mask."""
+        return 4 if self.keep_ground else 3
 
 
 @dataclass(frozen=True)
@@ -212,6 +224,8 @@ class XingGANPlusPlusConfig:
             raise ValueError(f"blocks: {self.blocks}, needed at least 1 and at most {MOST_BLOCKS}")
         if "released" in (self.variant.stem, self.variant.decoder) and self.width % 8:
             raise ValueError(f"width: {self.width}, needed a multiple of 8 with the released stem or decoder")
+        if self.variant.keep_ground and any(side % 16 for side in self.size):
+            raise ValueError(f"size: {self.size}, needed sides divisible by 16 with keep_ground")
         check_numbers(self._numbers())
 
     def _numbers(self) -> int:

@@ -1,0 +1,144 @@
+"""Person and ground of the source, and targets that are composed of them."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xingaug.generators import XingGANPlusPlus
+from xingaug.generators.ground import SourceSplit, spread, widen
+from xingaug.keypoints import Keypoints, render_heatmaps
+from xingaug.training.composites import composite_target
+
+SIZE = (64, 32)
+
+
+def small(seed: int = 0) -> XingGANPlusPlus:
+    torch.manual_seed(seed)
+    return XingGANPlusPlus(size=SIZE, width=16, blocks=1, keep_ground=True)
+
+
+def inputs(count: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(3)
+    xy = torch.rand(2 * count, 18, 2, generator=rng) * torch.tensor([SIZE[1] - 1.0, SIZE[0] - 1.0])
+    maps = render_heatmaps(Keypoints(xy, torch.ones(2 * count, 18)), SIZE)
+    return torch.rand(count, 3, *SIZE, generator=rng) * 2 - 1, maps[:count], maps[count:]
+
+
+def slow_spread(known: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """One channel by loops: every level's weighted mean, laid under the finer one's."""
+    levels = [(known, weight)]
+    while levels[-1][0].shape[0] % 2 == 0 and levels[-1][0].shape[1] % 2 == 0 and len(levels) <= 5:
+        k, w = levels[-1]
+        h, v = k.shape[0] // 2, k.shape[1] // 2
+        halves = [np.zeros((h, v)), np.zeros((h, v))]
+        for y in range(h):
+            for x in range(v):
+                for half, full in zip(halves, (k, w), strict=True):
+                    half[y, x] = full[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean()
+        levels.append((halves[0], halves[1]))
+    filled = levels[-1][0] / np.maximum(levels[-1][1], 1e-3)
+    for k, w in levels[-2::-1]:
+        coarse = np.zeros_like(k)
+        for y in range(k.shape[0]):
+            for x in range(k.shape[1]):
+                at = [min(max((p + 0.5) / 2 - 0.5, 0), n - 1) for p, n in zip((y, x), filled.shape, strict=True)]
+                low = [int(a) for a in at]
+                high = [min(i + 1, n - 1) for i, n in zip(low, filled.shape, strict=True)]
+                part = [a - i for a, i in zip(at, low, strict=True)]
+                for i, wy in ((low[0], 1 - part[0]), (high[0], part[0])):
+                    for j, wx in ((low[1], 1 - part[1]), (high[1], part[1])):
+                        coarse[y, x] += wy * wx * filled[i, j]
+        filled = k + (1 - w) * coarse
+    return filled
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_spreading_is_the_slow_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = (rng.random((8, 16)) < 0.5).astype(float)
+    known = rng.uniform(-1, 1, (8, 16)) * weight
+    fast = spread(
+        torch.from_numpy(known).float().expand(1, 3, -1, -1), torch.from_numpy(weight).float().expand(1, 1, -1, -1)
+    )
+    np.testing.assert_allclose(fast[0, 0].numpy(), slow_spread(known, weight), atol=1e-5)
+
+
+def test_what_is_no_hole_stays_to_the_bit() -> None:
+    image, _, _ = inputs()
+    hole = torch.zeros(2, 1, *SIZE)
+    hole[:, :, 20:40, 10:20] = 1
+    filled = SourceSplit().eval().fill(image, hole)
+    seen = (hole == 0).expand_as(image)
+    assert torch.equal(filled[seen], image[seen])
+    assert (filled[~seen] != image[~seen]).all()
+    assert torch.equal(SourceSplit().eval().fill(image, torch.zeros_like(hole)), image)
+
+
+def test_a_mask_grows_by_two_pixels_to_every_side() -> None:
+    mask = torch.zeros(1, 1, 9, 9)
+    mask[0, 0, 4, 4] = 0.5
+    assert widen(mask).sum() == 25 * 0.5
+    assert (widen(mask)[0, 0, 2:7, 2:7] == 0.5).all()
+
+
+def test_the_ground_takes_the_sources_place() -> None:
+    network = small().eval()
+    image, source, target = inputs()
+    assert network.split is not None
+    with torch.no_grad():
+        torch.nn.init.constant_(network.split.mask.leave.bias, 50.0)  # everything is person
+        everywhere = network(image, source, target)
+        torch.nn.init.constant_(network.split.mask.leave.bias, -50.0)  # nobody: the ground is the source
+        nowhere = network(image, source, target)
+        mask, ground = network.split(image, torch.zeros(2, 18, SIZE[0] // 4, SIZE[1] // 4))
+    assert mask.max() < 1e-6
+    torch.testing.assert_close(ground, image, atol=1e-5, rtol=0)
+    assert everywhere.shape == nowhere.shape == image.shape
+    assert (everywhere - nowhere).abs().mean() > 1e-3
+
+
+def test_the_split_learns_from_losses_of_its_own() -> None:
+    network = small()
+    image, source, target = inputs()
+    network(image, source, target).abs().mean().backward()
+    assert network.split is not None
+    assert all(p.grad is None for p in network.split.parameters())
+    means = torch.zeros(2, 18, SIZE[0] // 4, SIZE[1] // 4)
+    hole = torch.ones(2, 1, *SIZE)
+    (network.split.find(image, means).mean() + network.split.fill(image, hole).square().mean()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.split.parameters())
+
+
+def test_the_fast_form_is_the_same() -> None:
+    network = small().eval()
+    exact = network(*inputs())
+    torch.testing.assert_close(network.optimize(torch.float32)(*inputs()), exact, atol=1e-4, rtol=0)
+    half = network.optimize(torch.bfloat16)(*inputs())
+    assert half.dtype == torch.float32
+    assert (half - exact).square().mean() < 1e-3
+
+
+def test_what_it_needs_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="keep_ground: true, needed false without limb_warp"):
+        XingGANPlusPlus(keep_ground=True, limb_warp=False)
+    with pytest.raises(ValueError, match="needed sides divisible by 16 with keep_ground"):
+        XingGANPlusPlus(keep_ground=True, size=(72, 40))
+
+
+def test_a_composite_is_the_targets_person_in_the_sources_light() -> None:
+    rng = torch.Generator().manual_seed(0)
+    target, source, ground = (torch.rand(2, 3, 32, 16, generator=rng) * 0.6 - 0.3 for _ in range(3))
+    source = source * 0.8 + 0.2
+    mask = torch.zeros(2, 1, 32, 16)
+    mask[:, :, 8:24, 4:12] = 1
+    made = composite_target(target, mask, source, mask, ground, torch.tensor([True, False]))
+    inside, outside = (mask > 0).expand_as(made), (mask == 0).expand_as(made)
+    assert torch.equal(made[outside], ground[outside])
+    assert torch.equal(made[1][inside[1]], target[1][inside[1]])
+    for channel in range(3):
+        have, want = made[0, channel, 8:24, 4:12], source[0, channel, 8:24, 4:12]
+        assert abs(have.mean() - want.mean()) < 0.01
+        assert abs(have.std() / want.std() - 1) < 0.05
