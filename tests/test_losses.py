@@ -12,8 +12,10 @@ from xingaug.config import from_mapping
 from xingaug.errors import BadInput
 from xingaug.training import losses
 from xingaug.training.config import PerceptualConfig, TrainConfig
-from xingaug.training.perceptual import PerceptualLoss
+from xingaug.training.perceptual import PerceptualLoss, style_distance
 from xingaug.training.pool import ImagePool
+
+EVERYWHERE = torch.ones(2, 1, 16, 12)
 
 
 def test_weighted_l1_and_structure_by_hand() -> None:
@@ -108,9 +110,9 @@ def test_perceptual_loss_compares_the_features_of_vgg(vgg: tuple[Path, nn.Sequen
             a, b = (part(((x + 1) / 2 - mean) / std) for x in (generated, target))
             # A ReLU of torchvision works in place; it must not reach back into the layer before.
             wanted.append((a - b).abs().mean())
-    torch.testing.assert_close(loss(generated, target), torch.stack(wanted).mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss(generated, target, EVERYWHERE)[0], torch.stack(wanted).mean(), rtol=1e-4, atol=1e-5)
     generated.requires_grad_(True)
-    loss(generated, target).backward()
+    loss(generated, target, EVERYWHERE)[0].backward()
     assert generated.grad is not None
     assert generated.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in loss.parameters())
@@ -118,7 +120,7 @@ def test_perceptual_loss_compares_the_features_of_vgg(vgg: tuple[Path, nn.Sequen
     state = {f"features.{k}": v for k, v in features.state_dict().items()}
     torch.save({**state, "classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg.pth")
     again = PerceptualLoss(PerceptualConfig(weights=str(tmp_path / "vgg.pth"), layers=(0, 3)))
-    torch.testing.assert_close(again(generated, target), loss(generated, target))
+    torch.testing.assert_close(again(generated, target, EVERYWHERE)[0], loss(generated, target, EVERYWHERE)[0])
 
 
 @pytest.mark.parametrize(("distance", "normalised"), [("l1", False), ("squared", False), ("squared", True)])
@@ -141,7 +143,24 @@ def test_perceptual_loss_on_vgg16(distance: str, normalised: bool, tmp_path: Pat
             a, b = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-5) for x in (a, b))
         difference = (a - b).abs() if distance == "l1" else (a - b) ** 2
         wanted.append(difference.sum(1).mean() if normalised else difference.mean())
-    torch.testing.assert_close(loss(generated, target), torch.stack(wanted).mean(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(loss(generated, target, EVERYWHERE)[0], torch.stack(wanted).mean(), rtol=1e-3, atol=1e-5)
+
+
+def test_style_does_not_ask_where_a_texture_is(vgg: tuple[Path, nn.Sequential]) -> None:
+    rng = torch.Generator().manual_seed(2)
+    a = torch.rand(2, 5, 8, 6, generator=rng)
+    shuffled = a.flatten(2)[:, :, torch.randperm(48, generator=rng)].view_as(a)
+    everywhere = torch.ones(2, 1, 16, 12)
+    assert style_distance(a, shuffled, everywhere) < 1e-5 < 1e-2 < style_distance(a, a.flip(1) * 2, everywhere)
+    left = torch.zeros(2, 1, 16, 12)
+    left[..., :6] = 1
+    changed = a.clone()
+    changed[..., 3:] = 7
+    assert style_distance(changed, a, left) < 1e-5 < style_distance(changed, a, everywhere)
+    gram = torch.einsum("bchw,bdhw->bcd", a, a) / 49
+    other = torch.einsum("bchw,bdhw->bcd", changed, changed) / 49
+    slow = ((other - gram).abs().mean((1, 2)) / gram.mean((1, 2))).mean()
+    torch.testing.assert_close(style_distance(changed, a, everywhere), slow)
 
 
 def test_a_network_by_its_name_takes_torchvisions_weights() -> None:

@@ -277,7 +277,16 @@ def example_pairs(count: int, device: torch.device, size: tuple[int, int] = (128
     people = example_keypoints(count, size)
     xy = torch.stack([people.xy, people.xy.roll(1, 0)], 1).to(device)
     mask = torch.ones(count, 1, *size, device=device)
-    return Batch(source, target, xy, torch.ones(count, 2, 18, device=device), mask, [f"pair{i}" for i in range(count)])
+    return Batch(
+        source,
+        target,
+        xy,
+        torch.ones(count, 2, 18, device=device),
+        mask,
+        None,
+        torch.zeros(count, dtype=torch.bool, device=device),
+        [f"pair{i}" for i in range(count)],
+    )
 
 
 def _bench_training(

@@ -54,9 +54,8 @@ class PairData:
         names: (N,) str.
         blocks: (N,) int64, images of one group and block may not be paired; None where each is its own block.
         listed: (P, 2) rows of the pairs to draw from, source and target; None where groups say it.
-        cameras: (N,) int64, images of one person under one camera; with `same_camera` a share of the pairs is from
-            these. None where there is no such share.
-        same_camera: that share, in [0, 1].
+        cameras: (N,) int64, a number of each person under each camera; None where all pairs are from one camera.
+        same_camera: share of the pairs, in [0, 1], that is from one camera whatever the groups say; needs `cameras`.
         camids: (N,) int64, cameras; None where they are not known.
     """
 
@@ -120,7 +119,8 @@ class PairData:
         if not keep.any():
             raise BadInput(f"pairs: none of {len(self)} images has a partner and {min_visible} visible joints")
         chosen = self.select(keep)
-        if chosen.cameras is not None and len(np.unique(chosen.cameras)) == len(chosen):
+        lonely = chosen.cameras is not None and len(np.unique(chosen.cameras)) == len(chosen)
+        if lonely and self.same_camera:
             raise BadInput("data.same_camera: no person has two images from one camera; needed 0")
         return chosen
 
@@ -166,7 +166,7 @@ class PairData:
             sources, targets = self.listed[rng.integers(len(self.listed), size=count)].T
             return sources, targets, rng.random(count) < 0.5
         sources, targets = _draw(self.groups, self.blocks, count, rng)
-        if self.cameras is not None:
+        if self.cameras is not None and self.same_camera:
             near = rng.random(count) < self.same_camera
             near_sources, near_targets = _draw(self.cameras, None, count, rng)
             sources, targets = np.where(near, near_sources, sources), np.where(near, near_targets, targets)
@@ -251,7 +251,7 @@ def pairs_from_tree(
         split.names,
         blocks=split.camids if within == "cross-camera" else None,
         listed=None if pairs is None else _listed_rows(pairs, split),
-        cameras=cameras if same_camera and within != "camera" else None,
+        cameras=None if within == "camera" else cameras,
         same_camera=same_camera,
         camids=split.camids,
     )

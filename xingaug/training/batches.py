@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xingaug.data.pairs import PairData
@@ -27,6 +28,8 @@ class Batch:
         xy: (B, 2, 18, 2) pixels of source and target.
         visibility: (B, 2, 18) in [0, 1].
         mask: (B, 1, H, W), where the person counts.
+        persons: (B, 2, H, W) in [0, 1], masks of source and target; None where the data has none.
+        across: (B,) bool, whether two cameras took source and target.
         names: B times "source -> target".
     """
 
@@ -35,6 +38,8 @@ class Batch:
     xy: Tensor
     visibility: Tensor
     mask: Tensor
+    persons: Tensor | None
+    across: Tensor
     names: list[str]
 
     @property
@@ -48,13 +53,20 @@ class Batch:
         size = (self.source.shape[-2], self.source.shape[-1])
         return draw_maps(Poses.of_joints(*self.joints), size)[:, self.xy.shape[2] :]
 
+    @cached_property
+    def source_means(self) -> Tensor:
+        """(B, 18, H/4, W/4), 4x4 means of the source pose's maps."""
+        size = (self.source.shape[-2], self.source.shape[-1])
+        return F.avg_pool2d(draw_maps(Poses.of_joints(*self.joints), size)[:, : self.xy.shape[2]], 4)
+
     def parts(self, count: int) -> list["Batch"]:
         """Cuts the batch into equal parts."""
         if count == 1:
             return [self]
         size = len(self.names) // count
         columns = [getattr(self, f.name) for f in fields(self)]
-        return [Batch(*(column[i * size : (i + 1) * size] for column in columns)) for i in range(count)]
+        rows = [slice(i * size, (i + 1) * size) for i in range(count)]
+        return [Batch(*(None if column is None else column[part] for column in columns)) for part in rows]
 
 
 @dataclass(frozen=True)
@@ -111,11 +123,15 @@ def make_batch(
     flip = _placed(rows.mirror, device)
     # On the CPU, where checking their values makes nobody wait.
     keypoints = [_keypoints(data, chosen, rows.mirror, size) for chosen in (rows.sources, rows.targets)]
-    union = data.union_masks(rows.sources, rows.targets)
-    if union is None:
+    persons = None
+    if data.masks is None:
         mask = pose_mask(keypoints[1].to(device), size)
     else:
-        mask = _mirrored(_placed(union, device).float().unsqueeze(1) / 255, flip)
+        masks = np.stack([data.masks[rows.sources], data.masks[rows.targets]], 1)
+        persons = _mirrored(_placed(masks, device).float() / 255, flip)
+        mask = persons.amax(1, keepdim=True)  # the ground that a person leaves is as new in the target as the person is
+    cameras = data.groups if data.cameras is None else data.cameras
+    across = cameras[rows.sources] != cameras[rows.targets]
     names = zip(data.names[rows.sources], data.names[rows.targets], strict=True)
     return Batch(
         _signed(sources, flip),
@@ -123,6 +139,8 @@ def make_batch(
         _placed(torch.stack([kp.xy for kp in keypoints], 1), device),
         _placed(torch.stack([kp.visibility for kp in keypoints], 1), device),
         mask,
+        persons,
+        _placed(across, device),
         [f"{source} -> {target}" for source, target in names],
     )
 

@@ -138,6 +138,9 @@ class LossWeights:
         adversarial: of the mean of both adversarial terms.
         feature_matching: of both discriminators' feature matching (our choice).
         r1: of the discriminators' gradient penalty on true images, Mescheder et al. 2018; counted as r1 / 2.
+        style: of the difference of Gram matrices of the perceptual loss's features inside the mask (Johnson et al.
+            2016): texture without a place, which keeps a person sharp where source and target cannot be aligned.
+        split: of both losses of a generator that keeps its source's ground (`training.splitting`).
         person: how much heavier than the background a person's pixel is in L1 and 1 - SSIM: inside the union of the
             masks beside both images, or where there are none inside the target's pose mask.
     """
@@ -149,6 +152,8 @@ class LossWeights:
     adversarial: float = 0.2
     feature_matching: float = 4.0
     r1: float = 0.0
+    style: float = 0.0
+    split: float = 2.0
     person: float = 3.0
 
     def __post_init__(self) -> None:
@@ -245,6 +250,9 @@ class TrainConfig:
         generator: the network: a named size (`generators.sizes`), or the switches of a XingGAN++.
         size: (height, width) in pixels of a named generator's images; None is 128x64.
         start: a bundled name or .safetensors file whose weights the generator starts from; it must be the same network.
+        target: what the generated image should be: "photo", the target image as it is; or "composite", its person in
+            the source's colours on the source's ground (`training.composites`), for which the generator keeps the
+            ground and the data has masks.
         photometric: colour changes of a pair; None for none.
         discriminators: what tells generated images from true ones.
         losses: weights of the terms.
@@ -276,6 +284,7 @@ class TrainConfig:
     generator: str | XingGANPlusPlusConfig = "xinggan_pp_small"
     size: tuple[int, int] | None = None
     start: str | None = None
+    target: Literal["photo", "composite"] = "photo"
     photometric: Photometric | None = None
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: LossWeights = field(default_factory=LossWeights)
@@ -319,6 +328,10 @@ class TrainConfig:
             raise ValueError("ema_decay, betas: needed in [0, 1); decay_start: needed in [0, 1]")
         if self.size is not None and not isinstance(self.generator, str):
             raise ValueError("size: belongs to a named generator; with switches give generator.size")
+        if self.target == "composite" and not self.keeps_ground:
+            raise ValueError("target: composite needs a generator with keep_ground: true")
+        if self.losses.style and self.perceptual == "none":
+            raise ValueError("losses.style: needs the features of a perceptual loss, perceptual: none has none")
         size = self.network.size
         if isinstance(self.data, PedestrianData) and size != PEDESTRIAN_SIZE:
             raise ValueError(f"generator.size: {size}, but pedestrians are drawn at {PEDESTRIAN_SIZE}")
@@ -335,6 +348,12 @@ class TrainConfig:
             return self.generator
         named = size_config(self.generator)
         return named if self.size is None else replace(named, size=self.size)
+
+    @property
+    def keeps_ground(self) -> bool:
+        """Whether the generator splits its source into person and ground."""
+        network = self.network
+        return isinstance(network, XingGANPlusPlusConfig) and network.variant.keep_ground
 
     def learning_rate(self, step: int) -> float:
         """At a step, counted from 0: a short rise, then constant, then falling linearly to 0."""

@@ -13,6 +13,7 @@ from torchvision.utils import make_grid, save_image
 
 from xingaug.config import to_mapping, to_yaml
 from xingaug.data.pairs import PairData, pairs_from_pedestrians, pairs_from_tree
+from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.generators.render import render
 from xingaug.generators.store import save_generator
@@ -171,6 +172,8 @@ def load_pairs(config: TrainConfig, progress: bool = True) -> tuple[PairData, Pa
         size, memory = config.network.size, d.memory_mb * 1_000_000
         tree = pairs_from_tree(d.root, d.annotations, d.within, size, d.pairs, memory, d.masks, d.same_camera)
         data = tree.usable(d.min_visible)
+    if config.keeps_ground and data.masks is None:
+        raise BadInput("data.masks: none, and no .png beside the images; keep_ground learns from masks of the persons")
     return data.hold_out(config.validation.identities, config.seed)
 
 

@@ -1,6 +1,7 @@
 """The perceptual loss on features of VGG (Johnson et al. 2016; METHOD: XingGAN, losses)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xingaug.training.config import PerceptualConfig
@@ -8,7 +9,7 @@ from xingaug.training.vgg import VGGFeatures, unit_channels
 
 
 class PerceptualLoss(nn.Module):
-    """Mean difference of VGG's features, averaged over layers."""
+    """Mean difference of VGG's features, and of their Gram matrices, averaged over layers."""
 
     def __init__(self, config: PerceptualConfig) -> None:
         """Loads the part of the network that the layers need.
@@ -20,15 +21,32 @@ class PerceptualLoss(nn.Module):
         self.vgg = VGGFeatures(config.network, config.weights, config.layers, "perceptual.weights")
         self.squared, self.normalised = config.distance == "squared", config.normalised
 
-    def forward(self, generated: Tensor, target: Tensor) -> Tensor:
-        """Two (B, 3, H, W) in [-1, 1] to one number."""
+    def forward(self, generated: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Two (B, 3, H, W) in [-1, 1], and (B, 1, H, W) of where style counts, to distance and style, a number each."""
         with torch.no_grad():
             wanted = self.vgg((target + 1) / 2)
-        pairs = zip(self.vgg((generated + 1) / 2), wanted, strict=True)
-        return torch.stack([self._distance(a, b) for a, b in pairs]).mean()
+        pairs = list(zip(self.vgg((generated + 1) / 2), wanted, strict=True))
+        distance = torch.stack([self._distance(a, b) for a, b in pairs]).mean()
+        return distance, torch.stack([style_distance(a, b, mask) for a, b in pairs]).mean()
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         if self.normalised:
             a, b = unit_channels(a), unit_channels(b)
         difference = (a - b).square() if self.squared else (a - b).abs()
         return difference.sum(1).mean() if self.normalised else difference.mean()
+
+
+def style_distance(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """Mean difference of the Gram matrices of two feature maps, as a share of the second one's (Johnson et al. 2016).
+
+    Args:
+        a: (B, C, h, w).
+        b: likewise.
+        mask: (B, 1, H, W) in [0, 1], what counts, at any resolution.
+    """
+    weight = F.interpolate(mask.float(), size=a.shape[-2:], mode="area").flatten(2)  # (B, 1, N)
+    area = weight.sum(2, keepdim=True) + 1
+    weighted = [features.float().flatten(2) * weight for features in (a, b)]
+    of_a, of_b = (features @ features.transpose(1, 2) / area for features in weighted)
+    share = (of_a - of_b).abs().mean((1, 2)) / of_b.abs().mean((1, 2)).clamp(min=1e-8)
+    return share.mean()

@@ -24,6 +24,7 @@ from xingaug.training.config import PerceptualConfig, TrainConfig
 from xingaug.training.perceptual import PerceptualLoss
 from xingaug.training.pool import ImagePool
 from xingaug.training.processes import Processes
+from xingaug.training.splitting import compose, split_losses, split_of
 
 KINDS = {"patch": PatchDiscriminator, "residual": ResidualDiscriminator}
 CONDITION_CHANNELS = {"appearance": 3, "shape": 18}
@@ -93,6 +94,8 @@ class Trainer:
         if config.start is not None:
             self.generator.load_state_dict(load_trainable(config.start, config.network).state_dict())
         self.average.load_state_dict(self.generator.state_dict())
+        if config.keeps_ground and not config.losses.split:
+            split_of(self.generator).requires_grad_(False)
         chosen = config.discriminators
         self.judges = nn.ModuleDict()
         for name, channels in CONDITION_CHANNELS.items():
@@ -108,7 +111,7 @@ class Trainer:
     def _build_losses(self, identity_network: nn.Module | None) -> None:
         config = self.config
         self.perceptual: PerceptualLoss | None = None
-        if isinstance(config.perceptual, PerceptualConfig) and config.losses.perceptual:
+        if isinstance(config.perceptual, PerceptualConfig) and (config.losses.perceptual or config.losses.style):
             self.perceptual = PerceptualLoss(config.perceptual).to(self.device)
         self.identity_network: Callable[[Tensor], Tensor] | None = None
         if not config.losses.identity:
@@ -164,6 +167,9 @@ class Trainer:
         joined = self.step >= self.config.discriminators.start * self.config.steps and len(self.judges) > 0
         buffers = [*self.generator.buffers(), *self.judges.buffers()]
         before = [buffer.clone() for buffer in buffers]
+        if self.config.target == "composite":
+            with self.autocast():
+                parts = [compose(part, split_of(self.average.eval())) for part in parts]
         logs, generated = self._generator_phase(parts, joined)
         if joined:
             judged = self._discriminator_phase(parts, generated)
@@ -217,9 +223,17 @@ class Trainer:
             terms["structural"] = losses.structural_loss(image, batch.target, batch.mask, weights.person)
         with self.autocast():
             if self.perceptual is not None:
-                terms["perceptual"] = self.perceptual(image, batch.target).float()
+                distance, style = self.perceptual(image, batch.target, batch.mask)
+                terms["perceptual"] = distance.float()
+                if weights.style:
+                    terms["style"] = style
             if self.identity_network is not None:
                 terms["identity"] = losses.identity_loss(self.identity_network, image, batch.target).float()
+            if self.config.keeps_ground and weights.split:
+                assert batch.persons is not None  # as `loop.load_pairs` has seen to
+                person = batch.persons[:, :1]
+                found = split_losses(split_of(self.generator), batch.source, batch.source_means, person)
+                terms["split"] = torch.stack(list(found.values())).sum()
         return terms | self._adversarial_terms(image, batch) if joined else terms
 
     def _adversarial_terms(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -1,0 +1,74 @@
+"""What a generator's split into person and ground learns from, beside the images that are rendered (our choice).
+
+Nobody has seen the ground behind a person. But where somebody else would stand in the picture it is to be seen: the
+masks of other persons, laid over the ground at the person's side, are holes whose filling is known.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xingaug.generators.ground import SourceSplit, widen
+from xingaug.training.batches import Batch
+from xingaug.training.composites import composite_target
+
+
+def split_of(generator: nn.Module) -> SourceSplit:
+    """What a generator that keeps its source's ground splits it by."""
+    split = generator.get_submodule("split")
+    assert isinstance(split, SourceSplit)
+    return split
+
+
+@torch.no_grad()
+def compose(batch: Batch, split: SourceSplit) -> Batch:
+    """The pairs with targets that a generator can know: composites on the ground that `split` finds.
+
+    Args:
+        batch: with `persons`.
+        split: in eval mode.
+    """
+    assert batch.persons is not None
+    source, target = batch.persons.split(1, 1)
+    ground = split(batch.source, batch.source_means)[1]
+    made = composite_target(batch.target, target, batch.source, source, ground, batch.across)
+    return replace(batch, target=made)
+
+
+def split_losses(split: SourceSplit, image: Tensor, means: Tensor, person: Tensor) -> dict[str, Tensor]:
+    """How far mask and ground are from the truth.
+
+    Args:
+        split: of the generator.
+        image: (B, 3, H, W) in [-1, 1].
+        means: (B, 18, H/4, W/4), 4x4 means of the pose's maps.
+        person: (B, 1, H, W) in [0, 1], the true masks, 1 on the person.
+
+    Returns:
+        "mask": cross-entropy with the true mask; "ground": mean absolute difference in the holes whose filling is
+        known.
+    """
+    mask = F.binary_cross_entropy_with_logits(split.find(image, means), person)
+    hole, known = holes(person)
+    difference = (split.fill(image, hole) - image).abs() * known
+    return {"mask": mask, "ground": difference.sum() / (3 * known.sum() + 1)}
+
+
+@torch.no_grad()
+def holes(person: Tensor) -> tuple[Tensor, Tensor]:
+    """Holes to fill: the person's own, and that of the batch's next person, a third of the image to the side.
+
+    Args:
+        person: (B, 1, H, W) in [0, 1].
+
+    Returns:
+        The holes (B, 1, H, W) in [0, 1], and where in them the image shows the ground.
+    """
+    own = widen(person)
+    aside = person.shape[-1] // 3
+    beside = torch.roll(person, 1, 0)
+    beside = torch.cat([torch.roll(beside[::2], aside, -1), torch.roll(beside[1::2], -aside, -1)])
+    other = widen((beside > 0.3).to(person.dtype))
+    return torch.maximum(own, other), other * (own < 0.2).to(person.dtype)
