@@ -169,7 +169,7 @@ def test_the_released_stem_and_decoder_are_xinggans() -> None:
         assert torch.equal(code, theirs.appearance_encoder(source))
         assert torch.equal(code, ours.image_stem(source))
         assert fine.shape == (1, 4, 16, 8)
-        code, _ = mixed.pose_stem(Poses.of_heatmaps(first, second), (32, 16), torch.float32)
+        code = mixed.pose_stem(Poses.of_heatmaps(first, second), (32, 16), torch.zeros(1))
         assert torch.equal(code, theirs.shape_encoder(torch.cat([first, second], 1)))
     # Decoders have as many candidates as configured; all else is XingGAN's.
     for mine, released in (
