@@ -17,7 +17,6 @@ from xingaug.config import from_mapping, load_config, to_mapping
 from xingaug.errors import BadInput
 from xingaug.generators import SIZES, XingGANPlusPlus, load_generator, save_generator
 from xingaug.generators.light import LightFusion, TextureAttention
-from xingaug.generators.pose import Poses
 from xingaug.generators.sizes import size_config
 from xingaug.generators.store import network_of
 from xingaug.generators.upgrade import state_of_format_3
@@ -169,7 +168,7 @@ def test_the_released_stem_and_decoder_are_xinggans() -> None:
         assert torch.equal(code, theirs.appearance_encoder(source))
         assert torch.equal(code, ours.image_stem(source))
         assert fine.shape == (1, 4, 16, 8)
-        code = mixed.pose_stem(Poses.of_heatmaps(first, second), (32, 16), torch.zeros(1))
+        code = mixed.pose_stem(torch.cat([first, second], 1))
         assert torch.equal(code, theirs.shape_encoder(torch.cat([first, second], 1)))
     # Decoders have as many candidates as configured; all else is XingGAN's.
     for mine, released in (

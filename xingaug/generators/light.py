@@ -51,38 +51,29 @@ class PoseStem(nn.Module):
     The maps are smooth (sigma 6 px), so that the light stem loses nothing by beginning with their 4x4 means.
     """
 
-    def __init__(
-        self, size: tuple[int, int], width: int, joints: int = 18, released: bool = False, hints: int = 0
-    ) -> None:
+    def __init__(self, width: int, joints: int = 18, released: bool = False, hints: int = 0) -> None:
         """Builds the stem.
 
         Args:
-            size: (height, width) of the images.
             width: channels C of the code.
             joints: maps per pose.
             released: whether it is XingGAN's encoder.
             hints: channels of a picture of the target pose that the light stem sees too; 0 for none.
         """
         super().__init__()
-        self.released = released
-        self.draw = PoseMaps(size)
         self.mix = encoder(2 * joints, width // 4) if released else nn.Sequential(
             conv3(2 * joints + 16 * hints, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
             conv3(width, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
         )  # fmt: skip
 
-    def forward(self, poses: Poses, size: tuple[int, int], means: Tensor, hints: Tensor | None = None) -> Tensor:
+    def forward(self, maps: Tensor, hints: Tensor | None = None) -> Tensor:
         """To the code (B, C, h, w).
 
         Args:
-            poses: of source and target.
-            size: (height, width) of the images.
-            means: (B, 36, h, w), the 4x4 means of their maps.
+            maps: of both poses, (B, 36, H, W) for XingGAN's encoder, (B, 36, h, w) 4x4 means for the light one.
             hints: at choice (B, hints, H, W).
         """
-        if self.released:
-            return self.mix(self.draw(poses, size).to(means.dtype))
-        return self.mix(means if hints is None else torch.cat([means, F.pixel_unshuffle(hints, 4)], 1))
+        return self.mix(maps if hints is None else torch.cat([maps, F.pixel_unshuffle(hints, 4)], 1))
 
 
 class ShuffleDecoder(nn.Module):
@@ -232,7 +223,8 @@ class XingGANPlusPlus(PaperGenerator):
             return
         released = variant.stem == "released"
         self.image_stem = ImageStem(c.width, released, variant.source_channels)
-        self.pose_stem = PoseStem(c.size, c.width, released=released, hints=variant.hints)
+        self.draw = PoseMaps(c.size)
+        self.pose_stem = PoseStem(c.width, released=released, hints=variant.hints)
         self.split = SourceSplit() if variant.keep_ground else None
         self.warp = LimbWarp(c.size) if variant.limb_warp else None
         self.carry = Carry(c.size)
@@ -246,7 +238,8 @@ class XingGANPlusPlus(PaperGenerator):
         if self.config.variant.is_paper:
             return super().render(images, poses)
         size = (images.shape[-2], images.shape[-1])
-        means = self.pose_stem.draw.means(poses, size).to(self.dtype)  # (B, 36, h, w)
+        means = self.draw.means(poses, size).to(self.dtype)  # (B, 36, h, w)
+        maps = self.draw(poses, size).to(self.dtype) if self.config.variant.stem == "released" else means
         source, ground, hints, fine = images, [], None, []
         if self.split is not None:
             mask, behind = self.split(images, means[:, :JOINT_MAPS])  # (B, 1, H, W), (B, 3, H, W)
@@ -261,7 +254,7 @@ class XingGANPlusPlus(PaperGenerator):
             given = torch.cat([warped, nearness, *hidden, source, *ground], 1).to(self.dtype)  # (B, 7 or 12, H, W)
             hints, image = given.split([self.config.variant.hints, source.shape[1], 3 * len(ground)], 1)[:2]
         appearance, finer = self.image_stem(image)  # (B, C, h, w), (B, C/2, H/2, W/2)
-        shape = self.pose_stem(poses, size, means, hints)  # (B, C, h, w)
+        shape = self.pose_stem(maps, hints)  # (B, C, h, w)
         joined = self.cross(appearance, shape)  # T times (B, 2C, h, w)
         if self.warp is not None:
             more = []

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,9 +65,13 @@ class Batch:
         if count == 1:
             return [self]
         size = len(self.names) // count
-        columns = [getattr(self, f.name) for f in fields(self)]
-        rows = [slice(i * size, (i + 1) * size) for i in range(count)]
-        return [Batch(*(None if column is None else column[part] for column in columns)) for part in rows]
+        taken = [slice(i * size, (i + 1) * size) for i in range(count)]
+        return [Batch(**{f.name: _rows(getattr(self, f.name), rows) for f in fields(self)}) for rows in taken]
+
+
+def _rows(column: Any, rows: slice) -> Any:
+    """Part of a column of a batch, where it has that column."""
+    return None if column is None else column[rows]
 
 
 @dataclass(frozen=True)
