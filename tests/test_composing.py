@@ -52,8 +52,8 @@ def test_a_composite_keeps_the_sources_ground_where_nobody_stands(world: Path) -
     torch.nn.init.constant_(split.mask.leave.bias, -50.0)  # it sees nobody, so that the ground is the source
     made = compose(batch, split)
     assert batch.persons is not None
-    assert data.cameras is not None
-    assert (batch.across.numpy() == (data.cameras[sources] != data.cameras[targets])).all()
+    assert data.camids is not None
+    assert (batch.across.numpy() == (data.camids[sources] != data.camids[targets])).all()
     seen = (batch.persons[:, 1:] == 0).expand_as(made.target)
     torch.testing.assert_close(made.target[seen], batch.source[seen], atol=1e-5, rtol=0)
     same = ~batch.across[:, None, None, None] & (batch.persons[:, 1:] == 1)

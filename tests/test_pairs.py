@@ -108,7 +108,7 @@ def test_a_share_of_the_pairs_is_from_one_camera(world: Path) -> None:
         assert (data.pids[sources] == data.pids[targets]).all()
         assert low <= (data.blocks[sources] == data.blocks[targets]).mean() <= high
     with pytest.raises(BadInput, match="same_camera: no person has two images from one camera"):
-        replace(mixed, cameras=np.arange(len(mixed))).usable()
+        replace(mixed, camids=np.arange(len(mixed))).usable()
 
 
 def test_masks_may_lie_in_a_folder_of_their_own(world: Path, tmp_path: Path) -> None:

@@ -54,8 +54,7 @@ class PairData:
         names: (N,) str.
         blocks: (N,) int64, images of one group and block may not be paired; None where each is its own block.
         listed: (P, 2) rows of the pairs to draw from, source and target; None where groups say it.
-        cameras: (N,) int64, a number of each person under each camera; None where all pairs are from one camera.
-        same_camera: share of the pairs, in [0, 1], that is from one camera whatever the groups say; needs `cameras`.
+        same_camera: share of the pairs, in [0, 1], that is from one camera whatever the groups say; needs `camids`.
         camids: (N,) int64, cameras; None where they are not known.
     """
 
@@ -68,7 +67,6 @@ class PairData:
     names: np.ndarray
     blocks: np.ndarray | None = None
     listed: np.ndarray | None = None
-    cameras: np.ndarray | None = None
     same_camera: float = 0.0
     camids: np.ndarray | None = None
 
@@ -94,10 +92,14 @@ class PairData:
         if listed is not None:
             listed = (np.cumsum(chosen) - 1)[listed[chosen[listed].all(1)]]
         columns = {name: getattr(self, name)[rows] for name in ("xy", "visibility", "pids", "groups", "names")}
-        for name in ("blocks", "cameras", "camids"):
+        for name in ("blocks", "camids"):
             columns[name] = None if getattr(self, name) is None else getattr(self, name)[rows]
         masks = None if self.masks is None else _rows_of(self.masks, rows)
         return replace(self, **columns, images=_rows_of(self.images, rows), masks=masks, listed=listed)
+
+    def tracks(self) -> np.ndarray:
+        """(N,) int64, a number of each person under each camera."""
+        return _tracks(self.pids, np.zeros_like(self.pids) if self.camids is None else self.camids)
 
     def usable(self, min_visible: int = MIN_VISIBLE) -> "PairData":
         """The images with enough visible joints that have a partner of whom the same holds.
@@ -119,8 +121,7 @@ class PairData:
         if not keep.any():
             raise BadInput(f"pairs: none of {len(self)} images has a partner and {min_visible} visible joints")
         chosen = self.select(keep)
-        lonely = chosen.cameras is not None and len(np.unique(chosen.cameras)) == len(chosen)
-        if lonely and self.same_camera:
+        if self.same_camera and len(np.unique(chosen.tracks())) == len(chosen):
             raise BadInput("data.same_camera: no person has two images from one camera; needed 0")
         return chosen
 
@@ -166,11 +167,16 @@ class PairData:
             sources, targets = self.listed[rng.integers(len(self.listed), size=count)].T
             return sources, targets, rng.random(count) < 0.5
         sources, targets = _draw(self.groups, self.blocks, count, rng)
-        if self.cameras is not None and self.same_camera:
+        if self.same_camera:
             near = rng.random(count) < self.same_camera
-            near_sources, near_targets = _draw(self.cameras, None, count, rng)
+            near_sources, near_targets = _draw(self.tracks(), None, count, rng)
             sources, targets = np.where(near, near_sources, sources), np.where(near, near_targets, targets)
         return sources, targets, rng.random(count) < 0.5
+
+
+def _tracks(pids: np.ndarray, camids: np.ndarray) -> np.ndarray:
+    numbers: np.ndarray = np.unique(np.stack([pids, camids]), axis=1, return_inverse=True)[1].ravel()
+    return numbers
 
 
 def _rows_of(stored: np.ndarray | DiskImages, rows: np.ndarray) -> np.ndarray | DiskImages:
@@ -237,8 +243,7 @@ def pairs_from_tree(
     """
     split, table = annotated_training(root, annotations)
     keypoints = keypoints_of(table, split, size)
-    cameras = np.unique(np.stack([split.pids, split.camids]), axis=1, return_inverse=True)[1].ravel()
-    groups = cameras if within == "camera" else split.pids
+    groups = _tracks(split.pids, split.camids) if within == "camera" else split.pids
     paths = [split.path(i) for i in range(len(split))]
     fits = len(split) * size[0] * size[1] * 4 <= memory_bytes  # three channels and perhaps a mask
     data = PairData(
@@ -251,7 +256,6 @@ def pairs_from_tree(
         split.names,
         blocks=split.camids if within == "cross-camera" else None,
         listed=None if pairs is None else _listed_rows(pairs, split),
-        cameras=None if within == "camera" else cameras,
         same_camera=same_camera,
         camids=split.camids,
     )

@@ -135,7 +135,7 @@ def make_batch(
         masks = np.stack([data.masks[rows.sources], data.masks[rows.targets]], 1)
         persons = _mirrored(_placed(masks, device).float() / 255, flip)
         mask = persons.amax(1, keepdim=True)  # the ground that a person leaves is as new in the target as the person is
-    cameras = data.groups if data.cameras is None else data.cameras
+    cameras = data.groups if data.camids is None else data.camids
     across = cameras[rows.sources] != cameras[rows.targets]
     names = zip(data.names[rows.sources], data.names[rows.targets], strict=True)
     return Batch(
