@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -405,6 +406,8 @@ def test_bundled_generators_are_of_the_small_size() -> None:
     assert isinstance(small, XingGANPlusPlusConfig)
     for name in ("pedestrians-small", "market1501-small"):
         assert load_generator(name).config == small
+    keeping = replace(small, variant=replace(small.variant, keep_ground=True))
+    assert load_generator("market1501-augment").config == keeping
 
 
 def test_a_save_that_was_interrupted_leaves_weights_that_can_be_read(tmp_path: Path) -> None:

@@ -6,12 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xingaug.generators import XingGANPlusPlus
+from xingaug.generators import XingGANPlusPlus, load_generator
 from xingaug.generators.ground import SourceSplit, spread, widen
 from xingaug.keypoints import Keypoints, render_heatmaps
 from xingaug.training.composites import composite_target
 
 SIZE = (64, 32)
+STANDING = [
+    (30.0, 18.0), (30.0, 28.0), (23.0, 29.0), (20.0, 44.0), (19.0, 58.0), (37.0, 29.0), (40.0, 44.0), (41.0, 58.0),
+    (26.0, 62.0), (26.0, 86.0), (26.0, 110.0), (34.0, 62.0), (34.0, 86.0), (34.0, 110.0), (28.0, 16.0), (32.0, 16.0),
+    (26.0, 17.0), (34.0, 17.0),
+]  # fmt: skip
 
 
 def small(seed: int = 0) -> XingGANPlusPlus:
@@ -119,6 +124,22 @@ def test_the_fast_form_is_the_same() -> None:
     half = network.optimize(torch.bfloat16)(*inputs())
     assert half.dtype == torch.float32
     assert (half - exact).square().mean() < 1e-3
+
+
+def test_the_bundled_generator_keeps_what_nobody_stands_on() -> None:
+    network = load_generator("market1501-augment")
+    xy = torch.tensor(STANDING)[None] + torch.tensor([[[[0.0, 0.0]]], [[[14.0, 0.0]]]])  # and 14 pixels to the right
+    maps = render_heatmaps(Keypoints(xy[:, 0], torch.ones(2, 18)), (128, 64))
+    rng = torch.Generator().manual_seed(1)
+    image = torch.nn.functional.interpolate(torch.rand(1, 3, 32, 16, generator=rng) - 0.5, (128, 64), mode="bicubic")
+    image[:, :, 20:115, 24:36] = torch.tensor([0.9, -0.8, -0.8])[:, None, None]  # a red figure
+    made = network(image, maps[:1], maps[1:])
+    kept = (made - image).abs().amax(1)[0]
+    assert kept[:, :8].median() < 0.1, "the ground beside the person is not the source's"
+    redder = made[0, 0] - made[0, 1]
+    assert redder[40:70, 40:48].mean() > redder[40:70, 4:12].mean() + 0.3, "the person is not where it was asked for"
+    exact, half = made, network.optimize(torch.bfloat16)(image, maps[:1], maps[1:])
+    assert 10 * torch.log10(4 / (half - exact).square().mean()) > 40
 
 
 def test_what_it_needs_is_asked_for() -> None:

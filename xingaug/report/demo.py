@@ -146,7 +146,7 @@ def _limits_section(is_world: bool, generator: str) -> str:
     elif generator == "pedestrians-small":
         parts.append(
             "The generator pedestrians-small has seen drawn pedestrians only. On photos it shows what the pipeline "
-            "does, not what a generator trained on photos can do: try --generator market1501-small (research only), "
+            "does, not what a generator trained on photos can do: try --generator market1501-augment (research only), "
             "or train one with `xingaug train` on your tree."
         )
     return "".join(paragraph(part, "note") for part in parts)
