@@ -170,11 +170,17 @@ def test_weights_of_another_network_are_refused(state: dict[str, Tensor], tmp_pa
     (tmp_path / "net.onnx").write_text("net")
     for name, said in (
         ("other.pth", r"no weights of torchvision's keypointrcnn_resnet50_fpn \(.+\)$"),
-        ("list.pth", "no state dict, needed the weights of torchvision's keypointrcnn_resnet50_fpn$"),
-        ("cut.pth", r"not a readable file of weights \(.+\)$"),
-        ("text.pth", r"not a readable file of weights \(.+\)$"),
-        ("empty.pth", r"not a readable file of weights \(.+\)$"),
-        ("text.safetensors", r"not a readable file of weights \(.+\)$"),
+        ("list.pth", "holds a list, needed the weights of torchvision's keypointrcnn_resnet50_fpn$"),
+        (
+            "cut.pth",
+            r"cannot be read as tensors saved by torch, needed the weights of .+ \(it is cut off or damaged\)$",
+        ),
+        ("text.pth", r"cannot be read as tensors saved by torch, needed the weights of .+ \(it is a text file\)$"),
+        ("empty.pth", r"cannot be read as tensors saved by torch, needed the weights of .+ \(it is empty\)$"),
+        (
+            "text.safetensors",
+            r"cannot be read as tensors saved by torch, needed the weights of .+ \(it is a text file\)$",
+        ),
         ("net.onnx", r"the estimator 'keypoint-rcnn' reads \.pth or \.pt or \.safetensors$"),
         ("none.pth", r"no such file; the estimator 'keypoint-rcnn' needs its weights"),
     ):

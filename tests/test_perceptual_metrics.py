@@ -153,7 +153,7 @@ def test_evaluate_prints_them(run, cache: Path) -> None:
     lines = out.splitlines()
     assert code == 0
     assert all(", lpips 0." in line for line in lines[1:4])
-    assert lines[4].startswith("         lpips: AlexNet of torchvision")
+    assert lines[4].strip().startswith("lpips: AlexNet of torchvision")
 
 
 @pytest.mark.parametrize(("name", "file"), [("lpips", ALEXNET), ("fid", INCEPTION), ("is", INCEPTION)])

@@ -424,7 +424,10 @@ def test_saved_and_loaded_gives_the_very_images(tmp_path: Path) -> None:
         torch.testing.assert_close(loaded(*inputs()), network(*inputs()), rtol=0, atol=1e-6)
     description = json.loads((tmp_path / "g.json").read_text())
     assert description["class"] == "XingGAN"
-    for name, said in ((None, "class: None"), ("GFLA", "class: 'GFLA', expected XingGAN or XingGANPlusPlus")):
+    for name, said in (
+        (None, "class: 'None', expected"),
+        ("GFLA", "class: 'GFLA', expected XingGAN or XingGANPlusPlus"),
+    ):
         (tmp_path / "g.json").write_text(json.dumps({**description, "class": name}))
         with pytest.raises(BadInput, match=said):
             load_generator(tmp_path / "g.safetensors")
