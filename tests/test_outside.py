@@ -557,6 +557,6 @@ def xingaug_keypoints(count: int) -> Any:
 def test_a_pattern_that_fits_other_files_takes_images_alone(tmp_path: Path) -> None:
     write_crops(tmp_path, train=["1_c1.jpg", "2_c1.jpg", "3_c1.txt"])
     file = describe(tmp_path / "a.yaml", ".", train="{pid:d}_c{camid:d}.*")
-    counts, _, notes = check_dataset(file)
+    counts, _, _, notes = check_dataset(file)
     assert counts["train"]["images"] == 2
     assert re.search(r"1 files do not fit .* or are no images: 3_c1.txt", notes[0])
