@@ -22,7 +22,7 @@ from reid_integration.history import CHECKPOINT, History, load_checkpoint
 from reid_integration.loop import Training
 from reid_integration.posed_features import PosedFeatures
 from reid_integration.result import RESOLVED, RESULT, STATS, WEIGHTS, TrainResult, machine_of
-from reid_integration.weights import save_weights
+from reid_integration.weights import read_state, save_weights
 from xingaug.augment.batch import build_batch_chain
 from xingaug.commands.parser import Parser
 from xingaug.config import to_yaml
@@ -47,6 +47,8 @@ def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None 
         WorkFailed: the loss is no longer finite.
     """
     directory = Path(config.data.save_dir)
+    if config.model.load_weights:
+        read_state(Path(config.model.load_weights))  # a file that is no weights is told first, whatever lies there
     if (directory / RESULT).exists():
         raise BadInput(f"{directory}: holds a finished run; give another data.save_dir, or remove it first")
     with claimed_directory(directory, "training"):

@@ -27,11 +27,9 @@ def load_weights(
     Raises:
         BadInput: unreadable, or not the weights of such a model.
     """
-    needed = "weights of the model"
     own = model.state_dict()
+    state = read_state(path, key)
     try:
-        state = state_dict_of(path, read_tensors(path, needed), needed)
-        state = {name.removeprefix("module."): value for name, value in state.items()}
         if "conv9.conv.weight" in own and any(name.startswith("features.") for name in state):
             state = mobilenet_state(state, own)
     except BadInput as error:
@@ -44,6 +42,16 @@ def load_weights(
             f"missing or have another shape, such as {missing[0]})"
         )
     model.load_state_dict({**own, **fitting})
+
+
+def read_state(path: Path, key: str = "model.load_weights") -> dict[str, Tensor]:
+    """The arrays of a file of weights; arguments and errors as of `load_weights`."""
+    needed = "weights of the model"
+    try:
+        state = state_dict_of(path, read_tensors(path, needed), needed)
+    except BadInput as error:
+        raise BadInput(f"{key}: {error}") from None
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:

@@ -86,6 +86,11 @@ def test_run_directory_explains_itself(tree, tmp_path):
     assert again.to_mapping() == result.to_mapping()
     with pytest.raises(BadInput, match="holds a finished run"):
         finish(tree, tmp_path / "run")
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html><title>Virus scan warning</title>")
+    with pytest.raises(
+        BadInput, match=r"model.load_weights: .*page.pth: .*web page"
+    ):  # told first, whatever lies there
+        finish(tree, tmp_path / "run", model={"load_weights": str(tmp_path / "page.pth")})
 
 
 def test_a_directory_of_something_else_is_left_alone(tree, tmp_path):

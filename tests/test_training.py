@@ -472,7 +472,7 @@ def test_another_configuration_on_a_run_is_refused(given: PairData, tmp_path: Pa
         ({"photometric": {"hue": 0.7}}, "hue: 0.7, needed 0 to 0.5"),
         ({"perceptual": {"layers": []}}, "perceptual: layers: "),
         ({"perceptual": "nothing"}, "perceptual"),
-        ({"validation": {"every": 0}}, "pairs, every: at least 1"),
+        ({"validation": {"every": 0}}, "pairs: 1 to 100,000; every: at least 1"),
         ({"data": {"root": "x", "annotations": "y", "min_visible": 19}}, "min_visible: needed 1 to 18"),
         ({"generator": "huge"}, "expected one of xinggan"),
         ({"device": "nonsense"}, "device: 'nonsense' is not available here"),
@@ -487,7 +487,7 @@ def test_perceptual_must_be_written_out() -> None:
     from xingaug.config import from_mapping
     from xingaug.training.config import TrainConfig
 
-    with pytest.raises(BadInput, match="key 'perceptual' is missing; expected one of none or a mapping"):
+    with pytest.raises(BadInput, match="key 'perceptual' is missing; expected one of none, vgg16, vgg19 or a mapping"):
         from_mapping(TrainConfig, {})
 
 
