@@ -49,7 +49,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class ResidualDiscriminator(nn.Module):
-    """PATN's discriminator, which XingGAN uses for both conditions (METHOD: XingGAN, discriminators).
+    """PATN's discriminator, which XingGAN uses for both conditions (XingGAN, Tang et al., ECCV 2020).
 
     Every channel of the last residual block is a score. Scores are logits: the sigmoid of the released training
     belongs to its loss.

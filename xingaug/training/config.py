@@ -101,7 +101,7 @@ class Photometric:
 
 @dataclass(frozen=True)
 class PerceptualConfig:
-    """The perceptual loss: a distance between VGG features (METHOD: XingGAN, losses).
+    """The perceptual loss: a distance between VGG features (XingGAN, Tang et al., ECCV 2020).
 
     Attributes:
         network: VGG-19, as the released XingGAN has it, or VGG-16.

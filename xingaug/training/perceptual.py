@@ -1,4 +1,4 @@
-"""The perceptual loss on features of VGG (Johnson et al. 2016; METHOD: XingGAN, losses)."""
+"""The perceptual loss on features of VGG (Johnson et al. 2016; XingGAN, Tang et al., ECCV 2020)."""
 
 import torch
 import torch.nn.functional as F
