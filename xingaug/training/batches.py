@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from xingaug.data.pairs import PairData
-from xingaug.generators.pose import Poses, draw_maps
+from xingaug.generators.pose import PoseMaps, Poses, draw_maps
 from xingaug.images import bytes_to_unit, unit_to_signed
 from xingaug.keypoints import Keypoints
 from xingaug.training.config import Photometric, TrainConfig
@@ -58,7 +57,8 @@ class Batch:
     def source_means(self) -> Tensor:
         """(B, 18, H/4, W/4), 4x4 means of the source pose's maps."""
         size = (self.source.shape[-2], self.source.shape[-1])
-        return F.avg_pool2d(draw_maps(Poses.of_joints(*self.joints), size)[:, : self.xy.shape[2]], 4)
+        maps = PoseMaps(size).to(self.source.device)
+        return maps.means(Poses.of_joints(*self.joints), size)[:, : self.xy.shape[2]]
 
     def parts(self, count: int) -> list["Batch"]:
         """Cuts the batch into equal parts."""
