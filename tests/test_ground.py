@@ -1,5 +1,7 @@
 """Person and ground of the source, and targets that are composed of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from xingaug.generators import XingGANPlusPlus, load_generator
 from xingaug.generators.ground import SourceSplit, spread, widen
+from xingaug.generators.store import load_start, save_generator
 from xingaug.keypoints import Keypoints, render_heatmaps
 from xingaug.training.composites import composite_target
 
@@ -115,6 +118,18 @@ def test_the_split_learns_from_losses_of_its_own() -> None:
     hole = torch.ones(2, 1, *SIZE)
     (network.split.find(image, means).mean() + network.split.fill(image, hole).square().mean()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.split.parameters())
+
+
+@pytest.mark.parametrize("texture", [0, 2])
+def test_a_generator_without_ground_is_a_start(texture: int, tmp_path: Path) -> None:
+    plain = XingGANPlusPlus(size=SIZE, width=16, blocks=1, texture_attention=texture).eval()
+    path = save_generator(plain, tmp_path / "plain.safetensors")
+    grown = XingGANPlusPlus(size=SIZE, width=16, blocks=1, texture_attention=texture, keep_ground=True).eval()
+    grown.load_state_dict(load_start(path, grown))
+    assert grown.split is not None
+    torch.nn.init.constant_(grown.split.mask.leave.bias, -50.0)  # nobody: the ground is the source, as it was
+    with torch.no_grad():
+        torch.testing.assert_close(grown(*inputs()), plain(*inputs()), atol=2e-3, rtol=0)  # stored in half precision
 
 
 def test_the_fast_form_is_the_same() -> None:

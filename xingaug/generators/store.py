@@ -18,6 +18,7 @@ from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import optimize
+from xingaug.generators.grow import with_ground
 from xingaug.generators.light import XingGANPlusPlus
 from xingaug.generators.upgrade import state_of_format_3
 from xingaug.generators.xinggan import XingGAN, XingGANConfig
@@ -156,20 +157,30 @@ def load_generator(
     return optimize(generator, dtype)
 
 
-def load_trainable(name_or_path: str | Path, config: GeneratorConfig) -> PoseGenerator:
-    """Loads a generator that is to be trained on, and checks that it is the network of `config`.
+def load_start(name_or_path: str | Path, network: PoseGenerator) -> dict[str, Tensor]:
+    """Weights for a network to be trained on from.
+
+    Args:
+        name_or_path: of a generator, as for `load_generator`. One that does not keep the ground can be the start of one
+            that does (`generators.grow`).
+        network: what will be trained.
 
     Raises:
         BadInput: as for `load_generator`, or another network; the first key that differs is named.
     """
     generator = load_generator(name_or_path, dtype=None)
-    if type(generator.config) is not type(config):
+    if type(generator.config) is not type(network.config):
         raise BadInput(f"generator '{name_or_path}': is {type(generator).__name__}, asked for another network")
-    found = _flat(generator.config)
-    for name, asked in _flat(config).items():
-        if name not in _WEIGHTLESS and found[name] != asked:
-            raise BadInput(f"generator '{name_or_path}': has {name} {found[name]}, asked for {asked}")
-    return generator
+    found, asked = _flat(generator.config), _flat(network.config)
+    grows = asked.get("keep_ground", False) and not found["keep_ground"] and found["limb_warp"]
+    for name, value in asked.items():
+        if name not in _WEIGHTLESS and found[name] != value and not (grows and name == "keep_ground"):
+            raise BadInput(f"generator '{name_or_path}': has {name} {found[name]}, asked for {value}")
+    state = generator.state_dict()
+    if not grows:
+        return state
+    assert isinstance(network.config, XingGANPlusPlusConfig)
+    return with_ground(state, network.state_dict(), network.config)
 
 
 def _flat(config: object) -> dict[str, Any]:

@@ -249,7 +249,8 @@ class TrainConfig:
         data: where pairs come from.
         generator: the network: a named size (`generators.sizes`), or the switches of a XingGAN++.
         size: (height, width) in pixels of a named generator's images; None is 128x64.
-        start: a bundled name or .safetensors file whose weights the generator starts from; it must be the same network.
+        start: a bundled name or .safetensors file whose weights the generator starts from; the same network, or
+            the same but for `keep_ground`.
         target: what the generated image should be: "photo", the target image as it is; or "composite", its person in
             the source's colours on the source's ground (`training.composites`), for which the generator keeps the
             ground and the data has masks.

@@ -15,7 +15,7 @@ from xingaug.generators.base import PoseGenerator
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.render import render
-from xingaug.generators.store import load_trainable, network_of
+from xingaug.generators.store import load_start, network_of
 from xingaug.programs import load_program, run_program
 from xingaug.tensors import read_tensors
 from xingaug.training import losses
@@ -92,7 +92,7 @@ class Trainer:
         self.generator = processes.prepare(network_of(config.network))
         self.average = processes.prepare(network_of(config.network)).requires_grad_(False)
         if config.start is not None:
-            self.generator.load_state_dict(load_trainable(config.start, config.network).state_dict())
+            self.generator.load_state_dict(load_start(config.start, self.generator))
         self.average.load_state_dict(self.generator.state_dict())
         if config.keeps_ground and not config.losses.split:
             split_of(self.generator).requires_grad_(False)
