@@ -343,7 +343,7 @@ def test_yaml_is_plain_and_in_the_order_of_the_fields():
 
 
 def test_every_shipped_configuration_is_of_a_known_kind():
-    assert {path.name.split("_")[0] for path in CONFIGS.iterdir()} <= {"train", "reid", "compare"}
+    assert {path.name.split("_")[0] for path in CONFIGS.iterdir()} <= {"train", "reid", "compare", "estimator"}
     assert all(path.suffix == ".yaml" for path in CONFIGS.iterdir())
 
 

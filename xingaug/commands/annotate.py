@@ -14,6 +14,7 @@ def add(commands: Any) -> None:
     """Adds the commands to the parser's."""
     _add_annotate(commands)
     _add_compare_annotations(commands)
+    _add_train_estimator(commands)
 
 
 def _add_annotate(commands: Any) -> None:
@@ -29,7 +30,12 @@ def _add_annotate(commands: Any) -> None:
     way.add_argument("--from", dest="source", nargs=2, metavar=("FORMAT", "FILE"),
                      help="patn-csv, openpose-json (a folder), coco-json, alphapose-json, lsp-mat or npz, and the "
                      "file")  # fmt: skip
-    way.add_argument("--estimator", metavar="NAME", help="keypoint-rcnn, rtmpose, vitpose, movenet or program")
+    way.add_argument(
+        "--estimator",
+        metavar="NAME",
+        help="posenet-market1501, which comes with its weights, keypoint-rcnn, rtmpose, vitpose, movenet, posenet or "
+        "program",
+    )
     parser.add_argument("--splits", nargs="+", choices=("train", "query", "gallery"),
                         help="of a dataset (default: train)")  # fmt: skip
     parser.add_argument(
@@ -57,6 +63,25 @@ def _add_annotate(commands: Any) -> None:
     how.add_argument("--workers", type=int, metavar="N", help="threads that decode ahead (default: one for each core)")
     how.add_argument("--restart", action="store_true", help="drop the work of an interrupted run")
     how.add_argument("--device", default="cpu", help="such as cuda")
+
+
+def _add_train_estimator(commands: Any) -> None:
+    text = "Train the package's pose estimator on annotated crops; run again on the same directory, it continues."
+    parser = add_command(
+        commands, "train-estimator", _train_estimator, text,
+        "xingaug train-estimator configs/estimator_market1501.yaml steps=200 --out runs/posenet",
+    )  # fmt: skip
+    parser.add_argument("config", type=Path, help="YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as lr=1e-3")
+    parser.add_argument("--out", type=Path, help="run directory (default: runs/ and the file's name)")
+
+
+def _train_estimator(args: argparse.Namespace) -> None:
+    from xingaug.config import load_config
+    from xingaug.training.estimator import EstimatorConfig, train_estimator
+
+    config = load_config(EstimatorConfig, args.config, args.overrides)
+    print(train_estimator(config, args.out or Path("runs") / args.config.stem))
 
 
 _OF_ESTIMATORS = ("weights", "mirror", "min_confidence", "batch_size", "workers", "restart")

@@ -7,7 +7,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from xingaug.config import to_yaml
 from xingaug.errors import BadInput
 from xingaug.files import LOCK_NAME, atomic_write, claimed_directory
 from xingaug.inputs import parse_json, read_text
-from xingaug.training.config import TrainConfig
 from xingaug.training.processes import Processes
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 KEPT = 2
 """Checkpoints that are kept beside the best one."""
@@ -41,7 +43,7 @@ class RunDirectory:
         """Has the run's first process hold the directory while a block runs; `BadInput` if another run does."""
         return claimed_directory(self.path, "training") if is_first else nullcontext()
 
-    def require_own(self, config: TrainConfig) -> None:
+    def require_own(self, config: "DataclassInstance") -> None:
         """Raises `BadInput` unless the directory can be made, or holds a run of this very configuration."""
         if not self.config.exists():
             if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK_NAME for p in self.path.iterdir())):
@@ -54,7 +56,7 @@ class RunDirectory:
                     f"{self.path}: holds a run with '{old.strip()}', asked for '{new.strip()}'; name another directory"
                 )
 
-    def describe(self, config: TrainConfig, processes: Processes) -> None:
+    def describe(self, config: "DataclassInstance", processes: Processes) -> None:
         """Writes the resolved configuration and the environment."""
         with atomic_write(self.config) as temporary:
             temporary.write_text(to_yaml(config))

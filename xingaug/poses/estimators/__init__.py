@@ -1,4 +1,4 @@
-"""Pose estimators: networks of other people that find the person of an image, behind one protocol."""
+"""Pose estimators, the project's own and networks of other people, behind one protocol."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from xingaug.errors import BadInput
 from xingaug.poses.estimators.base import MIN_CONFIDENCE, Estimator, Finder, PoseEstimator
 from xingaug.poses.estimators.keypoint_rcnn import KeypointRCNN
 from xingaug.poses.estimators.movenet import MoveNet, takes_rows_of_pixels
+from xingaug.poses.estimators.posenet import PoseNetFinder
 from xingaug.poses.estimators.program import Program
 from xingaug.poses.estimators.topdown import TopDown
 from xingaug.programs import onnx_session
@@ -18,11 +19,20 @@ _WEIGHTS = {
     "rtmpose": "an ONNX file of RTMPose or RTMW, as mmdeploy exports it (.onnx)",
     "vitpose": "an ONNX file of ViTPose, as mmdeploy or easy_ViTPose exports it (.onnx)",
     "movenet": "an ONNX file of MoveNet's single pose, input (1, H, W, 3) (.onnx)",
+    "posenet": "what `xingaug train-estimator` writes (.safetensors)",
     "program": "a network, images (B, 3, H, W) in [0, 1] -> (B, 18, 3), as ONNX (.onnx) or torch.export.save (.pt2)",
 }
 """What the estimators that come without weights need."""
 
-ESTIMATORS: tuple[str, ...] = ("keypoint-rcnn", *_WEIGHTS)
+_BUNDLED = Path(__file__).resolve().parents[2] / "weights" / "estimators"
+
+BUNDLED: tuple[str, ...] = tuple(sorted(path.stem for path in _BUNDLED.glob("*.safetensors")))
+"""Names of the estimators that come with weights; a card lies beside each."""
+
+DEFAULT = "posenet-market1501"
+"""The estimator where none is named."""
+
+ESTIMATORS: tuple[str, ...] = (*BUNDLED, "keypoint-rcnn", *_WEIGHTS)
 """Names of the estimators."""
 
 
@@ -36,11 +46,12 @@ def load_estimator(
     """Loads an estimator with its weights.
 
     Args:
-        name: one of `ESTIMATORS`. `rtmpose` and `vitpose` read any top-down ONNX model of either family: whether its
-            head is SimCC or heatmaps is told by its outputs.
+        name: one of `ESTIMATORS`; those of `BUNDLED` need nothing else. `rtmpose` and `vitpose` read any top-down ONNX
+            model of either family: whether its head is SimCC or heatmaps is told by its outputs.
         weights: the file. `keypoint-rcnn` takes a state dict, `.pth` or `.safetensors`, and without a path the weights
-            that torchvision keeps or downloads; `rtmpose`, `vitpose` and `movenet` take `.onnx`, `program` takes
-            `.onnx` or `.pt2`; the latter can run code, so name only one that you trust.
+            that torchvision keeps or downloads; `rtmpose`, `vitpose` and `movenet` take `.onnx`, `posenet` takes what
+            `train_estimator` wrote, `program` takes `.onnx` or `.pt2`; the latter can run code, so name only one that
+            you trust.
         device: where the network runs and the keypoints come out.
         mirror: estimate on the mirrored images too and average (see `PoseEstimator`).
         min_confidence: joints below it are missing, in [0, 1).
@@ -55,11 +66,15 @@ def load_estimator(
     """
     if name not in ESTIMATORS:
         raise BadInput(f"unknown estimator '{name}'; known: {', '.join(ESTIMATORS)}")
+    if name in BUNDLED and weights is not None:
+        raise BadInput(f"estimator '{name}': comes with its weights; with {weights} name the estimator posenet")
     if weights is None and name in _WEIGHTS:
         raise BadInput(f"estimator '{name}': comes without weights; name {_WEIGHTS[name]}")
     device = _checked_device(device)
     finder: Finder
-    if name == "keypoint-rcnn":
+    if name in BUNDLED or name == "posenet":
+        finder = PoseNetFinder(weights or _BUNDLED / f"{name}.safetensors", device)
+    elif name == "keypoint-rcnn":
         finder = KeypointRCNN.load(weights, device)
     elif name == "program":
         finder = Program(Path(weights or ""), device)
@@ -74,15 +89,15 @@ def load_estimator_file(path: Path, device: str | torch.device = "cpu", min_conf
     """Loads an estimator whose kind its file tells.
 
     Args:
-        path: `.pt2`, or `.onnx`: MoveNet takes images (1, H, W, 3), a program gives one (B, 18, 3), else it is a
-            top-down network such as RTMPose.
+        path: `.pt2`, `.safetensors` of PoseNet, or `.onnx`: MoveNet takes images (1, H, W, 3), a program gives one
+            (B, 18, 3), else it is a top-down network such as RTMPose.
         device: where the network runs.
         min_confidence: joints below it are missing, in [0, 1).
 
     Raises:
         BadInput: as `load_estimator`.
     """
-    kind = "program"
+    kind = "posenet" if path.suffix.lower() == ".safetensors" else "program"
     if path.suffix.lower() == ".onnx" and path.is_file():
         session = onnx_session(path, torch.device("cpu"), "a pose estimator")
         made = session.get_outputs()

@@ -1,0 +1,224 @@
+"""PoseNet, the package's own estimator: its maps, its file, its training, and what the bundled weights find."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from real_data import patn_file
+
+from xingaug.config import load_config
+from xingaug.data.annotations import read_annotations
+from xingaug.data.pairs import pairs_from_pedestrians
+from xingaug.errors import BadInput
+from xingaug.images import read_image
+from xingaug.keypoints import FLIP_ORDER
+from xingaug.poses.estimators import BUNDLED, DEFAULT, load_estimator
+from xingaug.poses.estimators.posenet import (
+    CELL,
+    SIZE,
+    PoseNet,
+    PoseNetFinder,
+    cell_centres,
+    fused,
+    joints_of,
+    load_posenet,
+    save_posenet,
+)
+from xingaug.training.config import PedestrianData
+from xingaug.training.estimator import (
+    Crops,
+    EstimatorConfig,
+    EstimatorTrainer,
+    draw_crops,
+    load_crops,
+    losses_of,
+    train_estimator,
+)
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SMALL = EstimatorConfig(
+    data=[PedestrianData(identities=2, tracklets=1, poses=3, seed=5)], steps=3, batch_size=4, checkpoint_minutes=1e9
+)
+
+
+def network(seed: int = 0) -> PoseNet:
+    torch.manual_seed(seed)
+    return PoseNet()
+
+
+def perfect_maps(xy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a network that knows the joints would give."""
+    cells = torch.zeros(len(xy), 18, 32, 16)
+    away = xy[..., None, None] - cell_centres(cells)
+    return -away.square().sum(2) / (2 * CELL**2), away, torch.full((len(xy), 18), 5.0)
+
+
+def test_joints_are_read_where_the_maps_say() -> None:
+    rng = torch.Generator().manual_seed(0)
+    xy = torch.rand(3, 18, 2, generator=rng) * torch.tensor([63.0, 127.0])
+    found = joints_of(*perfect_maps(xy))
+    torch.testing.assert_close(found.xy, xy, atol=1e-3, rtol=0)
+    assert (found.visibility > 0.99).all()
+
+
+def test_a_second_person_does_not_pull_the_joint_away() -> None:
+    xy = torch.full((1, 18, 2), 12.0)
+    cells, offsets, visible = perfect_maps(xy)
+    cells[..., 25, 12] = cells.amax() - 0.5  # nearly as likely, far away
+    found = joints_of(cells, offsets, visible)
+    torch.testing.assert_close(found.xy, xy, atol=1e-3, rtol=0)
+
+
+def test_the_losses_of_what_is_right_are_the_smallest() -> None:
+    xy = torch.rand(2, 18, 2) * 60
+    seen = torch.ones(2, 18, dtype=torch.bool)
+    right, wrong = losses_of(perfect_maps(xy), xy, seen), losses_of(perfect_maps(xy + 6), xy, seen)
+    assert right["offsets"] < 1e-4 < wrong["offsets"]
+    assert right["cells"] < wrong["cells"]
+    nobody = losses_of(perfect_maps(xy), xy, ~seen)
+    assert nobody["cells"] == nobody["offsets"] == 0
+    assert nobody["visible"] > right["visible"]
+
+
+def test_joints_follow_the_pixels_of_a_moved_crop() -> None:
+    xy = torch.zeros(1, 18, 2) + torch.tensor([20.0, 90.0])
+    images = torch.zeros(1, 3, *SIZE)
+    images[:, :, 89:92, 19:22] = 1
+    angle = torch.tensor(0.2)
+    matrix = (
+        1.2 * torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])[None]
+    )
+    moved = Crops(images, xy, torch.ones(1, 18, dtype=torch.bool)).moved(matrix, torch.tensor([[3.0, -7.0]]))
+    weight = moved.images[0, 0]
+    y, x = torch.meshgrid(torch.arange(SIZE[0]), torch.arange(SIZE[1]), indexing="ij")
+    centre = torch.stack([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
+    torch.testing.assert_close(moved.xy[0, 0], centre, atol=0.05, rtol=0)
+    away = Crops(images, xy, torch.ones(1, 18, dtype=torch.bool)).moved(matrix, torch.tensor([[-60.0, 0.0]]))
+    assert not away.visible.any()
+
+
+def test_a_mirrored_crop_has_its_sides_exchanged() -> None:
+    xy = torch.rand(2, 18, 2) * 60
+    crops = Crops(torch.rand(2, 3, *SIZE), xy, torch.rand(2, 18) < 0.5)
+    mirrored = crops.mirrored(torch.tensor([True, False]))
+    torch.testing.assert_close(mirrored.images[0], crops.images[0].flip(-1))
+    torch.testing.assert_close(mirrored.xy[0, :, 0], 63 - xy[0, list(FLIP_ORDER), 0])
+    assert torch.equal(mirrored.visible[0], crops.visible[0, list(FLIP_ORDER)])
+    assert torch.equal(mirrored.xy[1], xy[1])
+
+
+def test_the_same_step_draws_the_same_crops() -> None:
+    data = [pairs_from_pedestrians(2, 1, 3, 5, progress=False), pairs_from_pedestrians(2, 1, 2, 6, progress=False)]
+    first, again, other = (draw_crops(data, SMALL, step) for step in (4, 4, 5))
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, other.images)
+    assert first.images.shape == (4, 3, *SIZE)
+
+
+def test_one_batch_is_learned_by_heart() -> None:
+    data = [pairs_from_pedestrians(2, 1, 3, 5, progress=False)]
+    config = EstimatorConfig(data=SMALL.data, steps=40, batch_size=4, lr=3e-3)
+    trainer = EstimatorTrainer(config, torch.device("cpu"))
+    batch = draw_crops(data, config, 0)
+    figures = [trainer.train_step(batch) for _ in range(40)]
+    assert figures[-1]["total"] < 0.6 * figures[0]["total"]
+
+
+def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    whole = load_posenet(train_estimator(SMALL, tmp_path / "whole", progress=False)).state_dict()
+    run = tmp_path / "stopped"
+    train_estimator(SMALL, run, progress=False)
+    checkpoint = torch.load(run / "checkpoints" / "00000003.pt", weights_only=True)
+    assert checkpoint["step"] == 3
+    # As if it had been stopped after its second step.
+    trainer = EstimatorTrainer(SMALL, torch.device("cpu"))
+    data = load_crops(SMALL.data, progress=False)
+    for step in range(2):
+        trainer.train_step(draw_crops(data, SMALL, step))
+    (run / "checkpoints" / "00000003.pt").unlink()
+    torch.save(trainer.state(), run / "checkpoints" / "00000002.pt")
+    (run / "estimator.safetensors").unlink()
+    continued = load_posenet(train_estimator(SMALL, run, progress=False)).state_dict()
+    assert all(torch.equal(continued[name], value) for name, value in whole.items())
+    with pytest.raises(BadInput, match=r"holds a run with 'steps: 3', asked for 'steps: 4'; name another directory"):
+        train_estimator(EstimatorConfig(data=SMALL.data, steps=4, batch_size=4), run, progress=False)
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"data": []}, {"lr": 0.0}, {"ema_decay": 1.0}, {"device": "cuda:9"}])
+def test_settings_out_of_range_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=rf"^{next(iter(change))}"):
+        EstimatorConfig(**{"data": SMALL.data, **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["market1501", "pedestrians"])
+def test_the_shipped_configurations_are_valid(name: str) -> None:
+    assert load_config(EstimatorConfig, CONFIGS / f"estimator_{name}.yaml").steps > 1000
+
+
+def test_the_network_is_small_and_its_fast_form_the_same() -> None:
+    plain = network()
+    assert sum(p.numel() for p in plain.parameters()) <= 1_500_000
+    images = torch.rand(2, 3, *SIZE)
+    with torch.no_grad():
+        for _ in range(3):
+            plain(images)  # batch statistics of its own
+        expected = plain.eval()(images)
+        found = fused(plain)(images)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_other_files_are_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_posenet(network(), path)
+    assert load_estimator("posenet", path).name.startswith("posenet net.safetensors ")
+    path.write_bytes(b"no tensors")
+    with pytest.raises(BadInput, match=r"net\.safetensors: not the weights of a PoseNet"):
+        load_estimator("posenet", path)
+    broken = network()
+    torch.nn.init.constant_(broken.out.bias, float("nan"))
+    with pytest.raises(BadInput, match=r"out\.bias holds values that are not finite"):
+        load_posenet(save_posenet(broken, path))
+    with pytest.raises(BadInput, match="posenet': comes without weights"):
+        load_estimator("posenet")
+    with pytest.raises(BadInput, match="comes with its weights"):
+        load_estimator(DEFAULT, path)
+
+
+def test_crops_of_any_size_come_back_in_their_own_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = PoseNetFinder(save_posenet(network(), tmp_path / "net.safetensors"), torch.device("cpu"))
+    xy = torch.rand(1, 18, 2) * torch.tensor([63.0, 127.0])
+
+    def knowing(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        assert batch.shape == (1, 3, *SIZE)
+        return perfect_maps(xy)
+
+    monkeypatch.setattr(finder, "_network", knowing)
+    found = finder([torch.rand(3, *SIZE), torch.rand(3, 300, 90)])
+    torch.testing.assert_close(found[0].xy, xy[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(found[1].xy, found[0].resize(SIZE, (300, 90)).xy, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_bundled_estimators_find_drawn_persons(name: str) -> None:
+    crops = pairs_from_pedestrians(6, 1, 4, 77, progress=False)
+    images = torch.from_numpy(np.asarray(crops.images[np.arange(len(crops))])).permute(0, 3, 1, 2).float() / 255
+    found = load_estimator(name)(images)
+    seen = (crops.visibility > 0) & (found.visibility.numpy() > 0)
+    distance = np.linalg.norm(found.xy.numpy() - crops.xy, axis=-1)[seen]
+    assert seen.mean() > 0.5 * (crops.visibility > 0).mean()
+    assert np.median(distance) < (3 if "pedestrians" in name else 8)
+
+
+@pytest.mark.skipif("XINGAUG_MARKET1501" not in os.environ, reason="XINGAUG_MARKET1501 names no copy of Market-1501")
+def test_the_default_estimator_is_as_good_on_market1501_as_its_card_says() -> None:
+    root = Path(os.environ["XINGAUG_MARKET1501"])
+    table = read_annotations(patn_file("market-annotation-test.csv"))
+    names = [name for name in table.names.tolist() if (root / "bounding_box_test" / name).exists()][::40][:200]
+    pixels = np.stack([read_image(root / "bounding_box_test" / name, SIZE) for name in names])
+    rows = table.lookup(names)
+    found = load_estimator(DEFAULT)(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+    distance = np.linalg.norm(found.xy.numpy() - table.xy[rows], axis=-1)
+    assert np.median(distance[(table.visibility[rows] > 0) & (found.visibility.numpy() > 0)]) < 2.4

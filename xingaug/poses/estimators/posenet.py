@@ -1,0 +1,199 @@
+"""PoseNet, the project's own small pose estimator for person crops, one forward pass of 128x64 (our design).
+
+Each joint has a heatmap of 4 px cells, which says where it is, offsets, which say where in its cell, and a map of
+scores, which says whether it can be seen. After heatmaps with offsets (Papandreou et al., CVPR 2017).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from xingaug.errors import BadInput
+from xingaug.files import atomic_write
+from xingaug.inputs import read_bytes
+from xingaug.keypoints import JOINTS, Keypoints
+from xingaug.poses.estimators.base import weights_name
+
+SIZE = (128, 64)
+"""Height and width of the images that the network takes, in pixels."""
+
+CELL = 4
+"""Side of a heatmap's cell in pixels."""
+
+MOST_BYTES = 50_000_000
+_FORMAT = "xingaug pose estimator 1"
+_WINDOW = 2  # cells round the highest one whose mean the joint's place is
+
+
+class PoseNet(nn.Module):
+    """Images (B, 3, 128, 64) in [0, 1] to maps of the 18 joints; 1.4 M parameters."""
+
+    def __init__(self, widths: tuple[int, int, int, int] = (32, 64, 100, 124)) -> None:
+        """Args: `widths`: channels at a half, a quarter, an eighth and a sixteenth of the resolution."""
+        super().__init__()
+        a, b, c, d = widths
+        self.to_half = nn.Sequential(nn.PixelUnshuffle(2), _conv(12, a))
+        self.to_quarter = nn.Sequential(_conv(a, b, 2), Residual(b))
+        self.to_eighth = nn.Sequential(_conv(b, c, 2), Residual(c), Residual(c))
+        self.to_sixteenth = nn.Sequential(_conv(c, d, 2), Residual(d))
+        self.up_eighth = nn.Sequential(nn.Conv2d(d, 4 * b, 1), nn.PixelShuffle(2))
+        self.join_eighth = nn.Sequential(_conv(b + c, c), Residual(c))
+        self.up_quarter = nn.Sequential(nn.Conv2d(c, 4 * b, 1), nn.PixelShuffle(2))
+        self.join_quarter = nn.Sequential(_conv(2 * b, b), Residual(b))
+        self.out = nn.Conv2d(b, 4 * len(JOINTS), 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps of the joints.
+
+        Args:
+            images: (B, 3, 128, 64) in [0, 1].
+
+        Returns:
+            Logits of the cells (B, 18, 32, 16), a distribution over all of them; offsets from a cell's centre in pixels
+            (B, 18, 2, 32, 16), x and y; logits (B, 18) of a joint's being visible. All float32.
+        """
+        quarter = self.to_quarter(self.to_half(images * 4 - 2))  # (B, b, 32, 16)
+        eighth = self.to_eighth(quarter)  # (B, c, 16, 8)
+        code = self.up_eighth(self.to_sixteenth(eighth))
+        code = self.join_eighth(torch.cat([code, eighth], 1))
+        code = self.join_quarter(torch.cat([self.up_quarter(code), quarter], 1))
+        maps = self.out(code).float().unflatten(1, (4, len(JOINTS)))  # (B, 4, 18, 32, 16)
+        cells, scores = maps[:, 0], maps[:, 1]
+        where = cells.flatten(2).softmax(-1)
+        visible = (where * scores.flatten(2)).sum(-1)
+        return cells, maps[:, 2:].transpose(1, 2) * CELL, visible
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions round which the input goes."""
+
+    def __init__(self, width: int) -> None:
+        """Args: `width`: channels in and out."""
+        super().__init__()
+        self.first, self.second = _conv(width, width), _conv(width, width)[:2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) to the same."""
+        return F.relu(x + self.second(self.first(x)))
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def cell_centres(like: Tensor) -> Tensor:
+    """(2, 32, 16), x and y of each cell's centre in pixels of the image."""
+    y, x = (torch.arange(side // CELL, device=like.device) * CELL + (CELL - 1) / 2 for side in SIZE)
+    return torch.stack(torch.broadcast_tensors(x[None], y[:, None]))
+
+
+def joints_of(cells: Tensor, offsets: Tensor, visible: Tensor) -> Keypoints:
+    """The joints that a network's maps tell of.
+
+    A joint lies at the mean of what the cells round the highest one say, each by its probability.
+
+    Args:
+        cells: (B, 18, 32, 16) logits.
+        offsets: (B, 18, 2, 32, 16) pixels.
+        visible: (B, 18) logits.
+
+    Returns:
+        (B,) keypoints in pixels of 128x64.
+    """
+    rows, columns = cells.shape[-2:]
+    probability = cells.flatten(2).softmax(-1).unflatten(2, (rows, columns))
+    best = cells.flatten(2).argmax(-1)
+    top, left = best.div(columns, rounding_mode="floor")[..., None, None], best.remainder(columns)[..., None, None]
+    y, x = torch.arange(rows, device=cells.device)[:, None], torch.arange(columns, device=cells.device)
+    near = ((y - top).abs() <= _WINDOW) & ((x - left).abs() <= _WINDOW)
+    weight = probability * near
+    weight = weight / weight.sum((2, 3), keepdim=True)
+    xy = ((cell_centres(cells) + offsets) * weight[:, :, None]).sum((3, 4))
+    return Keypoints(xy, visible.sigmoid())
+
+
+class PoseNetFinder:
+    """Crops of any size in, stretched to 128x64, and the 18 joints out in each crop's own pixels."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        """Loads the weights.
+
+        Raises:
+            BadInput: no such file, or not a file that `save_posenet` wrote.
+        """
+        self.device = device
+        self._network = fused(load_posenet(path)).to(device).to(memory_format=torch.channels_last)
+        self.name = weights_name("posenet", path)
+
+    def __call__(self, images: list[Tensor]) -> Keypoints:
+        """Images of any sizes -> (B,)."""
+        poses = torch.zeros(len(images), len(JOINTS), 3, device=self.device)
+        for shape in dict.fromkeys(image.shape for image in images):
+            rows = [i for i, image in enumerate(images) if image.shape == shape]
+            batch = torch.stack([images[i] for i in rows])
+            if shape[-2:] != SIZE:
+                batch = F.interpolate(batch, SIZE, mode="bilinear", antialias=True)
+            found = joints_of(*self._network(batch.contiguous(memory_format=torch.channels_last)))
+            poses[rows] = torch.cat([found.resize(SIZE, (shape[1], shape[2])).xy, found.visibility[..., None]], -1)
+        return Keypoints(poses[..., :2], poses[..., 2])
+
+
+def fused(network: PoseNet) -> PoseNet:
+    """The network ready to be used, its batch norms folded into the convolutions before them."""
+    network = network.eval().requires_grad_(False)
+    for module in list(network.modules()):
+        if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
+            module[0], module[1] = _fused(module)
+    return network
+
+
+def _fused(layers: nn.Sequential) -> tuple[nn.Module, nn.Module]:
+    convolution, norm = layers[0], layers[1]
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    return fuse_conv_bn_eval(convolution, norm), nn.Identity()
+
+
+def save_posenet(network: PoseNet, path: Path, notes: dict[str, Any] | None = None) -> Path:
+    """Writes weights in half precision, batch statistics in full, with notes in the file's header.
+
+    Args:
+        network: to be saved.
+        path: ends in `.safetensors`.
+        notes: plain data, such as the training configuration.
+    """
+    state = {}
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            value = value.to(torch.float32 if name.endswith(("running_mean", "running_var")) else torch.float16)
+        state[name] = value.contiguous()
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(save(state, {"xingaug": json.dumps({"format": _FORMAT, **(notes or {})})}))
+    return path
+
+
+def load_posenet(path: Path) -> PoseNet:
+    """Reads what `save_posenet` wrote.
+
+    Raises:
+        BadInput: no such file, another kind of file, or weights that do not fit or are not finite.
+    """
+    data = read_bytes(path, "estimator", MOST_BYTES)
+    network = PoseNet()
+    try:
+        state = load(data)
+        network.load_state_dict(state)
+    except (SafetensorError, RuntimeError, ValueError):
+        raise BadInput(f"{path}: not the weights of a PoseNet, needed what `xingaug train-estimator` writes") from None
+    wrong = next((name for name, value in state.items() if not value.isfinite().all()), None)
+    if wrong is not None:
+        raise BadInput(f"{path}: {wrong} holds values that are not finite; the file is damaged")
+    return network
