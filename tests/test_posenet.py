@@ -13,7 +13,7 @@ from xingaug.data.annotations import read_annotations
 from xingaug.data.pairs import pairs_from_pedestrians
 from xingaug.errors import BadInput
 from xingaug.images import read_image
-from xingaug.keypoints import FLIP_ORDER
+from xingaug.keypoints import FLIP_ORDER, Keypoints
 from xingaug.poses.estimators import BUNDLED, DEFAULT, load_estimator
 from xingaug.poses.estimators.posenet import (
     CELL,
@@ -33,9 +33,9 @@ from xingaug.training.estimator import (
     EstimatorTrainer,
     draw_crops,
     load_crops,
-    losses_of,
     train_estimator,
 )
+from xingaug.training.losses import joint_losses, pose_loss
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SMALL = EstimatorConfig(
@@ -74,12 +74,33 @@ def test_a_second_person_does_not_pull_the_joint_away() -> None:
 def test_the_losses_of_what_is_right_are_the_smallest() -> None:
     xy = torch.rand(2, 18, 2) * 60
     seen = torch.ones(2, 18, dtype=torch.bool)
-    right, wrong = losses_of(perfect_maps(xy), xy, seen), losses_of(perfect_maps(xy + 6), xy, seen)
+    right, wrong = joint_losses(perfect_maps(xy), xy, seen), joint_losses(perfect_maps(xy + 6), xy, seen)
     assert right["offsets"] < 1e-4 < wrong["offsets"]
     assert right["cells"] < wrong["cells"]
-    nobody = losses_of(perfect_maps(xy), xy, ~seen)
+    nobody = joint_losses(perfect_maps(xy), xy, ~seen)
     assert nobody["cells"] == nobody["offsets"] == 0
     assert nobody["visible"] > right["visible"]
+
+
+def test_the_pose_loss_is_of_the_joints_asked_for_at_any_size() -> None:
+    xy = torch.rand(2, 18, 2) * 60
+    images = torch.rand(2, 3, *SIZE, requires_grad=True)
+    large = torch.rand(2, 3, 256, 128)
+    visible = torch.ones(2, 18)
+
+    def knowing(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        assert batch.shape == (2, 3, *SIZE)
+        return perfect_maps(xy)
+
+    right = pose_loss(knowing, images, xy, visible)
+    twice = Keypoints(xy, visible).resize(SIZE, (256, 128)).xy
+    torch.testing.assert_close(pose_loss(knowing, large, twice, visible), right)
+    assert pose_loss(knowing, images, xy + 8, visible) > right + 1
+    assert pose_loss(knowing, images, xy + 8, visible * 0) == 0
+    learned = network().eval().requires_grad_(False)
+    pose_loss(learned, images, xy, visible).backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
 
 
 def test_joints_follow_the_pixels_of_a_moved_crop() -> None:

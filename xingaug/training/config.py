@@ -135,6 +135,7 @@ class LossWeights:
         structural: of 1 - SSIM (our choice).
         perceptual: of the perceptual loss, where the run has one.
         identity: of 1 - cosine between features of the generated and the true image, where the run has a network.
+        pose: of the distance between the joints asked for and those that the project's pose estimator finds.
         adversarial: of the mean of both adversarial terms.
         feature_matching: of both discriminators' feature matching (our choice).
         r1: of the discriminators' gradient penalty on true images, Mescheder et al. 2018; counted as r1 / 2.
@@ -149,6 +150,7 @@ class LossWeights:
     structural: float = 2.0
     perceptual: float = 5.0
     identity: float = 1.0
+    pose: float = 0.0
     adversarial: float = 0.2
     feature_matching: float = 4.0
     r1: float = 0.0
@@ -259,6 +261,7 @@ class TrainConfig:
         losses: weights of the terms.
         identity_network: a `torch.export` program (.pt2), images (B, 3, H, W) in [0, 1] to features (B, D). It can run
             code when it is loaded, so name only a file that you trust; no gradient goes through ONNX, which cannot.
+        pose_estimator: what `losses.pose` asks: the name of a bundled PoseNet, or a file of `xingaug train-estimator`.
         steps: number of updates of the generator.
         batch_size: pairs a step, of all processes together.
         accumulate: parts that a process cuts its share of a step into, to save memory.
@@ -290,6 +293,7 @@ class TrainConfig:
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: LossWeights = field(default_factory=LossWeights)
     identity_network: Path | None = None
+    pose_estimator: str = "posenet-market1501"
     steps: int = 4000
     batch_size: int = 16
     accumulate: int = 1

@@ -21,9 +21,10 @@ from xingaug.data.pairs import PairData, pairs_from_pedestrians, pairs_from_tree
 from xingaug.errors import WorkFailed
 from xingaug.generators.fast import has_bfloat16
 from xingaug.keypoints import FLIP_ORDER
-from xingaug.poses.estimators.posenet import CELL, SIZE, PoseNet, cell_centres, save_posenet
+from xingaug.poses.estimators.posenet import SIZE, PoseNet, save_posenet
 from xingaug.progress import ProgressBar
 from xingaug.training.config import PedestrianData, TreeData, device_problem
+from xingaug.training.losses import joint_losses
 from xingaug.training.processes import processes_of
 from xingaug.training.rundir import Log, RunDirectory
 from xingaug.training.stopping import stop_on_signals
@@ -166,28 +167,6 @@ def _changed(batch: Crops, rng: np.random.Generator) -> Crops:
     return batch.recoloured(torch.exp2(uniform(-0.5, 0.5)), uniform(-0.15, 0.15), torch.exp2(uniform(-0.15, 0.15, 3)))
 
 
-def losses_of(maps: tuple[Tensor, Tensor, Tensor], xy: Tensor, visible: Tensor) -> dict[str, Tensor]:
-    """The terms of the loss.
-
-    Args:
-        maps: what `PoseNet` gives.
-        xy: (B, 18, 2) pixels.
-        visible: (B, 18) bool; only such joints count for the places.
-    """
-    cells, offsets, scores = maps
-    away = xy[..., None, None] - cell_centres(cells)  # (B, 18, 2, 32, 16) px from each cell's centre to the joint
-    weight = (-away.square().sum(2).flatten(2) / (2 * CELL**2)).softmax(-1)  # (B, 18, N)
-    seen = visible.float()
-    place = -(weight * cells.flatten(2).log_softmax(-1)).sum(-1)
-    offset = ((offsets - away).abs().sum(2).flatten(2) * weight).sum(-1)
-    count = seen.sum().clamp(min=1)
-    return {
-        "cells": (place * seen).sum() / count,
-        "offsets": 0.25 * (offset * seen).sum() / count,
-        "visible": F.binary_cross_entropy_with_logits(scores, seen),
-    }
-
-
 _KEPT = ("network", "average", "optimiser")
 """What a checkpoint holds beside the step."""
 
@@ -216,7 +195,7 @@ class EstimatorTrainer:
         images = batch.images.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
             maps = self.network(images)
-        terms = losses_of(maps, batch.xy.to(self.device), batch.visible.to(self.device))
+        terms = joint_losses(maps, batch.xy.to(self.device), batch.visible.to(self.device))
         total = torch.stack(list(terms.values())).sum()
         if not bool(total.isfinite()):
             raise WorkFailed(f"step {self.step}: the loss is not finite; try a lower lr")

@@ -11,6 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xingaug.keypoints import Keypoints
+from xingaug.poses.estimators.posenet import CELL, SIZE, cell_centres
+
+Maps = tuple[Tensor, Tensor, Tensor]
+"""What `PoseNet` gives: logits of the cells, offsets in pixels, logits of visibility."""
+
 
 def weighted_l1(generated: Tensor, target: Tensor, mask: Tensor | None, person_weight: float) -> Tensor:
     """Mean absolute difference, heavier on the person.
@@ -62,6 +68,46 @@ def identity_loss(network: Callable[[Tensor], Tensor], generated: Tensor, target
     with torch.no_grad():
         wanted = network((target + 1) / 2)
     return (1 - F.cosine_similarity(network((generated + 1) / 2), wanted)).mean()
+
+
+def joint_losses(maps: tuple[Tensor, Tensor, Tensor], xy: Tensor, visible: Tensor) -> dict[str, Tensor]:
+    """What a pose network's maps are off: the terms of its training.
+
+    Args:
+        maps: what `PoseNet` gives.
+        xy: (B, 18, 2) pixels.
+        visible: (B, 18) bool; only such joints count for the places.
+    """
+    cells, offsets, scores = maps
+    away = xy[..., None, None] - cell_centres(cells)  # (B, 18, 2, 32, 16) px from each cell's centre to the joint
+    weight = (-away.square().sum(2).flatten(2) / (2 * CELL**2)).softmax(-1)  # (B, 18, N)
+    seen = visible.float()
+    place = -(weight * cells.flatten(2).log_softmax(-1)).sum(-1)
+    offset = ((offsets - away).abs().sum(2).flatten(2) * weight).sum(-1)
+    share = seen / seen.sum(1, keepdim=True).clamp(min=1) / len(seen)
+    return {
+        "cells": (place * share).sum(),
+        "offsets": 0.25 * (offset * share).sum(),
+        "visible": F.binary_cross_entropy_with_logits(scores, seen),
+    }
+
+
+def pose_loss(network: Callable[[Tensor], Maps], generated: Tensor, xy: Tensor, visibility: Tensor) -> Tensor:
+    """How far from the joints asked for a pose network finds those of generated images.
+
+    Args:
+        network: as `PoseNet`; no gradient reaches its weights.
+        generated: (B, 3, H, W) in [-1, 1].
+        xy: (B, 18, 2) pixels, the pose asked for.
+        visibility: (B, 18); joints at 0 do not count.
+    """
+    size = (generated.shape[-2], generated.shape[-1])
+    images = (generated + 1) / 2
+    if size != SIZE:
+        images = F.interpolate(images, SIZE, mode="bilinear", antialias=True)
+    joints = Keypoints(xy, visibility).resize(size, SIZE)
+    terms = joint_losses(network(images), joints.xy, visibility > 0)
+    return terms["cells"] + terms["offsets"]
 
 
 @dataclass(frozen=True)

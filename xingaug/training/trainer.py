@@ -16,6 +16,8 @@ from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscri
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.render import render
 from xingaug.generators.store import load_start, network_of
+from xingaug.poses.estimators import posenet_file
+from xingaug.poses.estimators.posenet import PoseNet, load_posenet
 from xingaug.programs import load_program, run_program
 from xingaug.tensors import read_tensors
 from xingaug.training import losses
@@ -113,6 +115,10 @@ class Trainer:
         self.perceptual: PerceptualLoss | None = None
         if isinstance(config.perceptual, PerceptualConfig) and (config.losses.perceptual or config.losses.style):
             self.perceptual = PerceptualLoss(config.perceptual).to(self.device)
+        self.pose_network: PoseNet | None = None
+        if config.losses.pose:
+            self.pose_network = load_posenet(posenet_file(config.pose_estimator)).eval().requires_grad_(False)
+            self.pose_network.to(self.device).to(memory_format=torch.channels_last)
         self.identity_network: Callable[[Tensor], Tensor] | None = None
         if not config.losses.identity:
             return
@@ -229,6 +235,8 @@ class Trainer:
                     terms["style"] = style
             if self.identity_network is not None:
                 terms["identity"] = losses.identity_loss(self.identity_network, image, batch.target).float()
+            if self.pose_network is not None:
+                terms["pose"] = losses.pose_loss(self.pose_network, image, batch.xy[:, 1], batch.visibility[:, 1])
             if self.config.keeps_ground and weights.split:
                 assert batch.persons is not None  # as `loop.load_pairs` has seen to
                 person = batch.persons[:, :1]

@@ -13,7 +13,15 @@ from xingaug.poses.estimators.program import Program
 from xingaug.poses.estimators.topdown import TopDown
 from xingaug.programs import onnx_session
 
-__all__ = ["ESTIMATORS", "MIN_CONFIDENCE", "Estimator", "PoseEstimator", "load_estimator", "load_estimator_file"]
+__all__ = [
+    "ESTIMATORS",
+    "MIN_CONFIDENCE",
+    "Estimator",
+    "PoseEstimator",
+    "load_estimator",
+    "load_estimator_file",
+    "posenet_file",
+]
 
 _WEIGHTS = {
     "rtmpose": "an ONNX file of RTMPose or RTMW, as mmdeploy exports it (.onnx)",
@@ -73,7 +81,7 @@ def load_estimator(
     device = _checked_device(device)
     finder: Finder
     if name in BUNDLED or name == "posenet":
-        finder = PoseNetFinder(weights or _BUNDLED / f"{name}.safetensors", device)
+        finder = PoseNetFinder(weights or posenet_file(name), device)
     elif name == "keypoint-rcnn":
         finder = KeypointRCNN.load(weights, device)
     elif name == "program":
@@ -83,6 +91,11 @@ def load_estimator(
     else:
         finder = TopDown(name, Path(weights or ""), device)
     return PoseEstimator(finder, mirror, min_confidence)
+
+
+def posenet_file(name_or_path: str | Path) -> Path:
+    """Where the weights of a PoseNet lie: the bundled one of that name, or the file itself."""
+    return _BUNDLED / f"{name_or_path}.safetensors" if str(name_or_path) in BUNDLED else Path(name_or_path)
 
 
 def load_estimator_file(path: Path, device: str | torch.device = "cpu", min_confidence: float = 0.0) -> Estimator:
