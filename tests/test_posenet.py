@@ -14,7 +14,7 @@ from xingaug.data.pairs import pairs_from_pedestrians
 from xingaug.errors import BadInput
 from xingaug.images import read_image
 from xingaug.keypoints import FLIP_ORDER, Keypoints
-from xingaug.poses.estimators import BUNDLED, DEFAULT, load_estimator
+from xingaug.poses.estimators import BUNDLED, DEFAULT, load_estimator, posenet_file
 from xingaug.poses.estimators.posenet import (
     CELL,
     SIZE,
@@ -243,3 +243,11 @@ def test_the_default_estimator_is_as_good_on_market1501_as_its_card_says() -> No
     found = load_estimator(DEFAULT)(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
     distance = np.linalg.norm(found.xy.numpy() - table.xy[rows], axis=-1)
     assert np.median(distance[(table.visibility[rows] > 0) & (found.visibility.numpy() > 0)]) < 2.4
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_card_lies_beside_the_weights(name: str) -> None:
+    card = posenet_file(name).with_suffix(".md").read_text()
+    parameters = sum(p.numel() for p in load_posenet(posenet_file(name)).parameters())
+    assert f"{parameters:,} parameters" in card
+    assert "licence" in card
