@@ -25,6 +25,7 @@ from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators import SIZES, XingGAN, load_generator
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.generators.xinggan import XingGANConfig
+from xingaug.programs import load_program, run_program
 from xingaug.training import losses
 from xingaug.training.batches import make_batch, rows_of_steps
 from xingaug.training.config import TrainConfig
@@ -113,6 +114,16 @@ def test_the_identity_network_may_be_an_exported_program(data: PairData, tmp_pat
     given = Trainer(config(batch_size=4), ALONE, Means())
     batch = first_batch(named.config, data)
     assert named.train_step(batch) == pytest.approx(given.train_step(batch), rel=1e-4)
+
+
+def test_a_program_computes_in_its_own_precision(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(1), nn.Linear(4 * 14 * 6, 5))
+    torch.export.save(torch.export.export(network, (torch.rand(2, 3, 16, 8),)), tmp_path / "net.pt2")
+    program = load_program(tmp_path / "net.pt2", "a feature network", torch.device("cpu"), True)
+    images = torch.rand(2, 3, 16, 8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run_program(program, "net.pt2", images)
+    torch.testing.assert_close(found, network(images.float()))
 
 
 def test_a_batch_in_parts_moves_the_weights_as_the_whole(data: PairData, monkeypatch: pytest.MonkeyPatch) -> None:

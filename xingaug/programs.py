@@ -161,7 +161,7 @@ def run_program(program: nn.Module, path: str | Path, images: Tensor) -> Tensor:
     Args:
         program: from `load_program`.
         path: its file, for the error messages.
-        images: (B, 3, H, W).
+        images: (B, 3, H, W); given to the program in float32, whatever the precision round it.
 
     Returns:
         What the program returns.
@@ -171,7 +171,8 @@ def run_program(program: nn.Module, path: str | Path, images: Tensor) -> Tensor:
     """
     shape = tuple(images.shape)
     try:
-        result = program(images)
+        with torch.autocast(images.device.type, enabled=False):  # a graph checks the types it was exported with
+            result = program(images.float())
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
