@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from reid_integration.checkpoint import checkpoint_of, copy_on_cpu, save_checkpoint
 from reid_integration.compat import quiet
 from reid_integration.config import ReidConfig
-from reid_integration.history import History, save_checkpoint
 from reid_integration.loader import synthetic_rows
 from reid_integration.result import TrainResult
 from xingaug.augment.gate import KeptCounts
 from xingaug.errors import WorkFailed
 from xingaug.progress import ProgressBar
+from xingaug.stats import StatsLog
 
 
 class MovingAverage:
@@ -46,7 +47,7 @@ class Training:
     """A run's loop, its clock and its counts."""
 
     def __init__(
-        self, config: ReidConfig, engine: Any, result: TrainResult, history: History, before: dict[str, Any] | None
+        self, config: ReidConfig, engine: Any, result: TrainResult, history: StatsLog, before: dict[str, Any] | None
     ) -> None:
         """Takes up a run where its last checkpoint left it.
 
@@ -67,6 +68,7 @@ class Training:
         self.total = train.max_iterations or (train.max_epoch - train.start_epoch) * len(self.loader)
         self._started, self._evaluating = time.perf_counter() - done["seconds"], 0.0
         self._saved = time.perf_counter()
+        self._unsaved: dict[str, Any] | None = None
 
     @property
     def more(self) -> bool:
@@ -77,6 +79,8 @@ class Training:
     def run(self, evaluate: Callable[[], None], progress: bool = False) -> None:
         """Trains to the end; fills the result, and leaves a checkpoint from which only an evaluation is to be done.
 
+        Whatever ends it before, a signal or a failure, the last whole epoch is saved.
+
         Args:
             evaluate: is called between epochs where the configuration asks for it.
             progress: show a bar, or lines where there is no terminal.
@@ -85,16 +89,20 @@ class Training:
         with ProgressBar[Any](
             label="training", total=self.total, initial=result.iterations, unit="step", shown=progress
         ) as bar:
-            while self.more:
-                self._run_epoch(bar)
-                if self._evaluation_due():
-                    began = time.perf_counter()
-                    evaluate()
-                    self._evaluating += time.perf_counter() - began
-                history.flush()
-                if not self.more or time.perf_counter() - self._saved >= 60 * self.config.train.checkpoint_minutes:
-                    self._save()
-        result.history = [entry for entry in history.entries if "lr" in entry]
+            try:
+                while self.more:
+                    self._run_epoch(bar)
+                    if self._evaluation_due():
+                        began = time.perf_counter()
+                        evaluate()
+                        self._evaluating += time.perf_counter() - began
+                    history.flush()
+                    self._end_epoch()
+            except BaseException:
+                if self._unsaved is not None:
+                    save_checkpoint(result.directory, self._unsaved)
+                raise
+        result.history = [entry for entry in history.entries() if "lr" in entry]
         result.epochs = self.epoch - self.config.train.start_epoch
         result.train_seconds = self._seconds()
         result.synthetic_share = self.synthetic / self.rows
@@ -139,17 +147,20 @@ class Training:
         """Time of the training without evaluations."""
         return time.perf_counter() - self._started - self._evaluating
 
-    def _save(self) -> None:
-        save_checkpoint(
-            self.result.directory,
-            self.engine,
-            {
-                "iterations": self.result.iterations, "epoch": self.epoch, "rows": self.rows,
-                "synthetic": self.synthetic, "sources": self.result.sources, "seconds": self._seconds(),
-                "skipped": dict(getattr(self.loader, "skipped", {})),
-            },
-        )  # fmt: skip
-        self._saved = time.perf_counter()
+    def _end_epoch(self) -> None:
+        """Saves where a run would go on, or keeps it in memory until it is time to."""
+        progress = {
+            "iterations": self.result.iterations, "epoch": self.epoch, "rows": self.rows,
+            "synthetic": self.synthetic, "sources": self.result.sources, "seconds": self._seconds(),
+            "skipped": dict(getattr(self.loader, "skipped", {})),
+        }  # fmt: skip
+        checkpoint = checkpoint_of(self.engine, progress)
+        if self.more and time.perf_counter() - self._saved < 60 * self.config.train.checkpoint_minutes:
+            self._unsaved = copy_on_cpu(checkpoint)
+            return
+        self._unsaved = checkpoint  # no step moves it before it is written
+        save_checkpoint(self.result.directory, checkpoint)
+        self._unsaved, self._saved = None, time.perf_counter()
 
 
 def begin_epoch(engine: Any, epoch: int, train: Any) -> None:
@@ -205,7 +216,7 @@ def _gate_counts(loader: Any) -> KeptCounts | None:
     return None if gate is None else gate.counts.copy()
 
 
-def _write_gate(history: History, loader: Any, before: KeptCounts | None, iteration: int, epoch: int) -> None:
+def _write_gate(history: StatsLog, loader: Any, before: KeptCounts | None, iteration: int, epoch: int) -> None:
     """What the quality gate let through in an epoch, by identity where it did not let all through."""
     if before is None:
         return

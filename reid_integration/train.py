@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from reid_integration.checkpoint import CHECKPOINT, load_checkpoint
 from reid_integration.config import ReidConfig, listed, load_reid_config
 from reid_integration.engines import build_engine, device_of, tested_model
 from reid_integration.evaluation import evaluate_model, write_ranked_sheets
-from reid_integration.history import CHECKPOINT, History, load_checkpoint
 from reid_integration.loop import Training
 from reid_integration.posed_features import PosedFeatures
 from reid_integration.result import RESOLVED, RESULT, STATS, WEIGHTS, TrainResult, machine_of
@@ -28,6 +28,7 @@ from xingaug.commands.parser import Parser
 from xingaug.config import to_yaml
 from xingaug.errors import BadInput, guarded
 from xingaug.files import LOCK_NAME, atomic_write, claimed_directory
+from xingaug.stats import StatsLog
 
 
 def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None = None) -> TrainResult:
@@ -78,7 +79,7 @@ def _run(config: ReidConfig, directory: Path, progress: bool, generator: nn.Modu
         changed = [] if before is None else [k for k, v in result.sources.items() if before["sources"].get(k) != v]
         if changed:
             raise BadInput(f"{directory}: begun with other {changed[0]}; remove the folder to start again")
-        history = History(directory, STATS, -1 if before is None else before["iterations"])
+        history = StatsLog(directory / STATS, "iteration", -1 if before is None else before["iterations"])
         try:
             if not config.test.evaluate:
                 training = Training(config, engine, result, history, before)
@@ -123,7 +124,7 @@ def _fingerprint(entries: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, history: History, progress: bool) -> None:
+def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, history: StatsLog, progress: bool) -> None:
     """Evaluates on every target, outside the random stream of the training.
 
     The weights are written first: whatever fails here, they are not lost.

@@ -169,7 +169,7 @@ def test_weights_of_another_network_are_refused(state: dict[str, Tensor], tmp_pa
     (tmp_path / "text.safetensors").write_text("weights, weights")
     (tmp_path / "net.onnx").write_text("net")
     for name, said in (
-        ("other.pth", r"no weights of torchvision's keypointrcnn_resnet50_fpn \(.+\)$"),
+        ("other.pth", r"no weights of torchvision's keypointrcnn_resnet50_fpn \('backbone[\w.]+' is missing\)$"),
         ("list.pth", "holds a list, needed the weights of torchvision's keypointrcnn_resnet50_fpn$"),
         (
             "cut.pth",

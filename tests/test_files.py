@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from xingaug import files
+from xingaug import errors, files
 from xingaug.errors import BadInput, guarded
 from xingaug.files import (
     atomic_directory,
@@ -277,14 +277,42 @@ def test_a_signal_cleans_up_as_an_interrupt_does(tmp_path, capsys):
     def command(number: int) -> None:
         with atomic_directory(tmp_path / "out") as folder:
             (folder / "half").touch()
-            os.kill(os.getpid(), number)
-            raise AssertionError
+            try:
+                os.kill(os.getpid(), number)
+                raise AssertionError
+            finally:
+                os.kill(os.getpid(), number)  # as `timeout` does; it must not cut the cleaning short
+                (folder / "cleaned").touch()
+                done.append(number)
+
+    done: list[int] = []
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         assert guarded(lambda number=number: command(number)) == 128 + number
         assert capsys.readouterr().err == f"error: ended by {signal.Signals(number).name}\n"
         assert signal.getsignal(number) is signal.SIG_DFL
+    assert done == [signal.SIGTERM, signal.SIGHUP]
     assert everything(tmp_path) == []
+
+
+def test_a_second_ctrl_c_that_comes_with_the_first_is_the_same_one(monkeypatch, capsys):
+    waits = errors.time.sleep
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def meanwhile(seconds: float) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        waits(0.01)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has another
+    try:
+        monkeypatch.setattr(errors.time, "sleep", meanwhile)
+        assert guarded(work) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 class TornError(Exception):

@@ -16,7 +16,7 @@ LEVELS = (
     ("xingaug",),  # the package itself: its version, and names that it hands on when asked
     ("xingaug.errors",),
     ("xingaug.files", "xingaug.inputs", "xingaug.progress"),
-    ("xingaug.keypoints", "xingaug.config", "xingaug.programs", "xingaug.tensors"),
+    ("xingaug.keypoints", "xingaug.config", "xingaug.programs", "xingaug.tensors", "xingaug.stats"),
     ("xingaug.images",),
     ("xingaug.data", "xingaug.generators"),
     ("xingaug.poses",),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reid_world import BODY
 from trees import describe, write_crops, write_cuhk03, write_deepfashion, write_msmt17, write_veri
@@ -239,11 +239,13 @@ def test_deepfashion_gives_pairs_a_bank_and_a_training_run(tmp_path):
         ("{pid:d}/{pid:d}_c{camid:d}(*).jpg", "7/7_c2(1).jpg", ("7", "2")),
         ("{pid:d}/{pid:d}_c{camid:d}(*).jpg", "7/8_c2(1).jpg", None),
         ("a.{pid:d}.jpg", "ab5.jpg", None),
+        ("{pid:d}.jpg", "5.jpg", ("5", None)),
+        ("*_{pid}_*_{camid:d}_*.jpg", "x_y_john_smith_7_8_z.jpg", ("smith", "8")),
     ],
 )
 def test_patterns(pattern, path, found):
-    match = parse_template(pattern).expression.fullmatch(path)
-    assert (None if match is None else match.group("pid", "camid")) == found if "camid" in pattern else match is found
+    fields = parse_template(pattern).fields(path)
+    assert (None if fields is None else (fields["pid"], fields.get("camid"))) == found
 
 
 @given(
@@ -251,9 +253,37 @@ def test_patterns(pattern, path, found):
 )
 def test_a_pattern_reads_what_was_written(pid, camid, rest, digits):
     path = f"{pid:0{digits}d}/c{camid}_{rest}.jpg"
-    match = parse_template("{pid:d}/c{camid:d}_*.jpg").expression.fullmatch(path)
-    assert match is not None
-    assert (int(match["pid"]), int(match["camid"])) == (pid, camid)
+    fields = parse_template("{pid:d}/c{camid:d}_*.jpg").fields(path)
+    assert fields is not None
+    assert (int(fields["pid"]), int(fields["camid"])) == (pid, camid)
+
+
+OPEN = st.sampled_from(["*", "*", "{pid}", "{pid:d}", "{camid}", "{camid:d}"])
+BETWEEN = st.sampled_from(["a", "1", "/", "_", "a_", "_1", "/a"])
+
+
+@settings(max_examples=400)
+@given(
+    parts=st.lists(st.tuples(OPEN, BETWEEN), min_size=1, max_size=6), ends_open=st.booleans(),
+    path=st.text("aa11__/", min_size=1, max_size=14),
+)  # fmt: skip
+def test_many_open_places_are_found_as_a_regular_expression_finds_them(parts, ends_open, path):
+    text = "".join(opened + between for opened, between in parts)
+    try:
+        template = parse_template(text[: -len(parts[-1][1])] if ends_open else text)
+    except ValueError:
+        assume(False)
+    match = template.expression.fullmatch(path)
+    assert template.fields_of_many(path) == (None if match is None else match.groupdict())
+
+
+@pytest.mark.parametrize("middle", ["a*" * 12, "a{camid}a*a*a*a*a*a*", "a*/*" * 6])
+def test_a_pattern_of_many_open_places_takes_no_time(middle):
+    template, name = parse_template("{pid:d}_*" + middle + "c*.jpg"), "1_" + "a" * 247 + ".jpg"
+    paths = (name, "/".join([name[:-4]] * (middle.count("/") + 1)) + ".jpg")
+    start = time.perf_counter()
+    assert [template.fields(path) for path in paths] == [None, None]
+    assert time.perf_counter() - start < 1
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import random
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -313,9 +315,20 @@ class StoppedError(Exception):
     """In the place of a killed process."""
 
 
-@pytest.mark.parametrize("augment", [None, {"p": 0.5, "reuse": 2}])
-def test_a_stopped_run_goes_on_to_the_same_figures(tree, tmp_path, monkeypatch, augment):
-    asked = {"train__max_iterations": 12, "train__checkpoint_minutes": 0, "augment": augment}
+def be_stopped():
+    raise StoppedError
+
+
+def be_terminated():
+    for _ in range(2):  # as `timeout` does
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("augment", "minutes", "stop"), [(None, 60, be_terminated), ({"p": 0.5, "reuse": 2}, 0, be_stopped)]
+)
+def test_a_stopped_run_goes_on_to_the_same_figures(tree, tmp_path, monkeypatch, augment, minutes, stop):
+    asked = {"train__max_iterations": 12, "train__checkpoint_minutes": minutes, "augment": augment}
     asked |= {"train__ema": 0.5, "train__warmup_iterations": 9} if augment is None else {}
     whole = run(reid_config(settings(tree, tmp_path / "whole", **asked)), generator=StandIn())
     config = reid_config(settings(tree, tmp_path / "stopped", **asked))
@@ -323,12 +336,15 @@ def test_a_stopped_run_goes_on_to_the_same_figures(tree, tmp_path, monkeypatch, 
 
     def stops(engine, batch, epoch, iteration):
         if iteration == 8:  # in the third epoch of three steps
-            raise StoppedError
+            stop()
         return step(engine, batch, epoch, iteration)
 
     monkeypatch.setattr(loop_module, "step", stops)
-    with pytest.raises(StoppedError):
-        run(config, generator=StandIn())
+    if stop is be_terminated:
+        assert guarded(lambda: run(config, generator=StandIn())) == 128 + signal.SIGTERM
+    else:
+        with pytest.raises(StoppedError):
+            run(config, generator=StandIn())
     monkeypatch.setattr(loop_module, "step", step)
     assert (tmp_path / "stopped" / "checkpoint.pt").exists()
     with (tmp_path / "stopped" / "stats.jsonl").open("a") as stats:

@@ -6,7 +6,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -142,23 +143,44 @@ def _complain(error: BaseException | str) -> None:
     say(f"error: {message if len(message) <= _LONGEST else message[: _LONGEST - 6] + ' [...]'}")
 
 
+ECHO_S = 0.3
+"""Seconds in which a second signal counts as the first, for `timeout` signals a process and its group (our choice)."""
+
+
+def let_echoes_pass(numbers: Iterable[int]) -> None:
+    """In the handler of a signal: waits for those that came with it, which are ignored from here on."""
+    for number in numbers:
+        signal.signal(number, _ignore)
+    time.sleep(ECHO_S)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Not `SIG_IGN`: Python complains of one that had arrived by the time it was set."""
+
+
 @contextmanager
 def _ending_in_order() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into `Ended`, where they would end the process at once."""
-    numbers = [signal.SIGTERM, signal.SIGHUP]
+    """Turns SIGTERM and SIGHUP into `Ended`, where they would end the process at once.
+
+    Whatever comes after the first one does not cut its cleaning short, but for a second Ctrl-C of a person's.
+    """
+    numbers = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
     if threading.current_thread() is not threading.main_thread():
         numbers = []  # signals are handled in the main thread only
-    mine = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
+    usual = (signal.SIG_DFL, signal.default_int_handler)  # nohup ignores SIGHUP
+    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) in usual}
 
     def end(number: int, frame: FrameType | None) -> None:
-        for each in mine:
-            signal.signal(each, signal.SIG_IGN)  # `timeout` sends two, and the second must not cut the cleaning short
+        let_echoes_pass(before)
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
+            raise KeyboardInterrupt
         raise Ended(number)
 
     try:
-        for number in mine:
+        for number in before:
             signal.signal(number, end)
         yield
     finally:
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,13 +6,14 @@ No code in such a file is run (`weights_only`), and what cannot be read is named
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from xingaug.errors import BadInput
 from xingaug.inputs import open_regular
@@ -93,6 +94,20 @@ def state_dict_of(path: Path, saved: Any, needed: str) -> dict[str, Tensor]:
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise BadInput(f"{path}: '{_shown(name)}' has values that are not finite; the file is of no use")
     return saved
+
+
+def misfit(state: Mapping[str, Tensor], network: nn.Module) -> str:
+    """The first thing in which a state dict is not one of this network's; empty where it is.
+
+    Counts of batches, which no computation needs, may be missing.
+    """
+    wanted = network.state_dict()
+    for name, value in wanted.items():
+        if name in state and state[name].shape != value.shape:
+            return f"'{_shown(name)}' is {tuple(state[name].shape)}, needed {tuple(value.shape)}"
+        if name not in state and not name.endswith(".num_batches_tracked"):
+            return f"'{_shown(name)}' is missing"
+    return next((f"'{_shown(name)}' is none of its arrays" for name in state if name not in wanted), "")
 
 
 _HOLDERS = ("state_dict", "model", "model_state_dict")

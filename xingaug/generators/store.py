@@ -24,6 +24,7 @@ from xingaug.generators.upgrade import state_of_format_3
 from xingaug.generators.xinggan import XingGAN, XingGANConfig
 from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
 from xingaug.inputs import parse_json, read_bytes, read_json
+from xingaug.tensors import misfit
 
 FORMAT = 4
 """Since 4 settings stand in sections, both directions of a stage side by side, and the files name each other."""
@@ -145,11 +146,9 @@ def load_generator(
     state = _state(path, data)
     if description["format"] < FORMAT and isinstance(config, XingGANPlusPlusConfig):
         state = state_of_format_3(state, config.crossing.shared_projections, config.variant.is_paper)
-    try:
-        generator.load_state_dict(state)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise BadInput(f"{path}: weights do not fit the configuration beside them ({first})") from None
+    if found := misfit(state, generator):
+        raise BadInput(f"{path}: weights do not fit the configuration beside them ({found})")
+    generator.load_state_dict(state)
     generator.content_hash = content_hash(description["config"], data)
     generator = generator.to(device).eval().requires_grad_(False)
     if dtype is None:

@@ -255,7 +255,7 @@ def train_estimator(config: EstimatorConfig, out: Path, progress: bool = True) -
         with ProgressBar[None](None, "training", config.steps, trainer.step, "step", progress) as bar:
             while trainer.step < config.steps:
                 figures = trainer.train_step(draw_crops(data, config, trainer.step))
-                log.write(trainer.step, figures)
+                log.add(trainer.step, figures)
                 bar.update()
                 bar.beside(figures)
                 is_due = time.monotonic() - saved > 60 * config.checkpoint_minutes or trainer.step == config.steps

@@ -54,8 +54,8 @@ def train(
 
     Raises:
         BadInput: `out` holds a run of another configuration; data or weights that cannot be used.
-        WorkFailed: a loss is not finite or explodes; or SIGTERM, after the step in hand was saved.
-        KeyboardInterrupt: SIGINT, likewise.
+        WorkFailed: a loss is not finite or explodes; or SIGTERM or SIGHUP, after the step in hand was saved.
+        KeyboardInterrupt: SIGINT, after the step in hand was saved.
     """
     run = RunDirectory(out)
     with processes_of(config.device) as processes, stop_on_signals() as stop, run.claimed(processes.is_first):
@@ -119,7 +119,7 @@ class Recorder:
         self.bar.update(self.config.batch_size)
         self.bar.beside(figures)
         if self.writes:
-            self.stats.write(self.trainer.step, figures)
+            self.stats.add(self.trainer.step, figures)
 
     def _is_turn(self, every: int) -> bool:
         return self.writes and (self.trainer.step % every == 0 or self.trainer.step == self.config.steps)
@@ -131,7 +131,7 @@ class Recorder:
             return False
         figures = validate(self.trainer, self.judge)
         value = score(figures, chosen.measures)
-        self.stats.write(self.trainer.step, {f"validation_{name}": value for name, value in figures.items()})
+        self.stats.add(self.trainer.step, {f"validation_{name}": value for name, value in figures.items()})
         if value <= self.trainer.best:
             return False
         self.trainer.best = value

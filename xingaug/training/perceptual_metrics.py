@@ -18,6 +18,8 @@ from xingaug.progress import ProgressBar
 from xingaug.tensors import read_tensors
 
 _INCEPTION = "Inception v3 of torch-fidelity (TensorFlow's of 2015-12-05)"
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+"""How torch-fidelity calls the file of its weights."""
 _SPLITS = 10  # of the images, for IS
 _LPIPS_MIN = 31  # pixels; below, AlexNet's second pooling has nothing left
 
@@ -201,15 +203,15 @@ def _load_lpips() -> Any:
     _require_tensors(path, "AlexNet's weights for lpips")
     try:
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise BadInput(f"{path}: not torchvision's weights of AlexNet ({first_line(error)})") from None
+    except (RuntimeError, AttributeError, TypeError):
+        raise BadInput(f"{path}: not torchvision's weights of AlexNet; remove it to have it fetched anew") from None
 
 
 def _load_inception(path: Path | None) -> Any:
     what = "Inception's weights for fid and is"
     if path is not None:
         if not path.is_file():
-            raise BadInput(f"{path}: no such file; needed {what}, weights-inception-2015-12-05-6726825d.pth")
+            raise BadInput(f"{path}: no such file; needed {what}, {INCEPTION}")
         _require_tensors(path, what)  # before torchmetrics, which takes many seconds to import
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
     from torchmetrics.image.fid import NoTrainInceptionV3
@@ -219,8 +221,8 @@ def _load_inception(path: Path | None) -> Any:
         _require_tensors(path, what)
     try:
         return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=True)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise BadInput(f"{path}: not torch-fidelity's weights of Inception v3 ({first_line(error)})") from None
+    except (RuntimeError, AttributeError, TypeError):
+        raise BadInput(f"{path}: not torch-fidelity's weights of Inception v3; needed {INCEPTION}") from None
 
 
 def _at_hand(url: str, what: str, otherwise: str) -> Path:

@@ -17,7 +17,8 @@ from xingaug import __version__
 from xingaug.config import to_yaml
 from xingaug.errors import BadInput
 from xingaug.files import LOCK_NAME, atomic_write, claimed_directory
-from xingaug.inputs import parse_json, read_text
+from xingaug.inputs import read_text
+from xingaug.stats import StatsLog
 from xingaug.training.processes import Processes
 
 if TYPE_CHECKING:
@@ -105,55 +106,13 @@ def environment(processes: Processes) -> dict[str, Any]:
     }
 
 
-class Log:
+class Log(StatsLog):
     """Figures of every step in `stats.jsonl` and, where tensorboard is installed, in its event files."""
 
     def __init__(self, run: RunDirectory, step: int, tensorboard: bool) -> None:
         """Args: `run`; `step` from which the run goes on; `tensorboard`: whether to write its files."""
-        _keep_stats_until(run.stats, step)
-        run.path.mkdir(parents=True, exist_ok=True)
-        self.file = run.stats.open("a", buffering=1)
-        self.events = _event_writer(run.path / "tensorboard", step) if tensorboard else None
+        super().__init__(run.stats, "step", step, tensorboard)
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
+    def add(self, step: int, figures: dict[str, float]) -> None:
         """One line, five significant digits."""
-        self.file.write(json.dumps({"step": step, **{k: float(f"{v:.5g}") for k, v in figures.items()}}) + "\n")
-        if self.events is not None:
-            for name, value in figures.items():
-                self.events.add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        """Before a checkpoint, whose steps are not done again."""
-        self.file.flush()
-        if self.events is not None:
-            self.events.flush()
-
-    def close(self) -> None:
-        """Closes the files."""
-        self.file.close()
-        if self.events is not None:
-            self.events.close()
-
-
-def _event_writer(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print("tensorboard is not installed; figures go to stats.jsonl alone", file=sys.stderr)
-        return None
-    return SummaryWriter(str(folder), purge_step=step)
-
-
-def _keep_stats_until(path: Path, step: int) -> None:
-    """Drops the lines of steps that will be done again, and a torn last line."""
-    if not path.exists():
-        return
-    kept = []
-    for line in read_text(path, "figures of a run").splitlines():
-        try:
-            if parse_json(line, str(path))["step"] <= step:
-                kept.append(line)
-        except (BadInput, KeyError, TypeError):
-            continue
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in kept))
+        self.write({"step": step, **{name: float(f"{value:.5g}") for name, value in figures.items()}})

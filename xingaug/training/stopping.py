@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the step in hand is finished and saved before the run ends."""
+"""SIGINT, SIGTERM and SIGHUP: the step in hand is finished and saved before the run ends."""
 
 import signal
 import threading
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from xingaug.errors import WorkFailed
+from xingaug.errors import WorkFailed, let_echoes_pass
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
@@ -28,24 +28,29 @@ class Stop:
 
 
 class Terminated(WorkFailed):
-    """The run was stopped by SIGTERM, with all its work saved."""
+    """The run was stopped by SIGTERM or SIGHUP, with all its work saved."""
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Notes the first signal; a second one acts as usual. Outside the main thread signals are left alone."""
+    """Notes the first signal; those that follow are ignored, but for a second Ctrl-C, which interrupts at once.
+
+    Outside the main thread signals are left alone, and so is one that is ignored, as by nohup.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
 
     def note(number: int, frame: FrameType | None) -> None:
         stop.signal = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        let_echoes_pass(before)
+        if signal.SIGINT in before:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield stop

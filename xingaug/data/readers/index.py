@@ -101,19 +101,19 @@ def _times(folder: Path, folders: list[str]) -> np.ndarray:
 
 def _match(files: list[str], template: Template) -> Index:
     files.sort()
-    fits = template.expression.fullmatch
     masks = masks_among([name for name in files if name.lower().endswith(SUFFIXES)])
-    found = [fits(name) if name.lower().endswith(SUFFIXES) and name not in masks else None for name in files]
-    strays = [name for name, match in zip(files, found, strict=True) if match is None]
+    images = (name.lower().endswith(SUFFIXES) and name not in masks for name in files)
+    found = [template.fields(name) if is_image else None for name, is_image in zip(files, images, strict=True)]
+    strays = [name for name, fields in zip(files, found, strict=True) if fields is None]
     columns = []
     for field in ("pid", "camid"):
         kind = template.kinds.get(field)
         if kind is None:
             columns.append(np.ones(len(files) - len(strays), np.int64))
         else:
-            texts = [match[field] for match in found if match]
+            texts = [fields[field] for fields in found if fields]
             columns.append(np.array([*map(int, texts)], np.int64) if kind == "number" else np.array(texts, dtype=str))
-    names = np.array([name for name, match in zip(files, found, strict=True) if match], dtype=str)
+    names = np.array([name for name, fields in zip(files, found, strict=True) if fields], dtype=str)
     return Index(names, columns[0], columns[1], np.array(strays[:_EXAMPLES], dtype=str), len(strays))
 
 

@@ -12,7 +12,7 @@ from xingaug.keypoints import Keypoints
 from xingaug.poses.estimators.base import poses_of_coco17, require_file, weights_name
 from xingaug.poses.estimators.frames import Frames, frame
 from xingaug.programs import first_line
-from xingaug.tensors import read_tensors, state_dict_of
+from xingaug.tensors import misfit, read_tensors, state_dict_of
 
 SIZE = (640, 480)
 """(height, width) of the frames: an upright crop becomes 512 pixels high (our choice)."""
@@ -151,11 +151,9 @@ def _build_network() -> nn.Module:
 def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
     """The network with these weights."""
     network = _build_network()
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:160]
-        raise BadInput(f"{path}: no weights of torchvision's keypointrcnn_resnet50_fpn ({first})") from None
+    if found := misfit(state, network):
+        raise BadInput(f"{path}: no weights of torchvision's keypointrcnn_resnet50_fpn ({found})")
+    network.load_state_dict(state)
     if not any(name.endswith("num_batches_tracked") for name in state):
         _leave_variances_as_they_are(network)
     return network
