@@ -1,4 +1,4 @@
-"""Every example of the README runs, from top to bottom, in one directory."""
+"""Every example of the README and of the pages that it links runs, from top to bottom, in one directory."""
 
 import re
 import runpy
@@ -17,7 +17,9 @@ from xingaug.data.pedestrians import write_world
 from xingaug.data.readers.config import DatasetConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+README = ROOT / "README.md"
+TUTORIAL = ROOT / "examples" / "own_dataset.md"  # has a test of its own
+PAGES = [README, *sorted(path for path in (ROOT / "examples").glob("*.md") if path != TUTORIAL)]
 
 # What makes an example small enough for a test.
 SHORTER = {
@@ -35,13 +37,15 @@ SHORTER = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+def blocks(language: str, *pages: Path) -> list[str]:
+    found = [re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL) for page in pages]
+    return [text for page in found for kind, text in page if kind == language]
 
 
 def commands() -> list[str]:
-    lines = [line for text in blocks("bash") for line in text.splitlines()]
-    return [line for line in lines if line.strip() and not line.startswith(("#", "make "))]
+    """Each once: a page repeats what it needs, to be readable alone."""
+    lines = [line for text in blocks("bash", *PAGES) for line in text.splitlines()]
+    return list(dict.fromkeys(line for line in lines if line.strip() and not line.startswith(("#", "make "))))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,8 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def test_every_command_of_the_readme_runs(user: Path) -> None:
+@pytest.mark.slow
+def test_every_command_of_the_pages_runs(user: Path) -> None:
     ran = []
     for line in commands():
         program = next((known for known in SHORTER if line.startswith(known)), None)
@@ -66,36 +71,41 @@ def test_every_command_of_the_readme_runs(user: Path) -> None:
         elif words[0] == "python":
             words[0] = sys.executable
         else:
-            pytest.fail(f"the README has a command that this test does not know: {line}")
+            pytest.fail(f"a page has a command that this test does not know: {line}")
         done = subprocess.run(words, cwd=user, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         ran.append(line)
-    assert len(ran) >= 8
+    assert len(ran) >= 16
     for written in ("runs/market-demo/report.html", "runs/bank.html", "runs/augmented/manifest.jsonl",
                     "runs/generator/generator.safetensors", "runs/market-generator/best.safetensors",
                     "runs/compare_pedestrians/results.csv"):  # fmt: skip
         assert (user / written).is_file(), written
 
 
-def test_python_of_the_readme(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_python_of_the_pages(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(user)
-    assert blocks("python")
-    for text in blocks("python"):
-        exec(compile(text, "README.md", "exec"), {})
+    found = {page.name: blocks("python", page) for page in PAGES}
+    assert len(found["README.md"]) == len(found["python.md"]) == 1
+    for name, texts in found.items():
+        for text in texts:
+            exec(compile(text, name, "exec"), {})
 
 
-def test_yaml_of_the_readme(tmp_path: Path) -> None:
-    dataset, *others = blocks("yaml")
+def test_yaml_of_the_pages(tmp_path: Path) -> None:
+    (dataset,) = blocks("yaml", ROOT / "examples" / "datasets.md")
     (tmp_path / "crops.yaml").write_text(dataset)
     assert load_config(DatasetConfig, tmp_path / "crops.yaml").layout == "pattern"
-    assert len(others) == 2
+    others = blocks("yaml", README, ROOT / "examples" / "torchreid.md")
+    assert len(others) == 3
+    assert len(blocks("yaml", *PAGES)) == 4
     for text in others:
         assert reid_config(yaml.safe_load(text), "README.md").augmentation is not None
 
 
 def test_commands_for_a_folder_of_crops_are_the_tutorials_which_has_a_test_of_its_own() -> None:
-    tutorial = (ROOT / "examples" / "own_dataset.md").read_text().splitlines()
-    (three,) = blocks("sh")
+    tutorial = TUTORIAL.read_text().splitlines()
+    (three,) = blocks("sh", *PAGES)
     assert len(three.splitlines()) == 3
     assert set(three.splitlines()) <= set(tutorial)
 
@@ -115,6 +125,17 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 
 def test_every_linked_file_exists() -> None:
-    text = (ROOT / "README.md").read_text()
-    for path in re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"`(examples/[^`]+|configs/[^`*]+)`", text):
-        assert (ROOT / path).exists(), path
+    for page in (*PAGES, TUTORIAL):
+        text = page.read_text()
+        for path in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (page.parent / path).exists(), (page, path)
+        for path in re.findall(r"`((?:examples|configs|xingaug|tests)/[^`*]+)`", text):
+            assert (ROOT / path).exists(), (page, path)
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    text = README.read_text()
+    assert len(text.splitlines()) <= 200
+    for page in (*PAGES[1:], TUTORIAL):
+        assert f"](examples/{page.name})" in text
+        assert page.read_text().startswith("# ")
