@@ -156,7 +156,7 @@ class _Rendering:
             self.step(lambda images: None)
 
     def step(self, train: Callable[[Tensor], None]) -> None:
-        """Trains on the batch of the next epoch; ends when all is done that was begun."""
+        """Trains on the batch of the next epoch; ends when all that was started is done."""
         before = self._rows
         batch: dict[str, Any] = next(self._batches)
         self._given += 1
@@ -207,7 +207,7 @@ def bench_evaluation(
 
     Args:
         rounds: measured rounds.
-        queries: as many as Market-1501 has; likewise the others.
+        queries: as many as Market-1501 has, as of the others.
         gallery: images that are ranked for each.
         identities: among both.
         dimensions: of the features.

@@ -1,4 +1,4 @@
-"""What a comparison is asked for and what it gave: arms x cuts x seeds, means, paired differences, intervals."""
+"""What a comparison is to train and what it found: arms x cuts x seeds, means, paired differences, intervals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -93,7 +93,7 @@ Cell = tuple[str, Cut, int]
 
 @dataclass
 class ComparisonResult:
-    """What a comparison gave; while it runs, what there is of it.
+    """What a comparison found; while it runs, what there is of it.
 
     Attributes:
         config: what was compared.

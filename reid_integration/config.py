@@ -35,7 +35,7 @@ def listed(names: list[str] | str) -> list[str]:
 
 
 def listed_numbers(numbers: list[int] | int) -> list[int]:
-    """Several numbers, likewise."""
+    """One number or several, as a list."""
     return [numbers] if isinstance(numbers, int) else list(numbers)
 
 
@@ -163,7 +163,7 @@ class VideoConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class ReidTrainConfig:
     """`train`."""
 
     optim: Literal["adam", "amsgrad", "sgd", "rmsprop", "radam"] = "adam"
@@ -380,7 +380,7 @@ class ReidConfig:
     cuhk03: Cuhk03Config = field(default_factory=Cuhk03Config)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: ReidTrainConfig = field(default_factory=ReidTrainConfig)
     sgd: SgdConfig = field(default_factory=SgdConfig)
     rmsprop: RmspropConfig = field(default_factory=RmspropConfig)
     adam: AdamConfig = field(default_factory=AdamConfig)

@@ -29,7 +29,7 @@ def build_engine(config: ReidConfig, manager: Any) -> Any:
     torchreid, train, loss = load_torchreid(), config.train, config.loss
     model = build_model(config, manager.num_train_pids, device_of(config)).to(device_of(config))
     if config.model.name.startswith(_CHANNELS_LAST):
-        model.to(memory_format=torch.channels_last)  # OSNet is a third faster so
+        model.to(memory_format=torch.channels_last)  # OSNet is a third faster in it
     with quiet():
         optimizer = torchreid.optim.build_optimizer(
             model,

@@ -134,7 +134,7 @@ def evaluate_features(
     Args:
         query: (Q, D) features.
         gallery: (G, D) features.
-        q_pids: as in `evaluate`; likewise the others.
+        q_pids: identities of the queries, as in `evaluate`.
         g_pids: identities of the gallery.
         q_camids: cameras of the queries.
         g_camids: cameras of the gallery.
@@ -302,7 +302,7 @@ def write_ranked_sheets(
     Args:
         distmat: (Q, G).
         query: torchreid's entries (path, pid, camid, ...).
-        gallery: likewise.
+        gallery: torchreid's entries.
         folder: where `visrank_<query>.jpg` are written; torchreid draws them.
         size: (height, width) of an image.
         top: images of the ranking.

@@ -111,7 +111,7 @@ class Training:
     def _run_epoch(self, bar: ProgressBar[Any]) -> None:
         engine, train, result = self.engine, self.config.train, self.result
         begin_epoch(engine, self.epoch, train)
-        begun, gate_before = result.iterations, _gate_counts(self.loader)
+        first, gate_before = result.iterations, _gate_counts(self.loader)
         for batch in self.loader:
             iteration = result.iterations + 1
             with warmed_up(engine.optimizer, iteration, train.warmup_iterations):
@@ -131,7 +131,7 @@ class Training:
                 spread_schedule(engine, iteration, train.max_iterations, train.max_epoch)
                 if iteration == train.max_iterations:
                     break
-        if result.iterations == begun:  # P x K samplers promise more than they give
+        if result.iterations == first:  # P x K samplers promise more than they give
             sampler = self.config.sampler.train_sampler
             raise WorkFailed(f"sampler.train_sampler: {sampler} gave no full batch in an epoch")
         _write_gate(self.history, self.loader, gate_before, result.iterations, self.epoch)

@@ -24,7 +24,7 @@ _BATCH = 64
 
 
 def central_rows(bank: PoseBank, count: int) -> list[int]:
-    """The poses of a bank that stand best for all of it: each is the one that the bank's poses then gain most from.
+    """The poses of a bank that represent all of it best: each is the one that the bank's poses then gain most from.
 
     Greedy k-medoids by OKS on at most 512 usable poses, evenly spaced over the bank; the first is the medoid (our
     choice; Pose2ID takes cluster centres of poses).

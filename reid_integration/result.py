@@ -22,7 +22,7 @@ class TrainResult:
         directory: holds config.yaml (resolved), stats.jsonl, model.safetensors and, once finished, result.json.
         results: figures for each target.
         iterations: optimiser steps made.
-        epochs: passes over the training set that were begun.
+        epochs: passes over the training set that were started.
         train_seconds: wall time of the training loop without evaluations.
         evaluation_seconds: wall time of the last evaluation.
         images: training images.

@@ -78,7 +78,7 @@ def _run(config: ReidConfig, directory: Path, progress: bool, generator: nn.Modu
         before = load_checkpoint(directory, engine)
         changed = [] if before is None else [k for k, v in result.sources.items() if before["sources"].get(k) != v]
         if changed:
-            raise BadInput(f"{directory}: begun with other {changed[0]}; remove the folder to start again")
+            raise BadInput(f"{directory}: started with other {changed[0]}; remove the folder to start again")
         history = StatsLog(directory / STATS, "iteration", -1 if before is None else before["iterations"])
         try:
             if not config.test.evaluate:

@@ -304,14 +304,14 @@ def test_other_settings_do_not_go_on(many, tmp_path):
     other = ByColour()
     other.name = "another, w.onnx, ba9876543210"
     for said, arguments in (
-        (r"estimator = by colour.*, asked now is another, w", (names, paths, other, out, {"min_confidence": 0.3})),
-        (r"min_confidence = 0.3, asked now is 0.4; use", (names, paths, ByColour(), out, {"min_confidence": 0.4})),
-        (r"min_confidence = 0.3, asked now is None; use", (names, paths, ByColour(), out)),
-        (r"batch_size = 16, asked now is 8", (names, paths, ByColour(), out, {"min_confidence": 0.3}, 8)),
-        (r"images = 600, asked now is 599", (names[1:], paths[1:], ByColour(), out, {"min_confidence": 0.3})),
+        (r"estimator = by colour.*, now it is another, w", (names, paths, other, out, {"min_confidence": 0.3})),
+        (r"min_confidence = 0.3, now it is 0.4; use", (names, paths, ByColour(), out, {"min_confidence": 0.4})),
+        (r"min_confidence = 0.3, now it is None; use", (names, paths, ByColour(), out)),
+        (r"batch_size = 16, now it is 8", (names, paths, ByColour(), out, {"min_confidence": 0.3}, 8)),
+        (r"images = 600, now it is 599", (names[1:], paths[1:], ByColour(), out, {"min_confidence": 0.3})),
         (r"names_sha256 = ", (["x", *names[1:]], paths, ByColour(), out, {"min_confidence": 0.3})),
     ):
-        with pytest.raises(BadInput, match=rf"config.json: was begun with {said}.*--restart to begin anew$"):
+        with pytest.raises(BadInput, match=rf"config.json: was made with {said}.*--restart to begin anew$"):
             annotate(*arguments)
     others = [paths[1], paths[0], *paths[2:]]  # the same names, other files
     with pytest.raises(BadInput, match=r"files_sha256 = "):
@@ -431,7 +431,7 @@ def test_the_command_begins_anew_when_told_to(by_colour, many, run, tmp_path):
     line = f"annotate {many} --estimator program --batch-size 100 --workers 1 --out {tmp_path}/a.npz"
     code, out, err = run(line)
     assert (code, out) == (2, "")
-    assert re.fullmatch(r"error: .*config.json: was begun with estimator = .*, or --restart to begin anew\n", err)
+    assert re.fullmatch(r"error: .*config.json: was made with estimator = .*, or --restart to begin anew\n", err)
     code, out, _ = run(f"{line} --restart")
     assert code == 0
     assert "resumed: 0\n" in out

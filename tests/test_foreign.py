@@ -59,7 +59,7 @@ def test_openpose_takes_the_surest_of_several_persons(tmp_path):
     assert annotations.xy[:, 0].tolist() == [[30, 0], [30, 0]]
     assert report.lines() == [
         "2 images show no person and were dropped: b.jpg, c.jpg",
-        "1 images show several persons, the surest of whom was taken: a.jpg",
+        "1 images show several persons; the one of highest confidence was taken: a.jpg",
     ]
 
 
@@ -131,7 +131,7 @@ def test_coco_takes_the_highest_score_and_then_the_surest(tmp_path):
     ])  # fmt: skip
     annotations, report = read_coco_json(path)
     assert annotations.xy[:, NOSE].tolist() == [[30, 0], [0, 0]]
-    assert report.lines() == ["2 images show several persons, the surest of whom was taken: a.jpg, train/b.jpg"]
+    assert report.lines() == ["2 images show several persons; the one of highest confidence was taken: a.jpg, train/b.jpg"]
 
 
 IMAGES = [{"id": 3, "file_name": "a.jpg"}]
@@ -242,7 +242,7 @@ def test_alphapose_takes_the_highest_score(tmp_path):
     assert annotations.xy[:, NOSE].tolist() == [[30, 0]]
     assert report.lines() == [
         "1 images show no person and were dropped: b.jpg",
-        "1 images show several persons, the surest of whom was taken: a.jpg",
+        "1 images show several persons; the one of highest confidence was taken: a.jpg",
     ]
 
 

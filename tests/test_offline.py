@@ -250,10 +250,10 @@ def test_damaged_images_are_made_again(config: GenerateConfig, reference: dict[s
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 5}, r"config.json: was made with seed = 0, asked now is 5"),
-        ({"per_image": 2, "seed": 5}, "per_image = 3, asked now is 2"),
-        ({"sampler": "far"}, "sampler = uniform, asked now is far"),
-        ({"real": "omit"}, "real = copy, asked now is omit"),
+        ({"seed": 5}, r"config.json: was made with seed = 0, now it is 5"),
+        ({"per_image": 2, "seed": 5}, "per_image = 3, now it is 2"),
+        ({"sampler": "far"}, "sampler = uniform, now it is far"),
+        ({"real": "omit"}, "real = copy, now it is omit"),
     ],
 )
 def test_another_configuration_is_refused(config: GenerateConfig, change: dict, message: str) -> None:
@@ -268,7 +268,7 @@ def test_another_generator_is_refused(config: GenerateConfig) -> None:
     run(config)
     other = Blend()
     other.content_hash = "other"
-    with pytest.raises(BadInput, match="generator = blend, asked now is other"):
+    with pytest.raises(BadInput, match="generator = blend, now it is other"):
         run(config, other)
 
 

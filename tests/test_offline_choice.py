@@ -169,7 +169,7 @@ def test_a_gated_run_goes_on_and_stays_finished(config: GenerateConfig, monkeypa
     assert tree(config.out) == tree(reference)
     assert run(gated, Interrupted()).rendered == 0
     assert tree(config.out) == tree(reference)
-    with pytest.raises(BadInput, match=r"gate = \{.*\}, asked now is None; tries = 3, asked now is None"):
+    with pytest.raises(BadInput, match=r"gate = \{.*\}, now it is None; tries = 3, now it is None"):
         run(config, GreyOrNot())
 
 
@@ -264,7 +264,7 @@ def test_shards_go_on_and_are_mended(config: GenerateConfig, monkeypatch: pytest
 
 def test_the_format_and_links_are_part_of_the_configuration(config: GenerateConfig) -> None:
     run(config)
-    with pytest.raises(BadInput, match=r"format = folder, asked now is webdataset; shard_size = None, asked now is 8"):
+    with pytest.raises(BadInput, match=r"format = folder, now it is webdataset; shard_size = None, now it is 8"):
         run(replace(config, format="webdataset", shard_size=8))
     with pytest.raises(BadInput, match="shards hold the images themselves; needed copy or omit"):
         replace(config, format="webdataset", real="link")

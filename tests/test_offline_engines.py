@@ -20,6 +20,7 @@ from xingaug.offline import engines
 from xingaug.offline import generate as generate_module
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.render import threads_of
+from xingaug.training.processes import Processes
 
 TESTS = Path(__file__).parent
 
@@ -114,20 +115,20 @@ def test_a_cluster_that_is_too_small(config: GenerateConfig, monkeypatch: pytest
 
 
 def test_processes_that_see_other_files_are_told(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Second(engines.Team):
+    class Second(Processes):
         """Hears of another annotation file from the first one."""
 
-        def told_by_first(self, message: str) -> str:
+        def broadcast(self, message: str) -> str:
             if message.isdigit():
                 return message
             refused, facts = json.loads(message)
             return json.dumps([refused, {**facts, "annotations": "other"}])
 
     @contextmanager
-    def joined(_: GenerateConfig) -> Iterator[engines.Team]:
-        yield Second(1, 2, "cpu")
+    def join_processes(_: GenerateConfig) -> Iterator[Processes]:
+        yield Second(1, 2, torch.device("cpu"))
 
-    monkeypatch.setattr(generate_module, "joined", joined)
+    monkeypatch.setattr(generate_module, "join_processes", join_processes)
     with pytest.raises(BadInput, match=r"engine: process 1 has annotations = .*, the first one other; needed the same"):
         run(config)
     assert not config.out.exists()
@@ -135,7 +136,7 @@ def test_processes_that_see_other_files_are_told(config: GenerateConfig, monkeyp
 
 def test_parts_are_shared_out() -> None:
     parts = list(range(10))
-    shared = [engines.Team(rank, 3, "cpu").share(parts) for rank in range(3)]  # type: ignore[arg-type]
+    shared = [Processes(rank, 3, torch.device("cpu")).portion_of(parts) for rank in range(3)]
     assert sorted(part for share in shared for part in share) == parts
     assert max(map(len, shared)) - min(map(len, shared)) <= 1
 

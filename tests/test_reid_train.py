@@ -367,7 +367,7 @@ def test_a_run_does_not_go_on_with_another_generator(tree, tmp_path, monkeypatch
         run(config, generator=StandIn())
     other = StandIn()
     other.content_hash = "other"
-    with pytest.raises(BadInput, match="begun with other generator; remove the folder to start again"):
+    with pytest.raises(BadInput, match="started with other generator; remove the folder to start again"):
         run(config, generator=other)
 
 

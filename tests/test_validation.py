@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from judging import colours_network
-from test_judges import movenet
+from test_evaluators import movenet
 from training_runs import config
 
 from xingaug.data.pairs import pairs_from_pedestrians

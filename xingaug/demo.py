@@ -81,7 +81,7 @@ class DemoConfig:
             raise BadInput("--iterations: needed at least 1; --seed: needed at least 0")
 
 
-class Clock:
+class StepTimes:
     """Prints each step with its time, and remembers the times across runs."""
 
     def __init__(self, path: Path, steps: int) -> None:
@@ -124,41 +124,41 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         WorkFailed: the re-ID training failed.
     """
     _claim(config)
-    clock = Clock(config.out / "times.json", steps=7)
+    times = StepTimes(config.out / "times.json", steps=7)
     root = config.out / "data"
-    with clock.step("pedestrian world" if config.data is None else "subset of the dataset"):
+    with times.step("pedestrian world" if config.data is None else "subset of the dataset"):
         _once(root, lambda: _write_data(config, root))
-    with clock.step("reading it back"):
+    with times.step("reading it back"):
         splits: dict[str, Split] = {name: read_split(root, name) for name in FOLDERS}
         annotations = read_annotations(root / "annotations.npz")
-    with clock.step("pose bank"):
+    with times.step("pose bank"):
         _once(config.out / "bank", lambda: bank_from_tree(root, root / "annotations.npz").save(config.out / "bank"))
         bank = PoseBank.load(config.out / "bank")
-    with clock.step("generator on pairs of one person"):
+    with times.step("generator on pairs of one person"):
         generator = load_generator(config.generator)
         pairs = _pairs(config, root, splits, annotations, generator)
         walks = _walks(config, splits["train"], annotations, bank, generator)
-    with clock.step("augmented dataset on disk"):
+    with times.step("augmented dataset on disk"):
         offline = generate(
             GenerateConfig(
                 data=root, annotations=root / "annotations.npz", generator=config.generator, bank=config.out / "bank",
                 per_image=1, out=config.out / "augmented", seed=config.seed, real="link",
             )
         )  # fmt: skip
-    with clock.step("re-ID training, real only and with augment: xinggan_pose"):
+    with times.step("re-ID training, real only and with augment: xinggan_pose"):
         comparison = _compare(config, len(splits["train"]))
-    with clock.step("report"):
+    with times.step("report"):
         counts: dict[str, int] = {name: len(split) for name, split in splits.items()}
         report = write_demo_page(
             config.out / "report.html", config.data is None, config.generator, config.iterations, counts, bank,
-            pairs, walks, asdict(offline), comparison, clock.seconds,
+            pairs, walks, asdict(offline), comparison, times.seconds,
         )  # fmt: skip
     print(f"open {report.resolve()}", file=sys.stderr)
     reid = {cell["arm"]: next(iter(cell["results"].values())) for cell in comparison["cells"]}
     figures = {arm: {k: v for k, v in row.items() if k != "cmc"} for arm, row in reid.items()}
     quality = {"generated": pairs.generated.to_json(), "copy_source": pairs.copied.to_json()}
     name = "held_out" if pairs.are_held_out else "training_pairs"
-    return {"report": str(report), "reid": figures, name: quality, "seconds": clock.seconds}
+    return {"report": str(report), "reid": figures, name: quality, "seconds": times.seconds}
 
 
 def _claim(config: DemoConfig) -> None:

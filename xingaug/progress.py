@@ -28,7 +28,7 @@ class ProgressBar(Generic[T]):
         shown: bool = True,
         leave: bool = True,
     ) -> None:
-        """Starts the clock; nothing is shown on a terminal's behalf elsewhere.
+        """Starts the clock; where standard error is no terminal, lines take the place of the bar.
 
         Args:
             iterable: what is gone over, or None.
@@ -52,7 +52,7 @@ class ProgressBar(Generic[T]):
         )  # fmt: skip
 
     def update(self, count: int = 1) -> None:
-        """So many more are done."""
+        """Counts so many more as done."""
         self._done += count
         self._bar.update(count)
         now = time.monotonic()

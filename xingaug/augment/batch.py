@@ -122,7 +122,7 @@ def color_jitter(images: Tensor, rng: torch.Generator, brightness: float = 0.2, 
         images: (B, 3, H, W) float in [0, 1].
         rng: the source of every draw.
         brightness: factors lie in [1 - brightness, 1 + brightness].
-        contrast: likewise.
+        contrast: factors lie in [1 - contrast, 1 + contrast].
 
     Returns:
         (B, 3, H, W) in [0, 1].

@@ -53,7 +53,7 @@ class FrameCheck:
     """
 
     def __init__(self) -> None:
-        """Has seen nobody yet."""
+        """No batch has been checked yet."""
         self._in_corner = 0
         self._seen_elsewhere = False
 

@@ -95,7 +95,7 @@ class Asked:
         rows: (n,) of the batch.
         bank_rows: (n,) poses of the bank.
         persons: (n,) on the CPU, in the images' frame.
-        poses: (n,) likewise, as they are placed.
+        poses: (n,) on the CPU, in the images' frame, as they are placed.
         names: n image names, if they are known.
         pids: (n,) identities, if they are known.
     """

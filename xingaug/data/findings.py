@@ -34,7 +34,7 @@ class Report:
         without_image: rows whose image is not in the split.
         without_row: images of the split that have no row.
         without_person: images in which no person was found; dropped.
-        several_persons: images with more than one person; the surest was taken.
+        several_persons: images with more than one person; the one of highest confidence was taken.
         unreadable: images that cannot be read.
     """
 
@@ -60,7 +60,7 @@ class Report:
             (self.without_image, "rows name an image that is not in the split"),
             (self.without_row, "images of the split have no row"),
             (self.without_person, "images show no person and were dropped"),
-            (self.several_persons, "images show several persons, the surest of whom was taken"),
+            (self.several_persons, "images show several persons; the one of highest confidence was taken"),
             (self.unreadable, "images cannot be read"),
         )
         return [

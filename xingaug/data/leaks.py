@@ -85,8 +85,8 @@ def find_leaks(
 
     Args:
         train: the training images.
-        query: None where the dataset has none; likewise `gallery`.
-        gallery: the gallery.
+        query: its images; None where the dataset has none.
+        gallery: its images; None where the dataset has none.
         progress: show a bar on a terminal.
 
     Raises:

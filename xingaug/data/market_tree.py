@@ -106,7 +106,7 @@ def write_market_tree(
                 (folder / FOLDERS[name]).mkdir()
             for split, i, file in ProgressBar(images, "import", shown=progress):
                 if _is_jpeg(split.path(i)):
-                    _place(split.path(i), folder / file, link)
+                    _copy_or_link(split.path(i), folder / file, link)
                 else:
                     write_image(folder / file, split.read(i))
             (folder / TABLE_NAME).write_text(table, encoding="utf-8", newline="")
@@ -200,7 +200,7 @@ def _is_jpeg(path: Path) -> bool:
     return path.suffix.lower() in (".jpg", ".jpeg")
 
 
-def _place(source: Path, target: Path, link: Link) -> None:
+def _copy_or_link(source: Path, target: Path, link: Link) -> None:
     open_regular(source, "image", MAX_BYTES).close()
     try:
         if link == "symbolic":

@@ -1,4 +1,4 @@
-"""What is told about a dataset once its images are there: keypoints, manifest, and a page for people."""
+"""What is written about a dataset once its images are there: keypoints, manifest, and a page for people."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from xingaug.offline.job import Job
 from xingaug.offline.journal import REJECTED_NAME, Entry, write_entries
 from xingaug.offline.manifest import ManifestLine, write_manifest
 from xingaug.offline.plan import Items
-from xingaug.offline.render import Part, Renderer, decode, rounded
+from xingaug.offline.render import Renderer, WorkPart, decode, rounded
 from xingaug.poses.spacing import evenly_spaced
 from xingaug.report.dataset import DatasetFigures, PersonRow, write_dataset_page
 
@@ -42,12 +42,12 @@ class Outcome:
     """
 
     def __init__(self) -> None:
-        """Of no round."""
-        self.parts: list[Part] = []
+        """Nothing has been rendered yet."""
+        self.parts: list[WorkPart] = []
         self._states: list[np.ndarray] = []  # of each part, (n,) int8
         self._last = 0
 
-    def add(self, parts: Sequence[Part], renderer: Renderer) -> None:
+    def add(self, parts: Sequence[WorkPart], renderer: Renderer) -> None:
         """Takes a round from the journal."""
         self._last = len(self.parts)
         for part in parts:
@@ -138,7 +138,7 @@ def read_real(out: Path) -> dict[str, str]:
     return {file: sha256 for sha256, _, file in pairs}
 
 
-def _entries(job: Job, part: Part) -> list[Entry]:
+def _entries(job: Job, part: WorkPart) -> list[Entry]:
     return job.renderer.journal.entries(part.number, part.items.names(job.sources))
 
 

@@ -1,100 +1,49 @@
-"""Who makes the parts: this process, those that torchrun started, or actors of Ray Data. The bytes are the same."""
+"""Which processes make the parts: this one, those of torchrun, or actors of Ray Data. The bytes are the same."""
 
 import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.journal import Journal
-from xingaug.offline.render import Part, Progress, Renderer, build_transform
+from xingaug.offline.render import Progress, Renderer, WorkPart, build_transform
+from xingaug.training.processes import Processes, processes_of
 
 LEAST_BLOCKS, BLOCKS_EACH = 200, 20
 """Pieces that the parts are given to actors in (our choice): enough of them to end together, not millions."""
 
 
-@dataclass(frozen=True)
-class Team:
-    """This process among those that torchrun started, or alone.
-
-    Attributes:
-        rank: of this process.
-        count: of all.
-        device: of this process.
-    """
-
-    rank: int
-    count: int
-    device: str
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes what is not an image."""
-        return self.rank == 0
-
-    def share(self, parts: Sequence[Part]) -> Sequence[Part]:
-        """The parts that this process makes."""
-        return parts[self.rank :: self.count]
-
-    @property
-    def here(self) -> int:
-        """Processes on this machine."""
-        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.count > 1 else 1
-
-    def told_by_first(self, message: str) -> str:
-        """What the first process says; all wait for it."""
-        if self.count == 1:
-            return message
-        heard = [message]
-        dist.broadcast_object_list(heard)
-        return heard[0]
-
-    def total(self, number: int) -> int:
-        """The sum of the processes' numbers; all wait for one another."""
-        if self.count == 1:
-            return number
-        shared = torch.tensor(number)
-        dist.all_reduce(shared)
-        return int(shared)
-
-
 @contextmanager
-def joined(config: GenerateConfig) -> Iterator[Team]:
+def join_processes(config: GenerateConfig) -> Iterator[Processes]:
     """Joins the processes that torchrun started, or a cluster of ray, where the engine is one of them."""
     if config.engine == "torchrun":
-        with _torchrun(config.device) as team:
-            yield team
+        with _torchrun(config.device) as processes:
+            yield processes
     elif config.engine == "ray":
         with _ray(config):
-            yield Team(0, 1, config.device)
+            yield Processes(0, 1, torch.device(config.device))
     else:
-        yield Team(0, 1, config.device)
+        yield Processes(0, 1, torch.device(config.device))
 
 
 @contextmanager
-def _torchrun(device: str) -> Iterator[Team]:
+def _torchrun(device: str) -> Iterator[Processes]:
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise BadInput(
             "engine: 'torchrun', but torchrun has not started this; "
             "needed torchrun --nproc-per-node N -m xingaug generate ... --engine torchrun"
         )
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
     # The processes meet at the end only, and the last one may be hours behind.
-    dist.init_process_group("gloo", timeout=timedelta(days=30))
-    try:
-        yield Team(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
+    with processes_of(device, "gloo", timedelta(days=30)) as processes:
+        yield processes
 
 
 @contextmanager
@@ -135,7 +84,7 @@ def _ray_workers(config: GenerateConfig) -> int:
 
 
 def run_ray(
-    config: GenerateConfig, renderer: Renderer, parts: Sequence[Part], generator: nn.Module | None
+    config: GenerateConfig, renderer: Renderer, parts: Sequence[WorkPart], generator: nn.Module | None
 ) -> Iterator[Progress]:
     """Has the parts made by actors, each of which loads the generator once; a lost actor's parts are given to others.
 
@@ -170,7 +119,7 @@ def run_ray(
         for row in done.iter_rows():
             if row["failed"]:
                 raise WorkFailed(f"{row['failed']}; the finished images are kept, start again to go on")
-            yield Progress(int(row["asked"]), int(row["kept"]))
+            yield Progress(int(row["requested"]), int(row["kept"]))
     except ray.exceptions.RayError as error:
         reason = next((line for line in str(error).splitlines() if re.match(r"\w+(\.\w+)*(Error|Failed): ", line)), "")
         raise WorkFailed(f"ray: {reason or type(error).__name__}; the finished images are kept") from error
@@ -195,6 +144,6 @@ class _Actor:
         except OSError as error:  # told as a result, because Ray buries what is raised in words of its own
             done, failed = [Progress(0, 0)], f"{error.filename or self.out}: {error.strerror or error}"
         return {
-            "asked": [part.asked for part in done], "kept": [part.kept for part in done],
+            "requested": [part.requested for part in done], "kept": [part.kept for part in done],
             "failed": [failed] * len(done),
         }  # fmt: skip

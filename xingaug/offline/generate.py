@@ -20,18 +20,19 @@ from torch import nn
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.describe import MANIFEST_NAME, UNREADABLE_NAME, Outcome, describe, write_unreadable
-from xingaug.offline.engines import Team, joined, run_ray
+from xingaug.offline.engines import join_processes, run_ray
 from xingaug.offline.formats import Expected
 from xingaug.offline.job import Job, prepare
 from xingaug.offline.journal import Journal
 from xingaug.offline.manifest import ManifestLine, read_manifest
 from xingaug.offline.plan import Items, replacements
 from xingaug.offline.real import place_real
-from xingaug.offline.render import Part, Progress, Renderer
+from xingaug.offline.render import Progress, Renderer, WorkPart
 from xingaug.offline.resources import free_bytes, require_room
 from xingaug.offline.target import claimed, read_facts
 from xingaug.poses.spacing import evenly_spaced
 from xingaug.progress import ProgressBar
+from xingaug.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,12 @@ def generate(config: GenerateConfig, progress: bool = True, generator: nn.Module
     started = time.perf_counter()
     if config.engine == "ray":
         config = config.with_whole_paths()
-    with joined(config) as team:
-        job = prepare(config, team, generator)
+    with join_processes(config) as processes:
+        job = prepare(config, processes, generator)
         try:
             with ExitStack() as stack:
-                _claim(job, team, stack)
-                return _generated(job, team, started, progress and team.is_first, generator)
+                _claim(job, processes, stack)
+                return _generated(job, processes, started, progress and processes.is_first, generator)
         except OSError as error:
             where = f"{error.filename or config.out}: {error.strerror or error}"
             raise WorkFailed(f"{where}; the finished images are kept, start again to go on") from None
@@ -131,9 +132,9 @@ def estimate(config: GenerateConfig, generator: nn.Module | None = None) -> Esti
         generator: as for `generate`.
 
     Raises:
-        BadInput: as `generate`, but for the output directory, of which nothing is asked.
+        BadInput: as `generate`, but for the output directory, which is not looked at.
     """
-    job = prepare(config, Team(0, 1, config.device), generator)
+    job = prepare(config, Processes(0, 1, torch.device(config.device)), generator)
     probed = 2 * job.renderer.batch_size * max(1, torch.get_num_threads())
     rate = job.renderer.rate(job.items[evenly_spaced(len(job.items), min(len(job.items), probed))])
     return Estimate(
@@ -149,52 +150,52 @@ def estimate(config: GenerateConfig, generator: nn.Module | None = None) -> Esti
     )
 
 
-def _claim(job: Job, team: Team, stack: ExitStack) -> None:
+def _claim(job: Job, processes: Processes, stack: ExitStack) -> None:
     """Has the first process take the directory; all end if it cannot, and one that would write other bytes does."""
     refused = ""
-    if team.is_first:
+    if processes.is_first:
         try:
             if not read_facts(job.config.out):
                 require_room(job.config.out, job.bytes)
             stack.enter_context(claimed(job.config.out, job.facts))
         except BadInput as error:
             refused = str(error)
-    refused, facts = json.loads(team.told_by_first(json.dumps([refused, job.facts])))
+    refused, facts = json.loads(processes.broadcast(json.dumps([refused, job.facts])))
     if refused:
         raise BadInput(refused)
     for key, value in facts.items():
         if job.facts[key] != value:
             raise BadInput(
-                f"engine: process {team.rank} has {key} = {job.facts[key]}, the first one {value}; "
+                f"engine: process {processes.rank} has {key} = {job.facts[key]}, the first one {value}; "
                 "needed the same files on every host"
             )
 
 
-def _generated(job: Job, team: Team, started: float, progress: bool, generator: nn.Module | None) -> Summary:
+def _generated(job: Job, processes: Processes, started: float, progress: bool, generator: nn.Module | None) -> Summary:
     job.renderer.journal = Journal(job.config.out, _manifest(job.config.out))
-    real = place_real(job, progress) if team.is_first else {}
+    real = place_real(job, progress) if processes.is_first else {}
     outcome = Outcome()
-    items, begun = job.items, job.begun.copy()
-    asked = written = 0
+    items, tried = job.items, job.tried.copy()
+    requested = written = 0
     rendering = 0.0
     for _ in range(job.config.tries):
         parts = _cut(items, job.renderer.store.part_size, len(outcome.parts))
-        todo = [part for part in team.share(parts) if not _is_done(part, job.renderer)]
+        todo = [part for part in processes.portion_of(parts) if not _is_done(part, job.renderer)]
         begin = time.perf_counter()
-        for done in _shown(_run(job, todo, generator), job, team.share(parts), todo, progress):
-            asked, written = asked + done.asked, written + done.kept
+        for done in _shown(_run(job, todo, generator), job, processes.portion_of(parts), todo, progress):
+            requested, written = requested + done.requested, written + done.kept
         rendering += time.perf_counter() - begin
-        team.total(0)  # all parts are there
+        processes.total(0)  # all parts are there
         outcome.add(parts, job.renderer)
         of_identity = job.config.per_identity is not None
-        items = replacements(job.renderer.aug, job.sources, outcome.rejected_last(), begun, of_identity)
+        items = replacements(job.renderer.aug, job.sources, outcome.rejected_last(), tried, of_identity)
         if not len(items):
             break
-    asked, written = team.total(asked), team.total(written)
-    if team.is_first:
+    requested, written = processes.total(requested), processes.total(written)
+    if processes.is_first:
         describe(job, outcome, real)
     lost = sorted({str(job.sources.split.names[row]) for row in outcome.lost()} | job.unreadable())
-    if team.is_first:
+    if processes.is_first:
         write_unreadable(job.config.out, lost)
     if lost:
         raise WorkFailed(
@@ -210,7 +211,7 @@ def _generated(job: Job, team: Team, started: float, progress: bool, generator: 
         unusable_keypoints=job.sources.unusable_keypoints,
         copies_without_pose=job.without_pose,
         seconds=time.perf_counter() - started,
-        images_per_second=asked / rendering if asked else 0.0,
+        images_per_second=requested / rendering if requested else 0.0,
     )
 
 
@@ -222,12 +223,12 @@ def _manifest(out: Path) -> list[ManifestLine] | None:
         return None
 
 
-def _cut(items: Items, size: int, first: int) -> list[Part]:
+def _cut(items: Items, size: int, first: int) -> list[WorkPart]:
     starts = range(0, len(items), size)
-    return [Part(first + number, items[start : start + size]) for number, start in enumerate(starts)]
+    return [WorkPart(first + number, items[start : start + size]) for number, start in enumerate(starts)]
 
 
-def _is_done(part: Part, renderer: Renderer) -> bool:
+def _is_done(part: WorkPart, renderer: Renderer) -> bool:
     """Whether it is known what became of all images of a part, and those that were kept are there in full."""
     names = part.items.names(renderer.sources)
     known = {entry.name: entry.sha256 for entry in renderer.journal.entries(part.number, names)}
@@ -238,22 +239,22 @@ def _is_done(part: Part, renderer: Renderer) -> bool:
     return renderer.store.holds(part.number, expected)
 
 
-def _run(job: Job, todo: Sequence[Part], generator: nn.Module | None) -> Iterator[Progress]:
+def _run(job: Job, todo: Sequence[WorkPart], generator: nn.Module | None) -> Iterator[Progress]:
     if todo and job.config.engine == "ray":
         return run_ray(job.config, job.renderer, todo, generator)
     return job.renderer.run(todo)
 
 
 def _shown(
-    done: Iterator[Progress], job: Job, parts: Sequence[Part], todo: Sequence[Part], progress: bool
+    done: Iterator[Progress], job: Job, parts: Sequence[WorkPart], todo: Sequence[WorkPart], progress: bool
 ) -> Iterator[Progress]:
     """What is done, with a bar, which says of a gate what share it keeps."""
     total, left = (sum(len(part.items) for part in several) for several in (parts, todo))
-    asked = kept = 0
+    requested = kept = 0
     with ProgressBar[None](None, "rendering", total=total, initial=total - left, shown=progress) as bar:
         for part in done:
-            asked, kept = asked + part.asked, kept + part.kept
-            if job.config.gate is not None and asked:
-                bar.beside(f"kept {kept / asked:.1%}")
-            bar.update(part.asked)
+            requested, kept = requested + part.requested, kept + part.kept
+            if job.config.gate is not None and requested:
+                bar.beside(f"kept {kept / requested:.1%}")
+            bar.update(part.requested)
             yield part

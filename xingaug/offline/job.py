@@ -20,16 +20,16 @@ from xingaug.errors import BadInput
 from xingaug.files import require_no_links_out
 from xingaug.inputs import MAX_ARRAY_BYTES
 from xingaug.offline.config import GenerateConfig
-from xingaug.offline.engines import Team
 from xingaug.offline.formats import FolderStore, ShardStore, Store
 from xingaug.offline.journal import Journal
 from xingaug.offline.manifest import sha256_of
-from xingaug.offline.plan import Items, Sources, copies_asked_for, find_sources, first_items
+from xingaug.offline.plan import Items, Sources, copies_per_source, find_sources, first_items
 from xingaug.offline.render import Renderer, build_transform
 from xingaug.offline.resources import fitting_batch_size, image_bytes
 from xingaug.offline.target import read_facts, require_linkable
 from xingaug.poses.bank import PoseBank
 from xingaug.programs import MAX_PROGRAM_BYTES
+from xingaug.training.processes import Processes
 
 THREADS = 8
 """For reading files."""
@@ -51,7 +51,7 @@ class Job:
         renderer: makes the images.
         sources: the training images that can be rendered again.
         items: the first round's images.
-        begun: (N,) copies of each source that the first round tries.
+        tried: (N,) copies of each source that the first round tries.
         without_pose: copies for which the sampler found no valid pose.
         facts: what the bytes of the new dataset depend on.
     """
@@ -63,7 +63,7 @@ class Job:
     renderer: Renderer
     sources: Sources
     items: Items
-    begun: np.ndarray
+    tried: np.ndarray
     without_pose: int
     facts: dict[str, Any]
 
@@ -103,12 +103,12 @@ class Job:
         return real + int(len(self.items) * (each + LINE_BYTES))
 
 
-def prepare(config: GenerateConfig, team: Team, generator: nn.Module | None = None) -> Job:
+def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module | None = None) -> Job:
     """Reads and checks everything.
 
     Args:
         config: what to generate.
-        team: this process among others, with the device on which it renders.
+        processes: this process among others, with the device on which it renders.
         generator: one that is loaded already and on the device, in place of `config.generator`.
 
     Raises:
@@ -122,16 +122,16 @@ def prepare(config: GenerateConfig, team: Team, generator: nn.Module | None = No
     if not config.follow_links:
         _require_own_files(config.data)
     annotations = read_annotations(config.annotations)
-    aug = build_transform(config, team.device, generator)
+    aug = build_transform(config, processes.device, generator)
     if not config.allow_test:
         _require_training_poses(aug.bank, train, (query, gallery), config.bank)
     sources = find_sources(train, annotations, aug.size)
-    asked = copies_asked_for(config, sources, train)
-    if len(sources) and not asked.any():
+    requested = copies_per_source(config, sources, train)
+    if len(sources) and not requested.any():
         raise BadInput(
             f"per_identity: {config.per_identity}, every identity has as many training images already; ask for more"
         )
-    items, begun, without_pose = first_items(aug, sources, asked, config.budget)
+    items, tried, without_pose = first_items(aug, sources, requested, config.budget)
     if not len(items):
         reasons = (
             f"{sources.without_annotation} without annotation, {sources.unusable_keypoints} with too few joints, "
@@ -140,14 +140,14 @@ def prepare(config: GenerateConfig, team: Team, generator: nn.Module | None = No
         raise BadInput(f"{config.data}: none of {len(train)} training images can be re-rendered ({reasons})")
     if config.real == "link":
         require_linkable([config.data / folder for folder in FOLDERS.values()], config.out)
-    batch_size = _batch_size(config, team, aug)
+    batch_size = _batch_size(config, processes, aug)
     store: Store = FolderStore(config.out, batch_size)
     if config.format == "webdataset":
         store = ShardStore(config.out, config.shard_size)
     renderer = Renderer(aug, sources, store, Journal(config.out), batch_size)
     listing = _listing(train)
     facts = _facts(config, renderer, (train, query, gallery), listing)
-    return Job(config, train, listing, annotations, renderer, sources, items, begun, without_pose, facts)
+    return Job(config, train, listing, annotations, renderer, sources, items, tried, without_pose, facts)
 
 
 def _require_own_files(root: Path) -> None:
@@ -156,14 +156,14 @@ def _require_own_files(root: Path) -> None:
     require_no_links_out(root, images, "--follow-links")
 
 
-def _batch_size(config: GenerateConfig, team: Team, aug: XingPose) -> int:
+def _batch_size(config: GenerateConfig, processes: Processes, aug: XingPose) -> int:
     """The one of the configuration, of an earlier run, or the one that fits; the first process decides for all."""
     earlier = read_facts(config.out).get("batch_size")
     size = config.batch_size or (earlier if type(earlier) is int and 0 < earlier <= 65_536 else 0)
     if not size:
         workers = config.workers if config.engine == "ray" and config.workers else torch.get_num_threads()
-        size = fitting_batch_size(aug.generator, torch.device(team.device), workers * team.here)
-    return int(team.told_by_first(str(size)))
+        size = fitting_batch_size(aug.generator, processes.device, workers * processes.on_this_machine)
+    return int(processes.broadcast(str(size)))
 
 
 def _require_training_poses(bank: PoseBank, train: Split, tests: Sequence[Split], path: Path) -> None:

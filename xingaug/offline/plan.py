@@ -89,7 +89,7 @@ def find_sources(train: Split, annotations: Annotations, size: tuple[int, int]) 
     )
 
 
-def copies_asked_for(config: GenerateConfig, sources: Sources, train: Split) -> np.ndarray:
+def copies_per_source(config: GenerateConfig, sources: Sources, train: Split) -> np.ndarray:
     """(N,) int64: how many copies of each source to make, before `budget` takes some away.
 
     Args:
@@ -101,53 +101,53 @@ def copies_asked_for(config: GenerateConfig, sources: Sources, train: Split) -> 
     if config.per_identity is None:
         spread = 1 if config.budget is None or not count else -(-config.budget // count)
         return np.full(count, min(config.per_image or spread, MAX_COPIES))
-    asked = np.zeros(count, np.int64)
+    requested = np.zeros(count, np.int64)
     for pid in np.unique(sources.split.pids):
         rows = np.flatnonzero(sources.split.pids == pid)
         present = 0 if config.real == "omit" else int((train.pids == pid).sum())
         lacking = max(0, config.per_identity - present)
         # The first images have one more where the number does not divide.
-        asked[rows] = lacking // len(rows) + (np.arange(len(rows)) < lacking % len(rows))
-    return np.minimum(asked, MAX_COPIES)
+        requested[rows] = lacking // len(rows) + (np.arange(len(rows)) < lacking % len(rows))
+    return np.minimum(requested, MAX_COPIES)
 
 
 def first_items(
-    aug: XingPose, sources: Sources, asked: np.ndarray, budget: int | None
+    aug: XingPose, sources: Sources, requested: np.ndarray, budget: int | None
 ) -> tuple[Items, np.ndarray, int]:
     """The synthetic images that were asked for, the copies of a source beside one another.
 
     Args:
         aug: with p = 1; copy n is drawn as in epoch n.
         sources: what can be rendered.
-        asked: (N,) copies of each.
+        requested: (N,) copies of each.
         budget: images in all, at most.
 
     Returns:
         The items, (N,) how many copies of each source have been tried, and for how many of all copies the sampler found
         no valid pose.
     """
-    items = _drawn(aug, sources, np.zeros_like(asked), asked)
-    without_pose = int(asked.sum()) - len(items)
+    items = _drawn(aug, sources, np.zeros_like(requested), requested)
+    without_pose = int(requested.sum()) - len(items)
     if budget is not None and len(items) > budget:
         turns = keyed_uniform(aug.seed, 0, sources.split.names.tolist(), "budget")
         order = np.lexsort((turns[items.sources], items.copies))
         items = items[np.sort(order[:budget])]
-        asked = np.zeros_like(asked)
-        np.maximum.at(asked, items.sources, items.copies + 1)
-    return items, asked, without_pose
+        requested = np.zeros_like(requested)
+        np.maximum.at(requested, items.sources, items.copies + 1)
+    return items, requested, without_pose
 
 
-def replacements(aug: XingPose, sources: Sources, rejected: Items, begun: np.ndarray, of_identity: bool) -> Items:
+def replacements(aug: XingPose, sources: Sources, rejected: Items, tried: np.ndarray, of_identity: bool) -> Items:
     """Other copies in place of those that the gate did not let through.
 
     Args:
         aug: as in `first_items`.
         sources: what can be rendered.
         rejected: the images.
-        begun: (N,) copies of each source that were tried; changed to what it will be afterwards.
+        tried: (N,) copies of each source that were tried; changed to what it will be afterwards.
         of_identity: whether any image of the same identity will do, the least tried first; or another copy of the same.
     """
-    ends = begun.copy()
+    ends = tried.copy()
     for pid in np.unique(sources.split.pids[rejected.sources]) if of_identity else ():
         rows = np.flatnonzero(sources.split.pids == pid)
         for _ in range(int((sources.split.pids[rejected.sources] == pid).sum())):
@@ -155,8 +155,8 @@ def replacements(aug: XingPose, sources: Sources, rejected: Items, begun: np.nda
     if not of_identity:
         ends += np.bincount(rejected.sources, minlength=len(sources))
     ends = np.minimum(ends, MAX_COPIES)
-    items = _drawn(aug, sources, begun, ends)
-    begun[:] = ends
+    items = _drawn(aug, sources, tried, ends)
+    tried[:] = ends
     return items
 
 

@@ -9,7 +9,7 @@ from xingaug.offline.formats import Expected, Sample, ShardStore
 from xingaug.offline.job import Job
 from xingaug.offline.manifest import sha256_of
 from xingaug.offline.render import rounded
-from xingaug.offline.target import place
+from xingaug.offline.target import copy_or_link
 from xingaug.progress import ProgressBar
 
 
@@ -26,7 +26,7 @@ def place_real(job: Job, progress: bool) -> dict[str, str]:
     for file in ProgressBar(files, "real images", shown=progress):
         if not _holds(job.config.out / file, job.listing[file]):
             target = job.config.out / file
-            place(job.config.data / file, target, link=job.config.real == "link")
+            copy_or_link(job.config.data / file, target, link=job.config.real == "link")
     return {file: job.listing[file] for file in files}
 
 

@@ -31,7 +31,7 @@ GPU_THREADS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class WorkPart:
     """A piece of work that is there as a whole or not at all.
 
     Attributes:
@@ -47,11 +47,11 @@ class Part:
 class Progress:
     """A part is done: how many images were asked for, and how many of them stand on disk."""
 
-    asked: int
+    requested: int
     kept: int
 
 
-def build_transform(config: GenerateConfig, device: str, generator: nn.Module | None = None) -> XingPose:
+def build_transform(config: GenerateConfig, device: str | torch.device, generator: nn.Module | None = None) -> XingPose:
     """The transform that renders every copy.
 
     Args:
@@ -91,10 +91,10 @@ class Renderer:
         self.batch_size = batch_size
         self.device = next(aug.generator.parameters(), torch.empty(0)).device
 
-    def run(self, parts: Iterable[Part]) -> Iterator[Progress]:
+    def run(self, parts: Iterable[WorkPart]) -> Iterator[Progress]:
         """Makes the parts one after the other, as many batches at a time as there are threads."""
         with threads_of(self.device) as (pool, count):
-            waiting: deque[tuple[Part, list[Future[Made]]]] = deque()
+            waiting: deque[tuple[WorkPart, list[Future[Made]]]] = deque()
             under_way = 0
             for part in parts:
                 starts = range(0, len(part.items), self.batch_size)
@@ -167,7 +167,7 @@ class Renderer:
             )
         ]  # fmt: skip
 
-    def _finished(self, part: Part, batches: list[Future[Made]]) -> Progress:
+    def _finished(self, part: WorkPart, batches: list[Future[Made]]) -> Progress:
         made = [image for batch in batches for image in batch.result()]
         samples = [sample for _, sample in made if sample is not None]
         self.store.write(part.number, samples)

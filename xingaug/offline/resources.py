@@ -52,7 +52,7 @@ def available_memory() -> int:
 
 
 def image_bytes(sources: Sources, size: tuple[int, int], block: int) -> float:
-    """Bytes of a synthetic image in whole blocks: the mean of real ones, which are about as rich, written likewise."""
+    """Bytes of a synthetic image in whole blocks: the mean of real ones, written in the same way."""
     found = []
     for row in evenly_spaced(len(sources), min(len(sources), _SAMPLES)).tolist():
         try:

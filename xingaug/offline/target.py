@@ -66,7 +66,7 @@ def require_linkable(folders: Sequence[Path], out: Path) -> None:
             raise BadInput(f"{out}: on another file system than {folder}, which hard links cannot cross; use real=copy")
 
 
-def place(source: Path, target: Path, link: bool) -> None:
+def copy_or_link(source: Path, target: Path, link: bool) -> None:
     """Copies or hard-links a file, in place of what may be there."""
     if not link:
         with atomic_write(target) as temporary:
@@ -93,5 +93,5 @@ def _require_same(path: Path, facts: Facts) -> None:
         raise BadInput(f"{path}: not a configuration of generate; name a new directory")
     different = [key for key in dict.fromkeys([*facts, *there]) if there.get(key) != facts.get(key)]
     if different:
-        said = "; ".join(f"{key} = {there.get(key)!s:.200}, asked now is {facts.get(key)!s:.200}" for key in different)
+        said = "; ".join(f"{key} = {there.get(key)!s:.200}, now it is {facts.get(key)!s:.200}" for key in different)
         raise BadInput(f"{path}: was made with {said}; use the same to continue, or name a new directory")

@@ -21,7 +21,7 @@ from xingaug.files import atomic_write
 from xingaug.images import bytes_to_unit, read_image
 from xingaug.keypoints import JOINTS, MIN_VISIBLE, Keypoints
 from xingaug.poses.estimators import Estimator
-from xingaug.poses.parts import Part, Parts
+from xingaug.poses.parts import Parts, PosePart
 from xingaug.progress import ProgressBar
 
 NOBODY = "nobody found"
@@ -124,7 +124,7 @@ def annotate(
     return Annotated(annotations, unreadable, int(whole.outside.sum()), len(names) - left, rate)
 
 
-def _not_pixels(whole: Part) -> str | None:
+def _not_pixels(whole: PosePart) -> str | None:
     """Why what an estimator found cannot be pixels, if so; as `xingaug.data.fitting.require_fitting` has it."""
     seen, outside = whole.visibility > 0, int(whole.outside.sum())
     total = int(seen.sum()) + outside
@@ -210,7 +210,7 @@ def _work(
             parts.write(number, _concatenate(batches))
 
 
-def _part_of(estimator: Estimator, decoded: Sequence[_Decoded]) -> Part:
+def _part_of(estimator: Estimator, decoded: Sequence[_Decoded]) -> PosePart:
     """What the estimator says of a batch, of which some images may be unreadable."""
     xy = np.zeros((len(decoded), len(JOINTS), 2), np.float32)
     visibility = np.zeros((len(decoded), len(JOINTS)), np.float32)
@@ -226,7 +226,7 @@ def _part_of(estimator: Estimator, decoded: Sequence[_Decoded]) -> Part:
             outside[row] = int((person.present & ~kept.present).sum())
             visibility[row] = kept.visibility.numpy()
             xy[row] = kept.xy.where(kept.present[:, None], 0).numpy()
-    return Part(xy, visibility, outside, unreadable)
+    return PosePart(xy, visibility, outside, unreadable)
 
 
 def _each(persons: Keypoints) -> list[Keypoints]:
@@ -257,7 +257,7 @@ def _decode(path: Path) -> _Decoded:
         return str(error).removeprefix(f"{path}: ")
 
 
-def _join(parts: Parts, rows: Sequence[range]) -> Part:
+def _join(parts: Parts, rows: Sequence[range]) -> PosePart:
     """All parts as one, without ever holding them twice."""
     count = sum(map(len, rows))
     xy = np.zeros((count, len(JOINTS), 2), np.float32)
@@ -271,12 +271,12 @@ def _join(parts: Parts, rows: Sequence[range]) -> Part:
         there = slice(place.start, place.stop)
         xy[there], visibility[there] = part.xy, part.visibility
         outside[there], unreadable[there] = part.outside, part.unreadable
-    return Part(xy, visibility, outside, unreadable)
+    return PosePart(xy, visibility, outside, unreadable)
 
 
-def _concatenate(batches: Sequence[Part]) -> Part:
+def _concatenate(batches: Sequence[PosePart]) -> PosePart:
     keys = ("xy", "visibility", "outside", "unreadable")
-    return Part(*(np.concatenate([getattr(batch, key) for batch in batches]) for key in keys))
+    return PosePart(*(np.concatenate([getattr(batch, key) for batch in batches]) for key in keys))
 
 
 def _source(estimator: Estimator, facts: Mapping[str, Any]) -> str:

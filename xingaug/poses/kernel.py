@@ -63,7 +63,7 @@ class KernelFeatures:
         return self._features(shapes, np.ones(len(shapes.xy)))
 
     def of_queries(self, shapes: Shapes, threshold: np.ndarray | float) -> np.ndarray:
-        """(B, LENGTH) float32: what the index is asked with, so that poses above `threshold` (B,) of OKS come first.
+        """(B, LENGTH) float32: what the index is searched with, so that poses above `threshold` (B,) of OKS come first.
 
         The features of a query do not depend on the others.
         """

@@ -24,7 +24,7 @@ _CONFIG, _LOCK = "config.json", ".lock"
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class PosePart:
     """What became of n images.
 
     Attributes:
@@ -76,18 +76,18 @@ class Parts:
                     self.remove()
                 raise
 
-    def read(self, number: int, count: int) -> Part | None:
+    def read(self, number: int, count: int) -> PosePart | None:
         """Part `number`, of `count` images; None if it is not there, or torn, as a power cut can leave it."""
         try:
             stored = read_arrays(self._path(number), "part of the work")
-            part = Part(*(stored[key] for key in ("xy", "visibility", "outside", "unreadable")))
+            part = PosePart(*(stored[key] for key in ("xy", "visibility", "outside", "unreadable")))
         except (BadInput, KeyError):
             return None
         shapes = [(count, len(JOINTS), 2), (count, len(JOINTS)), (count,), (count,)]
         there = [(array.shape, array.dtype.kind) for array in (part.xy, part.visibility, part.outside, part.unreadable)]
         return part if there == list(zip(shapes, "ffiU", strict=True)) else None
 
-    def write(self, number: int, part: Part) -> None:
+    def write(self, number: int, part: PosePart) -> None:
         """Notes a part that is done."""
         with atomic_write(self._path(number)) as temporary, temporary.open("wb") as handle:
             np.savez(handle, **vars(part))
@@ -113,10 +113,8 @@ class Parts:
         try:
             there = dict(read_json(config, "description of the work"))
         except (TypeError, ValueError):
-            raise BadInput(f"{config}: does not say what was begun; use --restart to begin anew") from None
+            raise BadInput(f"{config}: does not say what it was made with; use --restart to begin anew") from None
         different = [key for key in dict.fromkeys([*facts, *there]) if there.get(key) != facts.get(key)]
         if different:
-            said = "; ".join(
-                f"{key} = {there.get(key)!s:.200}, asked now is {facts.get(key)!s:.200}" for key in different
-            )
-            raise BadInput(f"{config}: was begun with {said}; {hint}")
+            said = "; ".join(f"{key} = {there.get(key)!s:.200}, now it is {facts.get(key)!s:.200}" for key in different)
+            raise BadInput(f"{config}: was made with {said}; {hint}")

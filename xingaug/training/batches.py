@@ -24,7 +24,7 @@ class Batch:
 
     Attributes:
         source: (B, 3, H, W) in [-1, 1].
-        target: likewise.
+        target: (B, 3, H, W) in [-1, 1].
         xy: (B, 2, 18, 2) pixels of source and target.
         visibility: (B, 2, 18) in [0, 1].
         mask: (B, 1, H, W), where the person counts.
@@ -80,7 +80,7 @@ class PairRows:
 
     Attributes:
         sources: (B,) rows of the data.
-        targets: likewise.
+        targets: (B,) rows of the data.
         mirror: (B,) bool.
         colour_seeds: (B,) seeds of the photometric changes.
     """

@@ -1,4 +1,4 @@
-"""What a training run is told; every value is checked before anything is read or written."""
+"""The configuration of a training run; every value is checked before anything is read or written."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -80,8 +80,8 @@ class Photometric:
 
     Attributes:
         brightness: greatest relative change.
-        contrast: likewise.
-        saturation: likewise.
+        contrast: greatest relative change.
+        saturation: greatest relative change.
         hue: greatest shift, as a share of the colour circle.
         p: share of the pairs that are changed.
     """
@@ -167,12 +167,12 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Which discriminator judges what.
+    """The discriminators and their losses.
 
     Attributes:
         appearance: does the image look like the source person: "patch" (spectrally normalised, our choice),
             "residual" (PATN's, as the papers use it) or "none".
-        shape: does it fit the target pose; likewise.
+        shape: does it fit the target pose: one of the same kinds.
         loss: "hinge" (our choice), "bce" (vanilla, as released) or "least_squares".
         pool: earlier generated images that the discriminators see again (released: 50); 0 for none.
         start: share of the steps after which they join.

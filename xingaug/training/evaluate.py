@@ -16,10 +16,10 @@ from xingaug.generators.render import render_images
 from xingaug.generators.store import load_generator
 from xingaug.keypoints import Keypoints
 from xingaug.training.masks import pose_mask
-from xingaug.training.poses_found import PoseJudge
+from xingaug.training.poses_found import PoseEvaluator
 from xingaug.training.quality import measure, sharpness
-from xingaug.training.reid_judge import ReidJudge
-from xingaug.training.vgg_metrics import VGGJudge
+from xingaug.training.reid_evaluator import ReidEvaluator
+from xingaug.training.vgg_metrics import VGGEvaluator
 
 PERCEPTUAL = ("lpips", "fid", "is")
 """Metrics that take a feature network's weights."""
@@ -91,7 +91,7 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
         asked for `reid_rank1`, `reid_map`, `pck`, `pckh`, `sharpness`, `frechet`, `vgg_distance`, `lpips`, `fid`, `is`.
         Under `baselines` the same figures for `copy_source` and for `identity_mean`, the mean of the identity's other
         images; under `true` those that the true images have themselves, and `pckh_of_true`. `measures` says what each
-        network's figure was measured on, `perceptual` likewise for lpips, fid and is.
+        network's figure was measured on, `perceptual` the same for lpips, fid and is.
 
     Raises:
         BadInput: unreadable input, a pair of two identities or whose images or keypoints are unknown, or networks or
@@ -108,8 +108,8 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
             raise BadInput(f"{config.pairs}: 1 pair to measure, fid needs at least 2")
         networks = load_networks(tuple(config.perceptual), size, config.inception, config.device)
     # First on the true images, so that a network that does not fit is told before anything is rendered.
-    judges = _Judges(config, pairs, progress)
-    of_true = judges.scores("true", pairs.true, pairs.target_rows)
+    evaluators = _Evaluators(config, pairs, progress)
+    of_true = evaluators.scores("true", pairs.true, pairs.target_rows)
     of_true |= {} if config.frechet_weights is None else {"frechet": 0.0, "vgg_distance": 0.0}
     generated = render_images(
         generator, pairs.sources, pairs.source_keypoints, pairs.target_keypoints, config.batch_size, config.device,
@@ -120,12 +120,12 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
     figures: dict[str, dict[str, Any]] = {
         name: measure(images, pairs.true, pairs.masks, pose_masks=pose_masks).to_json() for name, images in sets.items()
     }
-    distances = judges.distances(sets)
+    distances = evaluators.distances(sets)
     for name, images in sets.items():
-        figures[name] |= judges.scores(name, images, pairs.source_rows) | distances.get(name, {})
+        figures[name] |= evaluators.scores(name, images, pairs.source_rows) | distances.get(name, {})
     extra: dict[str, Any] = {}
     if of_true:
-        extra = {"true": of_true, "measures": judges.describe()}
+        extra = {"true": of_true, "measures": evaluators.describe()}
     if "pckh" in of_true:
         extra["pckh_of_true"] = of_true["pckh"]
     if networks is not None:
@@ -178,22 +178,22 @@ class _Pairs:
         )
 
 
-class _Judges:
-    """The networks that were asked for, and what they say of a set of images; see `evaluate`."""
+class _Evaluators:
+    """The networks that were asked for, and the figures that they give of a set of images; see `evaluate`."""
 
     def __init__(self, config: EvaluateConfig, pairs: _Pairs, progress: bool) -> None:
         self._pairs, self._progress, self._sharpness = pairs, progress, config.sharpness
         size = (pairs.true.shape[1], pairs.true.shape[2])
         self._poses = self._vgg = self._reid = None
         if config.pose_estimator is not None:
-            self._poses = PoseJudge(config.pose_estimator, config.device, config.batch_size)
+            self._poses = PoseEvaluator(config.pose_estimator, config.device, config.batch_size)
             self._poses.look_at_true(pairs.true, pairs.target_keypoints, self._label("poses of the true images"))
         if config.frechet_weights is not None:
-            self._vgg = VGGJudge(
+            self._vgg = VGGEvaluator(
                 config.frechet_weights, pairs.true, config.batch_size, config.device, "--frechet-weights"
             )
         if config.reid is not None:
-            self._reid = ReidJudge(
+            self._reid = ReidEvaluator(
                 config.reid, config.data, size, config.device, config.batch_size, config.reid_cache, progress
             )
 

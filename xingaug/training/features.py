@@ -1,4 +1,4 @@
-"""Feature networks of other people, as judges of identity: images in, vectors out."""
+"""Feature networks of other people, which tell identities apart: images in, vectors out."""
 
 import hashlib
 from pathlib import Path

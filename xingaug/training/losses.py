@@ -31,7 +31,7 @@ def weighted_l1(generated: Tensor, target: Tensor, mask: Tensor | None, person_w
 
 
 def structural_loss(generated: Tensor, target: Tensor, mask: Tensor | None, person_weight: float) -> Tensor:
-    """1 - SSIM with 7x7 mean windows (our choice: the Gaussian window of the measure is dear to differentiate).
+    """1 - SSIM with 7x7 mean windows (our choice: the Gaussian window of the measure is slow to differentiate).
 
     Arguments as for `weighted_l1`.
     """

@@ -41,7 +41,7 @@ def style_distance(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         a: (B, C, h, w).
-        b: likewise.
+        b: (B, C, h, w), what it is compared with.
         mask: (B, 1, H, W) in [0, 1], what counts, at any resolution.
     """
     weight = F.interpolate(mask.float(), size=a.shape[-2:], mode="area").flatten(2)  # (B, 1, N)

@@ -1,4 +1,4 @@
-"""Whether generated persons stand as they were asked to, told by a pose estimator."""
+"""Whether generated persons stand in the poses that were asked for, measured by a pose estimator."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def estimate_poses(
     return Keypoints(torch.cat([part.xy for part in parts]), torch.cat([part.visibility for part in parts]))
 
 
-class PoseJudge:
+class PoseEvaluator:
     """An estimator, the poses that it should find, and which of their joints it finds in the true images.
 
     Attributes:

@@ -1,10 +1,11 @@
-"""The processes that share a run: one by default, several under torchrun."""
+"""The processes that share a run, a training or the making of a dataset: one by default, several under torchrun."""
 
 import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 Module = TypeVar("Module", bound=nn.Module)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Processes:
     def is_first(self) -> bool:
         """Whether this process writes the run's files."""
         return self.rank == 0
+
+    @property
+    def on_this_machine(self) -> int:
+        """How many of them share this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.count > 1 else 1
 
     def prepare(self, module: Module) -> Module:
         """Places a module; on several GPUs batch norms then see the whole batch."""
@@ -66,6 +73,26 @@ class Processes:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared)
 
+    def total(self, number: int) -> int:
+        """The sum of the processes' numbers; all wait for one another."""
+        if self.count == 1:
+            return number
+        shared = torch.tensor(number)
+        dist.all_reduce(shared)
+        return int(shared)
+
+    def broadcast(self, message: str) -> str:
+        """The first process's message; all wait for it."""
+        if self.count == 1:
+            return message
+        received = [message]
+        dist.broadcast_object_list(received)
+        return received[0]
+
+    def portion_of(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Those of some items that are this process's to do."""
+        return items[self.rank :: self.count]
+
     def gather(self, value: object) -> list[object]:
         """The value of every process, in order; empty on all but the first."""
         if self.count == 1:
@@ -81,11 +108,13 @@ class Processes:
 
 
 @contextmanager
-def processes_of(device: str) -> Iterator[Processes]:
+def processes_of(device: str, backend: str | None = None, timeout: timedelta | None = None) -> Iterator[Processes]:
     """Joins the other processes that torchrun started, if it did, and leaves them at the end.
 
     Args:
         device: as configured; under torchrun "cuda" becomes the GPU of the local rank.
+        backend: of torch's that carries their messages; None is nccl for GPUs, else gloo.
+        timeout: how long one waits for another; None is torch's own.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     place = torch.device(device)
@@ -95,7 +124,7 @@ def processes_of(device: str) -> Iterator[Processes]:
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group(backend or ("nccl" if place.type == "cuda" else "gloo"), timeout=timeout)
     try:
         yield Processes(dist.get_rank(), count, place)
     finally:

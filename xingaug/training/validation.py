@@ -9,10 +9,10 @@ from xingaug.keypoints import Keypoints
 from xingaug.training.config import Validation
 from xingaug.training.features import FeatureNetwork
 from xingaug.training.masks import pose_mask
-from xingaug.training.poses_found import PoseJudge
+from xingaug.training.poses_found import PoseEvaluator
 from xingaug.training.quality import measure, sharpness
 from xingaug.training.retrieval import Gallery, retrieve
-from xingaug.training.vgg_metrics import VGGJudge
+from xingaug.training.vgg_metrics import VGGEvaluator
 
 
 class Validator:
@@ -38,12 +38,12 @@ class Validator:
         self._pose_masks = pose_mask(poses, size)[:, 0].numpy()
         self._reid = None if config.reid is None else FeatureNetwork(config.reid, size, device)
         self._gallery = None if self._reid is None else self._search_space(self._reid)
-        self._vgg: VGGJudge | None = None
+        self._vgg: VGGEvaluator | None = None
         if config.vgg16 is not None:
-            self._vgg = VGGJudge(config.vgg16, self._true, 16, device, "validation.vgg16")
-        self._poses: PoseJudge | None = None
+            self._vgg = VGGEvaluator(config.vgg16, self._true, 16, device, "validation.vgg16")
+        self._poses: PoseEvaluator | None = None
         if config.pose_estimator is not None:
-            self._poses = PoseJudge(config.pose_estimator, device)
+            self._poses = PoseEvaluator(config.pose_estimator, device)
             self._poses.look_at_true(self._true, poses)
 
     def _search_space(self, network: FeatureNetwork) -> Gallery:

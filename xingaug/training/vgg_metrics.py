@@ -15,7 +15,7 @@ LAYERS = (3, 8, 15, 22)  # relu1_2, relu2_2, relu3_3, relu4_3 of VGG-16
 _MIN_SIDE = 8  # pixels; relu4_3 comes after three poolings
 
 
-class VGGJudge:
+class VGGEvaluator:
     """Measures images against true ones."""
 
     def __init__(

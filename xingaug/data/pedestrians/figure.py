@@ -20,8 +20,8 @@ WHEEL_RADIUS = 0.182
 
 
 @dataclass
-class Part:
-    """One solid.
+class Solid:
+    """A tapered elliptic cylinder.
 
     Attributes:
         texture: name of its map in the atlas.
@@ -74,7 +74,7 @@ _BACKPACK = _profile((0, 0.050), (0.15, 0.070), (0.7, 0.078), (1, 0.070))
 _UNIT = np.ones(STEPS + 1, dtype=np.float32)
 
 
-def body_parts(person: Identity, pose: Pose, joints: dict[str, Vector]) -> list[Part]:
+def body_parts(person: Identity, pose: Pose, joints: dict[str, Vector]) -> list[Solid]:
     """All parts of a person in a pose, with what he or she carries.
 
     Args:
@@ -94,13 +94,13 @@ def body_parts(person: Identity, pose: Pose, joints: dict[str, Vector]) -> list[
     if pose.activity == "carry" and pose.variant < 0.5:
         middle = (joints["hand0"] + joints["hand1"]) / 2 + np.array([0.0, 0.01, 0.01])
         lift = np.array([0.0, 0.055, 0.0])
-        parts.append(Part("box", middle + lift, middle - lift, 0.082 * _UNIT, ratio=0.7, cap=0.10))
+        parts.append(Solid("box", middle + lift, middle - lift, 0.082 * _UNIT, ratio=0.7, cap=0.10))
     if pose.activity == "cycle":
         parts += _bicycle()
     return parts
 
 
-def _trunk(person: Identity, joints: dict[str, Vector], up: Vector, ahead: Vector) -> list[Part]:
+def _trunk(person: Identity, joints: dict[str, Vector], up: Vector, ahead: Vector) -> list[Solid]:
     """Neck, upper garment and, under trousers, the seat."""
     build, neck, pelvis = person.build, joints["neck"], joints["pelvis"]
     loose = person.top in ("jacket", "coat", "hoodie", "shirt")
@@ -108,46 +108,46 @@ def _trunk(person: Identity, joints: dict[str, Vector], up: Vector, ahead: Vecto
     width = (_STRAIGHT if loose else _TORSO) * (build.girth**0.7 * build.shoulder / 0.104 * (1.05 if loose else 1.0))
     depth = 0.60 + 0.35 * (build.girth - 1.0) + (0.08 if loose else 0.03)
     parts = [
-        Part("torso", neck + 0.028 * up, pelvis - hem * up, width, ratio=depth, cap=0.12),
-        Part("neck", joints["chin"] + 0.02 * up, neck, (0.044 if person.scarf else 0.030) * _UNIT, cap=0.5),
+        Solid("torso", neck + 0.028 * up, pelvis - hem * up, width, ratio=depth, cap=0.12),
+        Solid("neck", joints["chin"] + 0.02 * up, neck, (0.044 if person.scarf else 0.030) * _UNIT, cap=0.5),
     ]
     seat = _SEAT * build.girth
     if person.bottom != "skirt":
-        parts.append(Part("seat", pelvis + 0.02 * up, pelvis - 0.050 * up, seat, ratio=0.58, cap=0.4))
+        parts.append(Solid("seat", pelvis + 0.02 * up, pelvis - 0.050 * up, seat, ratio=0.58, cap=0.4))
     if person.top == "hoodie" and person.bag != "backpack":
         behind = neck + 0.012 * up - 0.048 * ahead
         across = np.array([0.036, 0.0, 0.0])
-        parts.append(Part("hood", behind + across, behind - across, 0.030 * _UNIT))
+        parts.append(Solid("hood", behind + across, behind - across, 0.030 * _UNIT))
     return parts
 
 
-def _head(person: Identity, pose: Pose, joints: dict[str, Vector]) -> list[Part]:
+def _head(person: Identity, pose: Pose, joints: dict[str, Vector]) -> list[Solid]:
     """Head, nose and hair."""
     size, turn = person.build.head, pose.head_turn_deg
     chin, crown, forward = joints["chin"], joints["crown"], joints["head_forward"]
     up = (crown - chin) / np.sqrt((crown - chin) @ (crown - chin))
     taller = 0.008 if person.hat == "beanie" else 0.0
     parts = [
-        Part("head", crown + taller * up, chin, _HEAD * size, ratio=1.14, turn_deg=turn, cap=0.55),
-        Part("nose", joints["nose"] + 0.014 * up - 0.012 * forward, joints["nose"] - 0.006 * forward, 0.0075 * _UNIT),
+        Solid("head", crown + taller * up, chin, _HEAD * size, ratio=1.14, turn_deg=turn, cap=0.55),
+        Solid("nose", joints["nose"] + 0.014 * up - 0.012 * forward, joints["nose"] - 0.006 * forward, 0.0075 * _UNIT),
     ]
     if person.hair_style in ("long", "bob"):
         fall = 0.080 if person.hair_style == "long" else 0.004
         start, end = crown - 0.012 * up - 0.012 * forward, chin - fall * up - 0.034 * forward
-        parts.append(Part("hair", start, end, _LONG_HAIR * size, ratio=0.62, turn_deg=turn, cap=0.5))
+        parts.append(Solid("hair", start, end, _LONG_HAIR * size, ratio=0.62, turn_deg=turn, cap=0.5))
     elif person.hair_style == "ponytail":
         start, end = chin + 0.095 * up - 0.050 * forward, chin - 0.035 * up - 0.062 * forward
-        parts.append(Part("knot", start, end, _profile((0, 0.013), (0.4, 0.021), (1, 0.010)), turn_deg=turn))
+        parts.append(Solid("knot", start, end, _profile((0, 0.013), (0.4, 0.021), (1, 0.010)), turn_deg=turn))
     elif person.hair_style == "bun":
         middle = chin + 0.108 * up - 0.048 * forward
-        parts.append(Part("knot", middle + 0.004 * up, middle, 0.023 * _UNIT))
+        parts.append(Solid("knot", middle + 0.004 * up, middle, 0.023 * _UNIT))
     if person.hat == "cap":
         middle, across = chin + 0.098 * up * size + 0.062 * forward, 0.020 * joints["head_left"]
-        parts.append(Part("brim", middle + across, middle - across, 0.0125 * _UNIT))
+        parts.append(Solid("brim", middle + across, middle - across, 0.0125 * _UNIT))
     return parts
 
 
-def _limbs(person: Identity, joints: dict[str, Vector], side: int) -> list[Part]:
+def _limbs(person: Identity, joints: dict[str, Vector], side: int) -> list[Solid]:
     """Leg with shoe and arm with hand of one side."""
     girth = person.build.girth
     hip, knee, ankle = joints[f"hip{side}"], joints[f"knee{side}"], joints[f"ankle{side}"]
@@ -163,16 +163,16 @@ def _limbs(person: Identity, joints: dict[str, Vector], side: int) -> list[Part]
     cuff = 1.25 if person.sleeve == 1.0 else 1.0
     heel, toe = joints[f"heel{side}"], joints[f"toe{side}"]
     return [
-        Part(f"thigh{side}", hip, knee, thigh),
-        Part(f"shin{side}", knee, ankle, shin, cap=0.35 if covered else 1.0),
-        Part(f"foot{side}", heel, toe, _FOOT * (1.12 if person.boots else 1.0)),
-        Part(f"arm{side}", shoulder, elbow, (_ARM * sleeve).astype(np.float32) * (girth**0.6 * thick)),
-        Part(f"fore{side}", elbow, wrist, _FORE * (girth**0.6 * thick * cuff)),
-        Part(f"hand{side}", wrist, joints[f"hand{side}"], _HAND),
+        Solid(f"thigh{side}", hip, knee, thigh),
+        Solid(f"shin{side}", knee, ankle, shin, cap=0.35 if covered else 1.0),
+        Solid(f"foot{side}", heel, toe, _FOOT * (1.12 if person.boots else 1.0)),
+        Solid(f"arm{side}", shoulder, elbow, (_ARM * sleeve).astype(np.float32) * (girth**0.6 * thick)),
+        Solid(f"fore{side}", elbow, wrist, _FORE * (girth**0.6 * thick * cuff)),
+        Solid(f"hand{side}", wrist, joints[f"hand{side}"], _HAND),
     ]
 
 
-def _lower_garment(person: Identity, joints: dict[str, Vector], up: Vector) -> list[Part]:
+def _lower_garment(person: Identity, joints: dict[str, Vector], up: Vector) -> list[Solid]:
     """A skirt, the lower part of a dress or the tails of a coat, wide enough for the legs inside."""
     if person.bottom != "skirt" and person.top != "coat":
         return []
@@ -192,20 +192,20 @@ def _lower_garment(person: Identity, joints: dict[str, Vector], up: Vector) -> l
     profile = _profile((0, top), (0.3, hips), (1, half_width * 1.06))
     end = (inside[0] + inside[1]) / 2
     start = joints["pelvis"] + 0.055 * up
-    return [Part("skirt", start, end, profile, ratio=half_depth / half_width, cap=0.14)]
+    return [Solid("skirt", start, end, profile, ratio=half_depth / half_width, cap=0.14)]
 
 
-def _bag(person: Identity, joints: dict[str, Vector], up: Vector, ahead: Vector) -> list[Part]:
+def _bag(person: Identity, joints: dict[str, Vector], up: Vector, ahead: Vector) -> list[Solid]:
     """The bag: on the back, at one hip, or hanging from one hand."""
     neck, pelvis, side = joints["neck"], joints["pelvis"], person.bag_side
     sign = SIDES[side]
     depth = 0.066 * person.build.girth**0.7
     if person.bag == "backpack":
         start, end = neck - 0.015 * up - (depth + 0.028) * ahead, neck - 0.225 * up - (depth + 0.034) * ahead
-        return [Part("bag", start, end, _BACKPACK, ratio=0.62, cap=0.25)]
+        return [Solid("bag", start, end, _BACKPACK, ratio=0.62, cap=0.25)]
     if person.bag == "shoulder":
         middle = pelvis + np.array([sign * (0.088 * person.build.girth + 0.028), -0.01, 0.012])
-        return [Part("bag", middle + 0.045 * up, middle - 0.060 * up, 0.030 * _UNIT, ratio=1.9, cap=0.12)]
+        return [Solid("bag", middle + 0.045 * up, middle - 0.060 * up, 0.030 * _UNIT, ratio=1.9, cap=0.12)]
     if person.bag == "handbag":
         raised = joints[f"wrist{side}"][1] > joints[f"shoulder{side}"][1] - 0.12
         grip = joints[f"elbow{side}"] if raised else joints[f"hand{side}"]
@@ -213,14 +213,14 @@ def _bag(person: Identity, joints: dict[str, Vector], up: Vector, ahead: Vector)
         outer = np.array([sign * 0.022, 0.0, 0.0])
         top, bottom = grip + 0.045 * down + outer, grip + 0.135 * down + outer
         return [
-            Part("bag", top, bottom, _profile((0, 0.032), (1, 0.038)), ratio=1.5, cap=0.12),
-            Part("strap", grip, top + np.array([0.0, 0.0, 0.02]), 0.0055 * _UNIT),
-            Part("strap", grip, top - np.array([0.0, 0.0, 0.02]), 0.0055 * _UNIT),
+            Solid("bag", top, bottom, _profile((0, 0.032), (1, 0.038)), ratio=1.5, cap=0.12),
+            Solid("strap", grip, top + np.array([0.0, 0.0, 0.02]), 0.0055 * _UNIT),
+            Solid("strap", grip, top - np.array([0.0, 0.0, 0.02]), 0.0055 * _UNIT),
         ]
     return []
 
 
-def _bicycle() -> list[Part]:
+def _bicycle() -> list[Solid]:
     """Tubes of the frame, saddle and bars; the wheels are drawn as rings."""
     crank, saddle = np.array([0.0, *CRANK]), np.array([0.0, SADDLE[0] - 0.035, SADDLE[1] - 0.015])
     rear, front = np.array([0.0, *WHEELS[0]]), np.array([0.0, *WHEELS[1]])
@@ -229,7 +229,7 @@ def _bicycle() -> list[Part]:
     grip, ahead = np.array([0.115, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
     top = 0.85 * saddle + 0.15 * crank
     tubes = [(crank, saddle), (crank, head), (top, head), (rear, crank), (rear, saddle), (stem, front)]
-    parts = [Part("metal", start, end, 0.0085 * _UNIT) for start, end in tubes]
-    parts.append(Part("rubber", saddle - 0.045 * ahead, saddle + 0.055 * ahead, _profile((0, 0.026), (1, 0.010))))
-    parts.append(Part("rubber", stem + grip, stem - grip, 0.0080 * _UNIT))
+    parts = [Solid("metal", start, end, 0.0085 * _UNIT) for start, end in tubes]
+    parts.append(Solid("rubber", saddle - 0.045 * ahead, saddle + 0.055 * ahead, _profile((0, 0.026), (1, 0.010))))
+    parts.append(Solid("rubber", stem + grip, stem - grip, 0.0080 * _UNIT))
     return parts

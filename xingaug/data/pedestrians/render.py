@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .body import Pose, Vector, body_joints
-from .figure import STEPS, WHEEL_RADIUS, WHEELS, Part, body_parts
+from .figure import STEPS, WHEEL_RADIUS, WHEELS, Solid, body_parts
 from .identity import Identity
 from .keyed import keyed_rng
 from .scene import CANVAS_HEIGHT, CANVAS_WIDTH, MARGIN, Background, Camera, Floats, Image, paint_occluder, paint_scene
@@ -87,7 +87,7 @@ class _Layers:
         self.column: list[float] = [0.0]  # atlas column in the middle of the visible half
         self.tilt: list[tuple[float, float, float]] = [(0.0, 0.0, 1.0)]  # axis: x, y in the image, cosine and sine
 
-    def draw(self, part: Part, start: Vector, end: Vector, size: float, yaw: float) -> None:
+    def draw(self, part: Solid, start: Vector, end: Vector, size: float, yaw: float) -> None:
         """Draw one solid.
 
         Args:
@@ -139,7 +139,7 @@ class _Layers:
         np.copyto(self.solid[box], np.uint8(len(self.texture)), where=inside)
         self._remember(part, middle, ux, uy, math.atan2(zb - za, length))
 
-    def _remember(self, part: Part, middle: float, ux: float, uy: float, slope: float) -> None:
+    def _remember(self, part: Solid, middle: float, ux: float, uy: float, slope: float) -> None:
         """Keep what the shading needs to know of the solid just drawn."""
         self.texture.append(PART_ID[part.texture])
         self.column.append(COLS / 2 - middle * COLS / (2 * math.pi))

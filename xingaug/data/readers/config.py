@@ -46,7 +46,7 @@ class DatasetConfig:
         root: its folder, seen from the folder of the YAML file.
         kind: of CUHK03: boxes that were detected, or drawn by hand.
         with_val: of MSMT17: train on list_val.txt too.
-        train: of a pattern layout; likewise `query` and `gallery`, which a dataset for training only leaves out.
+        train: of a pattern layout, as are `query` and `gallery`, which a dataset for training only leaves out.
         query: the split.
         gallery: the split.
     """

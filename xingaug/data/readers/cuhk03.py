@@ -5,8 +5,8 @@ images_detected/  images_labeled/             1_001_1_01.png: camera pair, perso
 cuhk03_new_protocol_config_detected.mat       the published protocol: filelist, train_idx, query_idx, gallery_idx
 splits_new_detected.json                      the same as torchreid writes it, read where there is no .mat
 ```
-and likewise `_labeled`. The published cuhk-03.mat holds the images themselves; torchreid extracts it when it is first
-used, which needs h5py.
+and the same with `_labeled`. The published cuhk-03.mat holds the images themselves; torchreid extracts it when it is
+first used, which needs h5py.
 """
 
 import re

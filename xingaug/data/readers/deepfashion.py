@@ -5,7 +5,7 @@ train/  test/                                  fashionMENDenimid0000008001_1fron
 fasion-resize-pairs-train.csv                  header from,to: `pairs` of a training configuration
 fasion-resize-annotation-train.csv             keypoints by file name: `annotations`
 ```
-and likewise `-test`. A name is "fashion", the group and kind of garment, "id", the item (8 digits), the piece of
+and the same with `-test`. A name is "fashion", the group and kind of garment, "id", the item (8 digits), the piece of
 clothing (2 digits), "_", the number and the view.
 """
 

@@ -36,7 +36,7 @@ class Index:
     Attributes:
         names: (N,) str, sorted paths below the folder.
         pids: (N,) int64, or str where the pattern says text.
-        camids: likewise; all 1 where the pattern has none.
+        camids: (N,) int64 or str; all 1 where the pattern has none.
         strays: the first few files that do not fit, or are no images but masks, a .png beside a .jpg, or others.
         stray_count: how many there are.
     """

@@ -1,4 +1,4 @@
-"""Whose person a generated image shows, told by a feature network among the real test images."""
+"""Whose person a generated image shows, found by a feature network among the real test images."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from xingaug.training.retrieval import Gallery, retrieve
 _AT_A_TIME = 2048  # images of the gallery that are decoded at once: 50 MB at 128x64
 
 
-class ReidJudge:
+class ReidEvaluator:
     """A feature network and the gallery of real test images that it searches."""
 
     def __init__(

@@ -20,11 +20,11 @@ from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
 from xingaug.poses.estimators import load_estimator, load_estimator_file
 from xingaug.training.features import FeatureNetwork
-from xingaug.training.poses_found import PoseJudge
+from xingaug.training.poses_found import PoseEvaluator
 from xingaug.training.quality import gradient, pck, sharpness
 from xingaug.training.retrieval import Gallery, retrieve
 from xingaug.training.vgg import VGGFeatures
-from xingaug.training.vgg_metrics import LAYERS, VGGJudge, frechet
+from xingaug.training.vgg_metrics import LAYERS, VGGEvaluator, frechet
 
 # Feature networks
 
@@ -239,17 +239,17 @@ def test_other_networks_are_no_movenet(tmp_path: Path) -> None:
 
 
 def test_a_pose_judge_counts_what_can_be_found(tmp_path: Path) -> None:
-    judge = PoseJudge(movenet(tmp_path / "m.onnx"))
+    evaluator = PoseEvaluator(movenet(tmp_path / "m.onnx"))
     red, black = np.zeros((2, 128, 64, 3), np.uint8), np.zeros((2, 128, 64, 3), np.uint8)
     red[..., 0] = 200
     poses = load_estimator_file(tmp_path / "m.onnx")(torch.from_numpy(red).movedim(-1, 1) / 255)
     moved = Keypoints(poses.xy + torch.tensor([0.0, 20.0]), poses.visibility)
-    judge.look_at_true(red, poses)
-    assert judge.scores(black)["pck"] == 1
-    judge.look_at_true(red, moved)
-    assert judge.scores(red)["pck"] == 0
+    evaluator.look_at_true(red, poses)
+    assert evaluator.scores(black)["pck"] == 1
+    evaluator.look_at_true(red, moved)
+    assert evaluator.scores(red)["pck"] == 0
     with pytest.raises(BadInput, match=r"m.onnx: finds no joint of 2 true images"):
-        judge.look_at_true(black, poses)
+        evaluator.look_at_true(black, poses)
 
 
 MOVENET = Path(__file__).resolve().parents[2] / "shared" / "weights" / "movenet-lightning.onnx"
@@ -309,8 +309,8 @@ def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_distances_on_vgg16(vgg16: Path) -> None:
     true, other = images_of(3, (32, 16)), images_of(3, (32, 16), seed=1)
-    judge = VGGJudge(vgg16, true, 2, "cpu", "--frechet-weights")
-    scores = judge.scores({"same": true, "other": other})
+    evaluator = VGGEvaluator(vgg16, true, 2, "cpu", "--frechet-weights")
+    scores = evaluator.scores({"same": true, "other": other})
     assert scores["same"]["vgg_distance"] == 0
     assert scores["same"]["frechet"] == pytest.approx(0, abs=1e-6)
     network = VGGFeatures("vgg16", str(vgg16), LAYERS, "x")
