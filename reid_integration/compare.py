@@ -26,6 +26,7 @@ from xingaug.config import load_config, read_yaml, to_mapping
 from xingaug.errors import BadInput, guarded
 from xingaug.files import atomic_write
 from xingaug.generators.store import load_generator
+from xingaug.runs import require_same
 
 
 def load_compare_config(path: Path, overrides: Sequence[str] = ()) -> CompareConfig:
@@ -172,17 +173,11 @@ def _finished(cell: ReidConfig, generator: nn.Module | None) -> bool:
     directory = Path(cell.data.save_dir)
     if not (directory / RESULT).exists():
         return False
-    before, now = _flat(read_yaml(directory / RESOLVED)), _flat(to_mapping(cell))
+    before, now = read_yaml(directory / RESOLVED), to_mapping(cell)
     if generator is not None and cell.augmentation is not None:
         before["generator"] = TrainResult.load(directory).sources.get("generator")
         now["generator"] = str(generator.content_hash)
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if changed:
-        key = changed[0]
-        raise BadInput(
-            f"{directory}: finished with another configuration ({key}: {before.get(key)!r}, now {now.get(key)!r}); "
-            "choose another `out`, or remove the folder to run it again"
-        )
+    require_same(directory, before, now, "choose another `out`, or remove the folder to run it again")
     return True
 
 
@@ -209,14 +204,6 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merged(result[key], value) if both else value
     return result
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted key."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return leaves
 
 
 def table_lines(comparison: ComparisonResult) -> list[str]:

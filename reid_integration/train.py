@@ -27,7 +27,8 @@ from xingaug.augment.batch import build_batch_chain
 from xingaug.commands.parser import Parser
 from xingaug.config import to_yaml
 from xingaug.errors import BadInput, guarded
-from xingaug.files import LOCK_NAME, atomic_write, claimed_directory
+from xingaug.files import atomic_write, claimed_directory
+from xingaug.runs import require_own, require_same_config
 from xingaug.stats import StatsLog
 
 
@@ -95,13 +96,10 @@ def _run(config: ReidConfig, directory: Path, progress: bool, generator: nn.Modu
 
 def _require_own_directory(config: ReidConfig, directory: Path) -> None:
     """Raises `BadInput` unless the directory is absent, empty, or that of an unfinished run of this configuration."""
-    if not directory.exists() or (
-        directory.is_dir() and not any(path.name != LOCK_NAME for path in directory.iterdir())
-    ):
-        return
-    resolved = directory / RESOLVED
-    if not resolved.is_file() or resolved.read_text(encoding="utf-8", errors="replace") != to_yaml(config):
-        raise BadInput(f"{directory}: is not empty and not of this run; give another data.save_dir, or remove it first")
+    hint = "give another data.save_dir, or remove it first"
+    require_own(directory, RESOLVED, hint)
+    if (directory / RESOLVED).exists():
+        require_same_config(directory / RESOLVED, config, hint)
 
 
 def _attach(config: ReidConfig, manager: Any, generator: nn.Module | None) -> dict[str, str]:

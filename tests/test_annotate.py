@@ -325,11 +325,14 @@ def test_folders_of_others_are_left_alone(many, tmp_path):
     parts.mkdir()
     (parts / "mine.txt").write_text("mine")
     for restart in (False, True):
-        with pytest.raises(BadInput, match=r"a.npz.parts: holds mine.txt, and parts of the work go there"):
+        with pytest.raises(
+            BadInput,
+            match=r"a.npz.parts: not empty and without config.json, but holds mine.txt; parts",
+        ):
             annotate(*list_images(many), ByColour(), tmp_path / "a.npz", restart=restart)
     assert (parts / "mine.txt").read_text() == "mine"
     (tmp_path / "b.npz.parts").write_text("mine")
-    with pytest.raises(BadInput, match=r"b.npz.parts: is a file"):
+    with pytest.raises(BadInput, match=r"b.npz.parts: is no directory"):
         annotate(*list_images(many), ByColour(), tmp_path / "b.npz")
 
 

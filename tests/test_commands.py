@@ -215,7 +215,7 @@ def test_train_and_find_it_done(place, run, tmp_path):
     assert run(line)[0] == 0
     code, _, err = run(line.replace("batch_size=2", "batch_size=3"))
     assert code == 2
-    assert "holds a run with 'batch_size: 2', asked for 'batch_size: 3'" in err
+    assert "was made with batch_size = 2, now it is 3" in err
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(place, run):

@@ -82,7 +82,7 @@ def test_a_finished_demo_is_not_run_again(finished: tuple[Path, dict]) -> None: 
     again = run_demo(DemoConfig(out, identities=6, iterations=2))
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     assert again["reid"] == figures["reid"]
-    with pytest.raises(BadInput, match="holds a demo with iterations 2, asked for 3"):
+    with pytest.raises(BadInput, match="was made with iterations = 2, now it is 3; name another --out"):
         run_demo(DemoConfig(out, identities=6, iterations=3))
 
 
@@ -127,5 +127,5 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(BadInput, match="is no demo's directory"):
+    with pytest.raises(BadInput, match=r"mine: not empty and without demo\.json, but holds thesis\.txt"):
         run_demo(DemoConfig(tmp_path / "mine"))

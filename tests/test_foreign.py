@@ -131,7 +131,9 @@ def test_coco_takes_the_highest_score_and_then_the_surest(tmp_path):
     ])  # fmt: skip
     annotations, report = read_coco_json(path)
     assert annotations.xy[:, NOSE].tolist() == [[30, 0], [0, 0]]
-    assert report.lines() == ["2 images show several persons; the one of highest confidence was taken: a.jpg, train/b.jpg"]
+    assert report.lines() == [
+        "2 images show several persons; the one of highest confidence was taken: a.jpg, train/b.jpg"
+    ]
 
 
 IMAGES = [{"id": 3, "file_name": "a.jpg"}]

@@ -17,6 +17,7 @@ LEVELS = (
     ("xingaug.errors",),
     ("xingaug.files", "xingaug.inputs", "xingaug.progress"),
     ("xingaug.keypoints", "xingaug.config", "xingaug.programs", "xingaug.tensors", "xingaug.stats"),
+    ("xingaug.runs",),
     ("xingaug.images",),
     ("xingaug.data", "xingaug.generators"),
     ("xingaug.poses",),

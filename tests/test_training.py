@@ -469,7 +469,7 @@ def test_a_damaged_checkpoint_is_named(given: PairData, tmp_path: Path) -> None:
 
 def test_another_configuration_on_a_run_is_refused(given: PairData, tmp_path: Path) -> None:
     train(config(steps=1), tmp_path / "run", progress=False)
-    with pytest.raises(BadInput, match=r"holds a run with 'lr: .*', asked for 'lr: 0.1'"):
+    with pytest.raises(BadInput, match=r"run: was made with lr = .*, now it is 0.1; name another directory"):
         train(config(steps=1, lr=0.1), tmp_path / "run", progress=False)
 
 

@@ -36,6 +36,7 @@ from xingaug.offline.generate import generate
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
 from xingaug.report.demo import Pairs, write_demo_page
+from xingaug.runs import require_own, require_same
 from xingaug.training.quality import measure
 
 WORLD_IDENTITIES = 100
@@ -170,15 +171,9 @@ def _claim(config: DemoConfig) -> None:
             found = dict(read_json(path, "description of a demo", _MOST_BYTES))
         except (ValueError, TypeError):
             raise BadInput(f"{path}: damaged; remove {config.out}, or name another --out") from None
-        for key, value in wanted.items():
-            if found.get(key) != value:
-                raise BadInput(
-                    f"{config.out}: holds a demo with {key} {found.get(key)!r}, asked for {value!r}; "
-                    "name another --out, or remove it first"
-                )
+        require_same(config.out, found, wanted, "name another --out, or remove it first")
         return
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise BadInput(f"{config.out}: exists and is no demo's directory; name a new one with --out")
+    require_own(config.out, path.name, "name a new directory with --out")
     load_generator(config.generator)  # before anything is written
     if config.data is not None and config.annotations is not None:
         require_market_tree(config.data, "demo")

@@ -11,8 +11,10 @@ from typing import Any
 from xingaug.errors import BadInput
 from xingaug.files import LOCK_NAME, atomic_write, locked
 from xingaug.inputs import read_json
+from xingaug.runs import require_own, require_same
 
 CONFIG_NAME = "config.json"
+HINT = "use the same to continue, or name a new directory"
 
 Facts = Mapping[str, Any]
 
@@ -32,7 +34,7 @@ def claimed(out: Path, facts: Facts) -> Iterator[None]:
     Raises:
         BadInput: `out` holds something else, belongs to other facts, is in use, or cannot be written.
     """
-    _require_ours(out)
+    require_own(out, CONFIG_NAME, HINT)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / LOCK_NAME).touch()
@@ -42,7 +44,10 @@ def claimed(out: Path, facts: Facts) -> Iterator[None]:
         for leftover in out.rglob(".*.tmp"):
             leftover.unlink()
         if (out / CONFIG_NAME).exists():
-            _require_same(out / CONFIG_NAME, facts)
+            before = read_facts(out)
+            if not before:
+                raise BadInput(f"{out / CONFIG_NAME}: not a configuration of generate; name a new directory")
+            require_same(out / CONFIG_NAME, before, facts, HINT)
         else:
             with atomic_write(out / CONFIG_NAME, durable=True) as temporary:
                 temporary.write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
@@ -75,23 +80,3 @@ def copy_or_link(source: Path, target: Path, link: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     os.link(source.resolve(), target)
-
-
-def _require_ours(out: Path) -> None:
-    if not out.exists() and not out.is_symlink():
-        return
-    if not out.is_dir():
-        raise BadInput(f"{out}: is not a directory; name a new one")
-    foreign = [p for p in out.iterdir() if p.name != LOCK_NAME and not (p.name[0] == "." and p.suffix == ".tmp")]
-    if foreign and not (out / CONFIG_NAME).exists():
-        raise BadInput(f"{out}: not empty and without {CONFIG_NAME}, so not made by generate; name a new directory")
-
-
-def _require_same(path: Path, facts: Facts) -> None:
-    there = read_facts(path.parent)
-    if not there:
-        raise BadInput(f"{path}: not a configuration of generate; name a new directory")
-    different = [key for key in dict.fromkeys([*facts, *there]) if there.get(key) != facts.get(key)]
-    if different:
-        said = "; ".join(f"{key} = {there.get(key)!s:.200}, now it is {facts.get(key)!s:.200}" for key in different)
-        raise BadInput(f"{path}: was made with {said}; use the same to continue, or name a new directory")

@@ -19,6 +19,7 @@ from xingaug.errors import BadInput
 from xingaug.files import atomic_write, locked
 from xingaug.inputs import read_arrays, read_json
 from xingaug.keypoints import JOINTS
+from xingaug.runs import require_own, require_same
 
 _CONFIG, _LOCK = "config.json", ".lock"
 
@@ -58,14 +59,16 @@ class Parts:
         Raises:
             BadInput: the folder holds something else, belongs to other facts, is in use, or cannot be written.
         """
-        self._require_ours()
+        hint = "parts of the work go there; remove it or name another --out"
+        require_own(self.folder, _CONFIG, hint)
         with locked(self.folder / _LOCK, f"{self.folder}: another process is annotating; wait for it to end"):
             config = self.folder / _CONFIG
             for leftover in self.folder.glob("*" if restart else ".*.tmp"):
                 if leftover.name != _LOCK:
                     leftover.unlink()
             if config.exists():
-                self._require_same(config, facts)
+                hint = "use the same to continue, or --restart to begin anew"
+                require_same(config, _read_facts(config), facts, hint)
             else:
                 with atomic_write(config, durable=True) as temporary:
                     temporary.write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
@@ -99,22 +102,9 @@ class Parts:
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:09d}.npz"
 
-    def _require_ours(self) -> None:
-        if not self.folder.exists():
-            return
-        if not self.folder.is_dir():
-            raise BadInput(f"{self.folder}: is a file, where the parts of the work go; remove it or name another --out")
-        there = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
-        if there and _CONFIG not in there:
-            raise BadInput(f"{self.folder}: holds {there[0]}, and parts of the work go there; name another --out")
 
-    def _require_same(self, config: Path, facts: Mapping[str, Any]) -> None:
-        hint = "use the same to continue, or --restart to begin anew"
-        try:
-            there = dict(read_json(config, "description of the work"))
-        except (TypeError, ValueError):
-            raise BadInput(f"{config}: does not say what it was made with; use --restart to begin anew") from None
-        different = [key for key in dict.fromkeys([*facts, *there]) if there.get(key) != facts.get(key)]
-        if different:
-            said = "; ".join(f"{key} = {there.get(key)!s:.200}, now it is {facts.get(key)!s:.200}" for key in different)
-            raise BadInput(f"{config}: was made with {said}; {hint}")
+def _read_facts(path: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(path, "description of the work"))
+    except (TypeError, ValueError):
+        raise BadInput(f"{path}: does not say what it was made with; use --restart to begin anew") from None

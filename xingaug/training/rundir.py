@@ -5,7 +5,6 @@ import os
 import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,8 @@ import torchvision
 
 from xingaug import __version__
 from xingaug.config import to_yaml
-from xingaug.errors import BadInput
-from xingaug.files import LOCK_NAME, atomic_write, claimed_directory
-from xingaug.inputs import read_text
+from xingaug.files import atomic_write, claimed_directory
+from xingaug.runs import require_own, require_same_config
 from xingaug.stats import StatsLog
 from xingaug.training.processes import Processes
 
@@ -46,16 +44,9 @@ class RunDirectory:
 
     def require_own(self, config: "DataclassInstance") -> None:
         """Raises `BadInput` unless the directory can be made, or holds a run of this very configuration."""
-        if not self.config.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK_NAME for p in self.path.iterdir())):
-                raise BadInput(f"{self.path}: exists and is no run's directory; name another one")
-            return
-        mine, theirs = to_yaml(config).splitlines(), read_text(self.config, "configuration").splitlines()
-        for new, old in zip_longest(mine, theirs, fillvalue=""):
-            if new != old:
-                raise BadInput(
-                    f"{self.path}: holds a run with '{old.strip()}', asked for '{new.strip()}'; name another directory"
-                )
+        require_own(self.path, self.config.name, "name another directory")
+        if self.config.exists():
+            require_same_config(self.config, config, "name another directory")
 
     def describe(self, config: "DataclassInstance", processes: Processes) -> None:
         """Writes the resolved configuration and the environment."""

@@ -1,0 +1,65 @@
+"""The directory of a run: absent, empty or its own, and made with the settings of the command that would go on."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xingaug.config import read_yaml, to_mapping, to_yaml
+from xingaug.errors import BadInput
+from xingaug.inputs import read_text
+
+SHOWN = 4
+"""Differences that a message names."""
+
+
+def require_own(folder: Path, marker: str, hint: str) -> None:
+    """Raises `BadInput` unless a folder is absent, empty, or holds a run's file `marker`.
+
+    Hidden files, such as a lock and what a killed process left, do not count.
+
+    Args:
+        folder: of the run.
+        marker: the file that says what the run was made with.
+        hint: what to do otherwise, for the message.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: is no directory; {hint}")
+    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if there and marker not in there:
+        raise BadInput(f"{folder}: not empty and without {marker}, but holds {there[0]}; {hint}")
+
+
+def require_same(place: Path, before: Mapping[str, Any], now: Mapping[str, Any], hint: str) -> None:
+    """Raises `BadInput` unless a run was made with the very same settings.
+
+    Args:
+        place: where they are said, for the message.
+        before: the settings that it was made with.
+        now: those of the command.
+        hint: what to do otherwise, for the message.
+    """
+    different = differences(before, now)
+    if different:
+        more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
+        raise BadInput(f"{place}: was made with {'; '.join(different[:SHOWN])}{more}; {hint}")
+
+
+def require_same_config(file: Path, config: Any, hint: str) -> None:
+    """As `require_same`, of the YAML file in which a run keeps its configuration."""
+    if read_text(file, "configuration") != to_yaml(config):
+        require_same(file.parent, read_yaml(file), to_mapping(config), hint)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> list[str]:
+    """Where two trees of settings differ, each in half a sentence; `above` is the dotted key that they stand under."""
+    found = []
+    for key in dict.fromkeys([*now, *before]):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{above}{key}.")
+        elif old != new:
+            found.append(f"{above}{key} = {old!s:.200}, now it is {new!s:.200}")
+    return found
