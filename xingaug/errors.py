@@ -21,6 +21,11 @@ _LONGEST = 1500
 """Characters of a message: what a file gives is not repeated without end."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, cut to fit into one line of ours."""
+    return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+
+
 class BadInput(ValueError):
     """What the user gave cannot be used; exit code 2.
 

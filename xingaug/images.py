@@ -17,7 +17,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, first_line
 from xingaug.files import atomic_write
 from xingaug.inputs import open_regular
 
@@ -110,7 +110,7 @@ def _judged(file: BinaryIO, where: str) -> Iterator[Image.Image]:
     except Image.UnidentifiedImageError:
         raise BadInput(f"{where}: not a readable image (none of {', '.join(_FORMATS)})") from None
     except Exception as error:  # a damaged file can make the readers fail anywhere
-        reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        reason = first_line(error)
         raise BadInput(f"{where}: not a readable image ({reason})") from None
 
 

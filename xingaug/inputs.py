@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, first_line
 
 MAX_TEXT_BYTES = 256_000_000
 """Largest text or JSON file that is read; COCO's own file of keypoints has 233 MB (our choice)."""
@@ -139,7 +139,7 @@ def read_arrays(path: str | Path, what: str = "array", most: int = MAX_ARRAY_BYT
         except OSError as error:
             raise BadInput(f"{path}: cannot be read as {what} .npz ({error.strerror or error})") from None
         except Exception as error:  # a damaged file can make the readers fail anywhere
-            reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+            reason = first_line(error)
             raise BadInput(f"{path}: not an {what} .npz ({reason})") from None
 
 
@@ -180,11 +180,12 @@ def _array_of(stream: Any, size: int, here: str) -> np.ndarray:
     if math.prod(shape) * np.dtype(dtype).itemsize != size - start:
         raise BadInput(f"{here}{size - start} bytes for {dtype} of shape {str(shape)[:60]})")
     flat = np.frombuffer(bytearray(stream.read()), np.dtype(dtype), math.prod(shape))
-    if flat.dtype.kind == "U" and not _is_text(flat.view(flat.dtype.byteorder + "u4")):
+    if flat.dtype.kind == "U" and not is_text_array(flat):
         raise BadInput(f"{here}text with numbers that are no characters)")
     return flat.reshape(shape, order="F" if header["fortran_order"] else "C")
 
 
-def _is_text(points: np.ndarray) -> bool:
-    """Whether all of some code points can be written as UTF-8, which halves of surrogate pairs cannot."""
+def is_text_array(array: np.ndarray) -> bool:
+    """Whether all letters of a unicode array can be written as UTF-8, which halves of surrogate pairs cannot."""
+    points = np.ascontiguousarray(array).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
     return bool(((points < 0xD800) | ((points > 0xDFFF) & (points <= 0x10FFFF))).all())

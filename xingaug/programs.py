@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, first_line
 from xingaug.files import with_home
 from xingaug.inputs import open_regular
 
@@ -181,11 +181,6 @@ def run_program(program: nn.Module, path: str | Path, images: Tensor) -> Tensor:
     if not isinstance(result, Tensor):
         raise BadInput(f"{path}: returns a {type(result).__name__} for images {shape}, needed one tensor")
     return result
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, cut to fit into one line of another."""
-    return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
 
 
 @contextmanager

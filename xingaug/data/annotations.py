@@ -17,7 +17,7 @@ from xingaug.data.findings import Report
 from xingaug.data.fitting import require_fitting
 from xingaug.data.readers import read_split
 from xingaug.data.split import Split, image_sizes
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, first_line
 from xingaug.files import atomic_write
 from xingaug.images import image_size
 from xingaug.inputs import parse_json, read_text
@@ -213,7 +213,7 @@ def annotations_from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Annota
         source = str(arrays.get(_NPZ_OPTIONAL, ""))
         return Annotations(arrays["names"], arrays["xy"], arrays["visibility"], source)
     except (ValueError, TypeError) as error:
-        raise BadInput(f"{path}: not an annotation .npz ({_first_line(error)})") from None
+        raise BadInput(f"{path}: not an annotation .npz ({first_line(error)})") from None
 
 
 def write_npz(
@@ -345,7 +345,3 @@ def _parse_row(line: str, where: str) -> tuple[str, np.ndarray, np.ndarray]:
     if not well_formed:
         raise BadInput(f"{where}: malformed row {line.strip()[:60]!r}; needed {_PATN_ROW}")
     return name.strip(), y, x
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

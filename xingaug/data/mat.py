@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, first_line
 from xingaug.inputs import read_bytes
 
 MAX_BYTES = 256_000_000
@@ -52,7 +52,7 @@ def read_mat(path: Path, names: Sequence[str], what: str) -> dict[str, np.ndarra
     except BadInput as error:
         raise BadInput(f"{path}: {error}; needed {what}") from None
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, zlib.error) as error:
-        reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        reason = first_line(error)
         raise BadInput(f"{path}: not a MATLAB file of version 5 to 7 ({reason}); needed {what}") from None
 
 

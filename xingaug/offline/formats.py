@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xingaug.data.market1501 import FOLDERS
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, first_line
 from xingaug.files import atomic_write
 from xingaug.images import MAX_BYTES
 from xingaug.inputs import open_regular, read_bytes
@@ -165,7 +165,7 @@ def read_shard(path: Path) -> dict[str, bytes]:
         except BadInput:
             raise
         except Exception as error:  # a damaged header can make the reader fail anywhere
-            reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+            reason = first_line(error)
             raise BadInput(f"{path}: not a readable shard ({reason})") from None
 
 

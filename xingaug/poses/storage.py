@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from xingaug.errors import BadInput
-from xingaug.inputs import open_regular, read_json
+from xingaug.errors import BadInput, first_line
+from xingaug.inputs import is_text_array, open_regular, read_json
 from xingaug.keypoints import JOINTS, Keypoints
 from xingaug.poses.descriptor import DESCRIPTOR_LENGTH, is_usable
 from xingaug.poses.kernel import FEATURES, LANDMARKS
@@ -157,18 +157,12 @@ def _load_array(path: Path, name: str, manifest: Mapping[str, Any]) -> np.ndarra
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a header is an expression of Python's, which may fail in any way
-        reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        reason = first_line(error)
         raise BadInput(f"{file}: not readable ({reason}); build the bank again") from None
     if array.shape != expected or (array.dtype.kind != "U" if dtype == "U" else array.dtype != np.dtype(dtype)):
         raise BadInput(f"{file}: {array.dtype} {array.shape}, needed {dtype} {expected}; build the bank again")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BadInput(f"{file}: NaN or infinite values; build the bank again")
-    if array.dtype.kind == "U" and not _is_text(array):
+    if array.dtype.kind == "U" and not is_text_array(array):
         raise BadInput(f"{file}: names with numbers that are no characters; build the bank again")
     return array
-
-
-def _is_text(array: np.ndarray) -> bool:
-    """Whether all code points can be written as UTF-8, which halves of surrogate pairs cannot."""
-    points = np.ascontiguousarray(array).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
-    return bool(((points < 0xD800) | ((points > 0xDFFF) & (points <= 0x10FFFF))).all())

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, first_line
 from xingaug.images import bytes_to_unit
-from xingaug.programs import first_line
 from xingaug.progress import ProgressBar
 from xingaug.tensors import read_tensors
 

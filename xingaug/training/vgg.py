@@ -6,8 +6,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from xingaug.errors import BadInput
-from xingaug.programs import first_line
+from xingaug.errors import BadInput, first_line
 from xingaug.tensors import read_tensors, state_dict_of
 
 MODULES = {"vgg16": 31, "vgg19": 37}

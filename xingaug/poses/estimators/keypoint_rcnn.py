@@ -7,11 +7,10 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, first_line
 from xingaug.keypoints import Keypoints
 from xingaug.poses.estimators.base import poses_of_coco17, require_file, weights_name
 from xingaug.poses.estimators.frames import Frames, frame
-from xingaug.programs import first_line
 from xingaug.tensors import misfit, read_tensors, state_dict_of
 
 SIZE = (640, 480)

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, first_line
 from xingaug.keypoints import Keypoints
 from xingaug.poses.estimators.base import poses_of_coco17, require_file, weights_name
 from xingaug.poses.estimators.frames import frame
-from xingaug.programs import first_line, onnx_session
+from xingaug.programs import onnx_session
 
 _TYPES = {"tensor(int32)": np.int32, "tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 _PADDING = 1.0

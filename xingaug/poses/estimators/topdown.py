@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, first_line
 from xingaug.keypoints import Keypoints
 from xingaug.poses.estimators.base import poses_of_coco17, require_file, weights_name
 from xingaug.poses.estimators.frames import frame
 from xingaug.poses.estimators.heads import decode_heatmaps, decode_simcc
-from xingaug.programs import first_line, onnx_session
+from xingaug.programs import onnx_session
 
 SIZE = (256, 192)
 """(height, width) of the input of a network that does not say."""
