@@ -19,7 +19,7 @@ from xingaug.offline.config import GenerateConfig
 from xingaug.offline.describe import MANIFEST_NAME
 from xingaug.offline.generate import Summary, generate
 from xingaug.offline.manifest import read_manifest
-from xingaug.offline.target import place, require_linkable
+from xingaug.offline.target import copy_or_link, require_linkable
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
 from xingaug.poses.draws import keyed_uniform
@@ -151,10 +151,10 @@ def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(out) as folder:
         for index in range(len(kept)):
-            place(kept.path(index), folder / FOLDERS["train"] / str(kept.names[index]), link=True)
+            copy_or_link(kept.path(index), folder / FOLDERS["train"] / str(kept.names[index]), link=True)
         for part in (FOLDERS["query"], FOLDERS["gallery"]):
             for name in image_files(source / part).images:
-                place(source / part / name, folder / part / name, link=True)
+                copy_or_link(source / part / name, folder / part / name, link=True)
         write_npz(folder / "annotations.npz", table.names[rows].tolist(), table.xy[rows], table.visibility[rows])
     return out
 
@@ -213,7 +213,7 @@ def _write_oracle(offline: Path, real: Path, out: Path, world: World) -> Path:
     with atomic_directory(out) as folder:
         for part in FOLDERS.values():
             for name in image_files(real / part).images:
-                place(real / part / name, folder / part / name, link=True)
+                copy_or_link(real / part / name, folder / part / name, link=True)
         for line in read_manifest(offline / MANIFEST_NAME):
             rendered = world.render_in_pose(line.source, str(bank.names[line.bank_row]))
             write_image(folder / line.file, rendered.image)

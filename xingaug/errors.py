@@ -178,7 +178,7 @@ def _ending_in_order() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         let_echoes_pass(before)
         if number == signal.SIGINT:
-            signal.signal(number, before[number])
+            signal.signal(number, signal.default_int_handler)
             raise KeyboardInterrupt
         raise Ended(number)
 

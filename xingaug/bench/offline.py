@@ -17,7 +17,7 @@ from xingaug.offline.config import GenerateConfig
 from xingaug.offline.formats import FolderStore, ShardStore, Store
 from xingaug.offline.journal import Journal
 from xingaug.offline.plan import find_sources, first_items
-from xingaug.offline.render import Part, Renderer, build_transform, threads_of
+from xingaug.offline.render import Renderer, WorkPart, build_transform, threads_of
 from xingaug.offline.resources import fitting_batch_size
 from xingaug.poses.collect import bank_from_tree
 
@@ -93,5 +93,5 @@ def _whole_way(root: Path, name: str, batch_size: int, device: str, kind: str) -
     store: Store = FolderStore(out, batch_size) if kind == "folder" else ShardStore(out, 4 * batch_size)
     renderer = Renderer(aug, sources, store, Journal(out), batch_size)
     starts = range(0, len(items), store.part_size)
-    parts = [Part(number, items[start : start + store.part_size]) for number, start in enumerate(starts)]
+    parts = [WorkPart(number, items[start : start + store.part_size]) for number, start in enumerate(starts)]
     return lambda: list(renderer.run(parts)), len(items)
