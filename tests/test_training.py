@@ -370,7 +370,9 @@ DROPPING = {
 
 
 @pytest.mark.parametrize("changes", [{}, DROPPING], ids=["default", "dropout, pool, colours, validation"])
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, None])
+@pytest.mark.parametrize(
+    "stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, None], ids=["SIGINT", "SIGTERM", "SIGHUP", "failure"]
+)
 def test_a_stopped_run_continues_bit_for_bit(
     stop: signal.Signals | None, changes: dict[str, object], given: PairData, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
