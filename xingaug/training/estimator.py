@@ -240,8 +240,8 @@ def train_estimator(config: EstimatorConfig, out: Path, progress: bool = True) -
 
     Raises:
         BadInput: `out` holds a run of another configuration; data that cannot be used.
-        WorkFailed: the loss is not finite; or SIGTERM, after the step in hand was saved.
-        KeyboardInterrupt: SIGINT, likewise.
+        WorkFailed: the loss is not finite; or SIGTERM or SIGHUP, after the step in hand was saved.
+        KeyboardInterrupt: SIGINT, after the step in hand was saved.
     """
     run = RunDirectory(out)
     with processes_of(config.device) as processes, stop_on_signals() as stop, run.claimed(is_first=True):
