@@ -35,20 +35,20 @@ class Terminated(WorkFailed):
 def stop_on_signals() -> Iterator[Stop]:
     """Notes the first signal; those that follow are ignored, but for a second Ctrl-C, which interrupts at once.
 
-    Outside the main thread signals are left alone, and so is one that is ignored, as by nohup.
+    Outside the main thread signals are left alone, and so is SIGHUP where nohup has it ignored.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def note(number: int, frame: FrameType | None) -> None:
         stop.signal = number
         let_echoes_pass(before)
-        if signal.SIGINT in before:
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     for number in before:
         signal.signal(number, note)
