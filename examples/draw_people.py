@@ -11,7 +11,7 @@ import torch
 
 import xingaug
 from xingaug.data import pedestrians as ped
-from xingaug.generators.render import render_images
+from xingaug.generators.many import render_images
 from xingaug.images import write_image
 from xingaug.keypoints import Keypoints
 from xingaug.report.figures import skeleton

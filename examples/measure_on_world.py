@@ -33,7 +33,7 @@ import xingaug
 from xingaug.data import pedestrians as ped
 from xingaug.errors import BadInput, WorkFailed, guarded
 from xingaug.files import atomic_write
-from xingaug.generators.render import render_images
+from xingaug.generators.many import render_images
 from xingaug.images import bytes_to_unit, unit_to_signed, write_image
 from xingaug.keypoints import FLIP_ORDER, JOINTS, MIN_VISIBLE, Keypoints, render_heatmaps
 from xingaug.report.figures import skeleton

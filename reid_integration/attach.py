@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from xingaug.generators.store import load_generator
 from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.storage import FORMAT, VERSION
+
+_LOG = logging.getLogger(__name__)
 
 
 def attach(
@@ -48,7 +51,7 @@ def attach(
         generator: renders in place of `chosen.generator`.
 
     Returns:
-        Content hashes of generator and bank.
+        Content hashes of generator and bank, and what renders.
 
     Raises:
         BadInput: something that the configuration names cannot be used.
@@ -67,7 +70,7 @@ def attach(
     try:
         augment = XingPose(
             generator, bank, chosen.p, chosen.sampler, seed, chosen.mode, fit=chosen.fit,
-            gate=gate, reuse=chosen.reuse,
+            gate=gate, reuse=chosen.reuse, dtype=chosen.dtype, runtime=chosen.runtime,
         )  # fmt: skip
     except ValueError as error:
         raise BadInput(f"augment.{error}") from None
@@ -75,7 +78,9 @@ def attach(
         manager, augment, persons, listed(transforms), norm_mean, norm_std, chosen.start_epoch, chosen.stop_epoch,
         chosen.rerender,
     )  # fmt: skip
-    return {"generator": str(generator.content_hash), "bank": bank.content_hash}
+    rendering = augment.core.describe()
+    _LOG.info("augment: rendering in %s", rendering)
+    return {"generator": str(generator.content_hash), "bank": bank.content_hash, "rendering": rendering}
 
 
 def _require_training_poses(bank: PoseBank, manager: Any, persons: Persons, path: str | None) -> None:

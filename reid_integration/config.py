@@ -335,6 +335,8 @@ class AugmentConfig:
     p: float = 0.5  # share of the training images that is re-rendered
     mode: Literal["replace", "append"] = "replace"
     sampler: str = "uniform"  # how a pose is drawn from the bank; a mixture: "uniform=3,near=1"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of rendering; auto: bfloat16 where the device has it
+    runtime: Literal["auto", "torch", "openvino"] = "auto"  # auto: OpenVINO on a CPU where it is installed
     fit: Literal["frame", "source"] = "frame"  # a pose stands where it was seen, or where and as large as the source
     reuse: int = 1  # epochs that draw an image before it gets a new pose; till then its rendered image is served again
     start_epoch: int = 0  # first epoch (counted from 0) with rendered images

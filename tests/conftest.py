@@ -32,6 +32,11 @@ def no_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xingaug.progress.EVERY", float("inf"))  # a slow machine would say more than a test expects
 
 
+@pytest.fixture(autouse=True)
+def torch_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xingaug.generators.core.is_installed", lambda: False)  # a conversion takes long
+
+
 @pytest.fixture(autouse=True, scope="session")
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:

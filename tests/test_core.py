@@ -223,3 +223,33 @@ def test_a_captured_batch_gives_the_images_of_the_core(caplog: pytest.LogCapture
     assert torch.equal(again, found)
     assert core(images[:3], xy[:3], visibility[:3]).shape == (3, 3, *SIZE)
     assert torch.equal(core(images, xy, visibility), found)  # after a batch of another size
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_follows_the_device_and_the_weights(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xingaug.generators.fast.has_bfloat16", lambda device: True)
+    network = load_generator("pedestrians-small", dtype=torch.float32 if fast else None)
+    core, exact = Core(network, dtype="auto"), Core(network)
+    source, target = people(3)
+    inputs = smooth_picture(3), torch.stack([source.xy, target.xy], 1), torch.ones(3, 2, 18)
+    first = core(*inputs)
+    assert (network.dtype, core.describe()) == (torch.float32, "bfloat16 by torch on cpu")
+    assert torch.equal(first, Core(network.optimize(torch.bfloat16))(*inputs))
+    assert 1e-4 < (first - exact(*inputs)).abs().mean() < 1e-2
+    assert core.engine() is core.engine()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.5)
+    assert (core(*inputs) - first).abs().mean() > 1e-2  # weights that have changed are rendered with
+    assert torch.equal(copy.deepcopy(core)(*inputs), core(*inputs))
+    monkeypatch.setattr("xingaug.generators.fast.has_bfloat16", lambda device: False)
+    assert core.engine() is network
+
+
+def test_what_is_in_half_precision_already_stays_so_and_names_are_types() -> None:
+    network = load_generator("pedestrians-small", dtype=torch.bfloat16)
+    assert Core(network, dtype="auto").engine() is network
+    assert Core(network, dtype="float32").describe() == "float32 by torch on cpu"
+    assert Core(Foreign(), dtype="bfloat16").engine().__class__ is Foreign
+    with pytest.raises(ValueError, match="dtype: int8, needed 'auto' or a floating point type"):
+        Core(network, dtype="int8")  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xingaug.errors import BadInput, WorkFailed
-from xingaug.generators.render import render_images
+from xingaug.generators.many import render_images
 from xingaug.keypoints import Keypoints
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.formats import read_shard

@@ -27,7 +27,7 @@ from xingaug.data.pairs import read_masks
 from xingaug.data.readers import require_market_tree
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_directory, atomic_write
-from xingaug.generators.render import render_images
+from xingaug.generators.many import render_images
 from xingaug.generators.store import load_generator
 from xingaug.inputs import read_json
 from xingaug.keypoints import MIN_VISIBLE, Keypoints

@@ -22,7 +22,8 @@ from xingaug.augment.gate import QualityGate
 from xingaug.augment.output import PoseDraw, Skipped, XingPoseOutput, keep, merge, resized
 from xingaug.augment.reuse import Asked, Made, ReuseCache, ReuseSchedule, as_bytes, as_unit
 from xingaug.errors import BadInput
-from xingaug.generators.core import Core
+from xingaug.generators.core import Core, Runtime
+from xingaug.generators.fast import Dtype
 from xingaug.images import signed_to_unit, unit_to_signed
 from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
@@ -54,6 +55,8 @@ class XingPose(nn.Module):
         reuse: int = 1,
         reuse_limit_mb: float = 2000,
         reuse_device: torch.device | str | None = None,
+        dtype: torch.dtype | Dtype | None = "auto",
+        runtime: Runtime = "auto",
     ) -> None:
         """Takes the generator over: it is put in eval mode and its parameters are frozen (requires_grad False).
 
@@ -74,9 +77,13 @@ class XingPose(nn.Module):
                 restart, values may differ by one level of 255.
             reuse_limit_mb: most memory of the kept images, in 10^6 bytes; those of 13,000 at 128x64 take 320.
             reuse_device: where they are kept; None is where they are rendered.
+            dtype: that a generator of this package computes in, as `Core` has it; "auto" is bfloat16 where the device
+                has it, else float32, and None what the generator is in. Other networks stay as they are.
+            runtime: what computes, as `Core` has it: "torch", "openvino", or "auto".
 
         Raises:
-            ValueError: an argument outside its range, an unknown sampler, mode or fit, a generator without `size`.
+            ValueError: an argument outside its range, an unknown sampler, mode, fit, dtype or runtime, a generator
+                without `size`.
         """
         super().__init__()
         if not 0 <= p <= 1:
@@ -112,7 +119,7 @@ class XingPose(nn.Module):
         self.seed = checked_integer("seed", seed)
         self.fit, self.gate, self.reuse = fit, gate, int(reuse)
         self.size: tuple[int, int] = (int(size[0]), int(size[1]))
-        self.core = Core(self.generator, self.sigma)
+        self.core = Core(self.generator, self.sigma, dtype, runtime)
         self._check_frame = FrameCheck()
         self._schedule = ReuseSchedule(self.seed, self.reuse)
         try:

@@ -45,7 +45,7 @@ def bench_augment(
         for value in values:
             positive(key, value)
     place = torch.device(device)
-    generator = load_generator(name, place)
+    generator = load_generator(name, place, "auto")
     inputs = example_batch(generator, batch_size, place)
     size = generator.size
     keypoints = example_keypoints(max(1024, batch_size), size)

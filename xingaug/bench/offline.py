@@ -44,7 +44,7 @@ def bench_offline(name: str, batch_size: int | None, rounds: int, device: str = 
     """
     positive("rounds", rounds)
     place = torch.device(device)
-    generator = load_generator(name, place)
+    generator = load_generator(name, place, "auto")
     threads = torch.get_num_threads()
     size = fitting_batch_size(generator, place, threads) if batch_size is None else positive("batch_size", batch_size)
     inputs = example_batch(generator, size, place)

@@ -57,7 +57,12 @@ def add(commands: Any) -> None:
 
     where = parser.add_argument_group("where they are rendered")
     where.add_argument("--device", default="cpu", help="such as cuda")
-    where.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the generator")
+    where.add_argument("--dtype", "--precision", choices=("auto", "float32", "bfloat16"), default="auto",
+                       help="that the generator computes in; auto: that of an earlier run into the directory, else "
+                       "bfloat16 where the device has it")  # fmt: skip
+    where.add_argument("--runtime", choices=("auto", "torch", "openvino"), default="auto",
+                       help="what computes; auto: that of an earlier run into the directory, else OpenVINO on a CPU "
+                       "where it is installed and there are images enough")  # fmt: skip
     where.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: by memory)")
     where.add_argument("--engine", choices=("local", "torchrun", "ray"), default="local",
                        help="this process, those that torchrun started, or actors of Ray Data")  # fmt: skip

@@ -120,6 +120,11 @@ def _add_evaluate(commands: Any) -> None:
                         "cache in TORCH_HOME or downloaded into it")  # fmt: skip
     parser.add_argument("--inception", type=Path, metavar="FILE.pth", help="weights for fid and is, by torch-fidelity")
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
+                        help="that the generator computes in; auto: bfloat16 where the device has it")  # fmt: skip
+    parser.add_argument("--runtime", choices=("auto", "torch", "openvino"), default="auto",
+                        help="what computes; auto: OpenVINO on a CPU where it is installed and there are pairs "
+                        "enough")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
@@ -132,7 +137,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(figures))
         return
-    print(f"{figures.pop('pairs')} pairs")
+    print(f"{figures.pop('pairs')} pairs, rendered in {figures.pop('rendering')}")
     of_true, texts = figures.pop("true", {}), figures.pop("measures", {}) | figures.pop("perceptual", {})
     figures.pop("pckh_of_true", None)
     for name, row in {"generated": figures, **figures.pop("baselines"), "true": of_true}.items():

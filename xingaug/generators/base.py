@@ -3,13 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from xingaug.generators.checks import check_inputs
-from xingaug.generators.fast import optimize
+from xingaug.generators.fast import Dtype, optimize
 from xingaug.generators.pose import Poses
 
 
@@ -60,9 +60,7 @@ class PoseGenerator(nn.Module, ABC):
         """The configuration as plain data, for storing."""
         return asdict(self.config)
 
-    def optimize(
-        self, dtype: torch.dtype | Literal["auto"] = "auto", compile: bool = False, channels_last: bool = True
-    ) -> Self:
+    def optimize(self, dtype: torch.dtype | Dtype = "auto", compile: bool = False, channels_last: bool = True) -> Self:
         """A fast copy for inference; see `xingaug.generators.fast.optimize`."""
         return optimize(self, dtype, compile, channels_last)
 
@@ -88,15 +86,27 @@ class PoseGenerator(nn.Module, ABC):
         """`render`, compiled where it was."""
         return (self.compiled or self.render)(images, poses)
 
-    @abstractmethod
     def render(self, images: Tensor, poses: Poses) -> Tensor:
         """What the network computes, on inputs that have been checked: no checks, no reads by the host in here.
 
         Args:
             images: (B, 3, H, W) in [-1, 1].
-            poses: of source and target; `poses.xy` and `poses.present` are always there, maps are drawn by
-                `generators.pose.PoseMaps`.
+            poses: of source and target.
 
         Returns:
             (B, 3, H, W) float32 in [-1, 1].
         """
+        return self.translate(images, *self.pose_inputs(poses, (images.shape[-2], images.shape[-1])))
+
+    @abstractmethod
+    def pose_inputs(self, poses: Poses, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """What the network sees of the poses, in full precision; nothing in it is learned.
+
+        Args:
+            poses: `poses.xy` and `poses.present` are always there, maps are drawn by `generators.pose.PoseMaps`.
+            size: (height, width) of the images.
+        """
+
+    @abstractmethod
+    def translate(self, images: Tensor, *seen: Tensor) -> Tensor:
+        """`render` from what `pose_inputs` gives."""

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,25 @@ def _require_onnx() -> None:
 
 
 def _export(generator: PoseGenerator, path: Path) -> None:
-    network = _Unchecked(generator)
     batch = torch.export.Dim("batch", min=1)
+    write_onnx(
+        _Unchecked(generator), _inputs(generator.size, 2), INPUTS, OUTPUT, path, tuple({0: batch} for _ in INPUTS)
+    )
+
+
+def write_onnx(
+    network: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], output: str, path: Path, free: Any = None
+) -> None:
+    """Writes a network as ONNX, in quiet.
+
+    Args:
+        network: what to write.
+        inputs: an example of each.
+        names: of the inputs.
+        output: its name.
+        path: the file to write.
+        free: axes whose length is free, as `torch.onnx.export` takes them; None fixes all.
+    """
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -74,14 +92,9 @@ def _export(generator: PoseGenerator, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own passes about themselves
             program = torch.onnx.export(
-                network,
-                _inputs(generator.size, 2),
-                dynamo=True,
-                verbose=False,
-                input_names=list(INPUTS),
-                output_names=[OUTPUT],
-                dynamic_shapes=tuple({0: batch} for _ in INPUTS),
-            )
+                network, inputs, dynamo=True, verbose=False, input_names=list(names), output_names=[output],
+                dynamic_shapes=free,
+            )  # fmt: skip
             assert program is not None
             program.save(path, external_data=False)
     finally:

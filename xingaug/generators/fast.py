@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 Network = TypeVar("Network", bound="PoseGenerator")
 
+Dtype = Literal["auto", "float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = ("auto", "float32", "bfloat16")
+"""What a generator can be rendered with; "auto" is bfloat16 where the device has it, else float32."""
+
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -30,9 +34,27 @@ def has_bfloat16(device: torch.device | str) -> bool:
     return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))
 
 
+def resolved_dtype(dtype: torch.dtype | str, device: torch.device | str) -> torch.dtype:
+    """What computes on a device.
+
+    Args:
+        dtype: a floating point type, or one of `DTYPES`.
+        device: where.
+
+    Raises:
+        ValueError: neither.
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    found = getattr(torch, dtype) if dtype in DTYPES else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype: {dtype}, needed 'auto' or a floating point type such as torch.bfloat16")
+    return found
+
+
 def optimize(
     network: Network,
-    dtype: torch.dtype | Literal["auto"] = "auto",
+    dtype: torch.dtype | Dtype = "auto",
     compile: bool = False,
     channels_last: bool = True,
 ) -> Network:
@@ -53,11 +75,7 @@ def optimize(
     Raises:
         ValueError: a dtype that is not floating point.
     """
-    if dtype == "auto":
-        parameter = next(network.parameters())
-        dtype = torch.bfloat16 if has_bfloat16(parameter.device) else torch.float32
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype: {dtype}, needed 'auto' or a floating point type such as torch.bfloat16")
+    dtype = resolved_dtype(dtype, next(network.parameters()).device)
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     _fold(fast)
     fast.is_fast = True

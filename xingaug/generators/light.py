@@ -233,13 +233,23 @@ class XingGANPlusPlus(PaperGenerator):
         self.texture = TextureAttention(c) if variant.texture_attention else None
         self.fusion = CoAttentionFusion(c) if variant.decoder == "released" else LightFusion(c)
 
-    def render(self, images: Tensor, poses: Poses) -> Tensor:
-        """As `PoseGenerator.render`."""
+    def pose_inputs(self, poses: Poses, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Means of the heatmaps (B, 36, h, w), heatmaps (B, 36, H, W) for a released stem, and what the limb warp says.
+
+        That is the shift (B, 2, H, W) and how near a limb each pixel is (B, 1, H, W).
+        """
+        variant = self.config.variant
+        if variant.is_paper:
+            return super().pose_inputs(poses, size)
+        maps = [self.draw(poses, size)] if variant.stem == "released" else []
+        return (self.draw.means(poses, size), *maps, *(() if self.warp is None else self.warp(poses, size)))
+
+    def translate(self, images: Tensor, *seen: Tensor) -> Tensor:
+        """As `PoseGenerator.translate`."""
         if self.config.variant.is_paper:
-            return super().render(images, poses)
-        size = (images.shape[-2], images.shape[-1])
-        means = self.draw.means(poses, size).to(self.dtype)  # (B, 36, h, w)
-        maps = self.draw(poses, size).to(self.dtype) if self.config.variant.stem == "released" else means
+            return super().translate(images, *seen)
+        means = seen[0].to(self.dtype)  # (B, 36, h, w)
+        maps = seen[1].to(self.dtype) if self.config.variant.stem == "released" else means
         source, ground, hints, fine = images, [], None, []
         if self.split is not None:
             mask, behind = self.split(images, means[:, :JOINT_MAPS])  # (B, 1, H, W), (B, 3, H, W)
@@ -248,7 +258,7 @@ class XingGANPlusPlus(PaperGenerator):
         moved = [*ground] or [images]
         image = source.to(self.dtype)
         if self.warp is not None:
-            shift, nearness = self.warp(poses, size)  # (B, 2, H, W), (B, 1, H, W)
+            shift, nearness = seen[-2:]  # (B, 2, H, W), (B, 1, H, W)
             carried = self.carry(source, shift)  # (B, 3 or 4, H, W), with the mask of what was carried
             warped, hidden = carried[:, :3], [carried[:, 3:]] if ground else []
             given = torch.cat([warped, nearness, *hidden, source, *ground], 1).to(self.dtype)  # (B, 7 or 12, H, W)
@@ -263,8 +273,8 @@ class XingGANPlusPlus(PaperGenerator):
                 corrected = self.carry(images, shifts)  # (B, 9, H, W)
                 warped, more = corrected[:, :3], [corrected[:, 3:]]
             moved += [warped, *more]
-            seen = torch.cat([warped, nearness, images, *more, *hidden, *ground], 1).to(self.dtype)
-            fine.append(F.pixel_unshuffle(seen, 2))  # (B, 28 to 68, H/2, W/2)
+            pixels = torch.cat([warped, nearness, images, *more, *hidden, *ground], 1).to(self.dtype)
+            fine.append(F.pixel_unshuffle(pixels, 2))  # (B, 28 to 68, H/2, W/2)
         if self.texture is not None:
             candidates, carried = self.texture(image[:, :3], finer, appearance, means, joined[-1])
             moved += candidates.unbind(1)

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +17,7 @@ from xingaug.config import from_mapping
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.generators.base import PoseGenerator
-from xingaug.generators.fast import optimize
+from xingaug.generators.fast import Dtype, optimize
 from xingaug.generators.grow import with_ground
 from xingaug.generators.light import XingGANPlusPlus
 from xingaug.generators.upgrade import state_of_format_3
@@ -120,7 +120,7 @@ def bundled() -> list[str]:
 def load_generator(
     name_or_path: str | Path,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype | Literal["auto"] | None = torch.float32,
+    dtype: torch.dtype | Dtype | None = torch.float32,
 ) -> PoseGenerator:
     """Loads a generator in its fast form, ready to render (`generators.fast`).
 

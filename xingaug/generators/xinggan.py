@@ -149,9 +149,13 @@ class XingGAN(PoseGenerator):
         self.map_decoder = map_decoder(3 * code, width, 2 * CANDIDATES + 1)
         self.apply(_initialise)
 
-    def render(self, images: Tensor, poses: Poses) -> Tensor:
-        """As `PoseGenerator.render`."""
-        heatmaps = self.pose_maps(poses, (images.shape[-2], images.shape[-1]))  # (B, 36, H, W)
+    def pose_inputs(self, poses: Poses, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """The heatmaps of both poses, (B, 36, H, W)."""
+        return (self.pose_maps(poses, size),)
+
+    def translate(self, images: Tensor, *seen: Tensor) -> Tensor:
+        """As `PoseGenerator.translate`."""
+        heatmaps = seen[0]  # (B, 36, H, W)
         appearance = self.appearance_encoder(images.to(self.dtype))  # (B, C, h, w)
         shape = self.shape_encoder(heatmaps.to(self.dtype))  # (B, C, h, w)
         for block in self.blocks:

@@ -290,11 +290,14 @@ class PaperGenerator(PoseGenerator):
         """Its own where EA ties it to the grid."""
         return self.size if self.config.enhancement.enhanced else None
 
-    def render(self, images: Tensor, poses: Poses) -> Tensor:
-        """As `PoseGenerator.render`."""
-        maps = self.draw(poses, (images.shape[-2], images.shape[-1])).to(self.dtype)  # (B, 36, H, W)
+    def pose_inputs(self, poses: Poses, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """The heatmaps of both poses, (B, 36, H, W)."""
+        return (self.draw(poses, size),)
+
+    def translate(self, images: Tensor, *seen: Tensor) -> Tensor:
+        """As `PoseGenerator.translate`."""
         appearance = self.image_stem(images.to(self.dtype))  # (B, C, h, w)
-        shape = self.pose_stem(maps)  # (B, C, h, w)
+        shape = self.pose_stem(seen[0].to(self.dtype))  # (B, C, h, w)
         return self.fusion(self.cross(appearance, shape), [images], [])
 
     def cross(self, appearance: Tensor, shape: Tensor) -> list[Tensor]:

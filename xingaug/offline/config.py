@@ -6,6 +6,8 @@ from typing import Literal
 
 from xingaug.augment.gate import GateConfig
 from xingaug.errors import BadInput
+from xingaug.generators.core import RUNTIMES, Runtime
+from xingaug.generators.fast import DTYPES, Dtype
 from xingaug.offline.manifest import MAX_COPIES
 from xingaug.poses.placing import FITS, Fit
 from xingaug.poses.samplers import parse_sampler
@@ -15,9 +17,6 @@ ENGINES: tuple[Engine, ...] = ("local", "torchrun", "ray")
 
 Format = Literal["folder", "webdataset"]
 FORMATS: tuple[Format, ...] = ("folder", "webdataset")
-
-Precision = Literal["float32", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,10 @@ class GenerateConfig:
             there, hard-linked with "link", else copied; shards hold training images only, and "link" is not for them.
         batch_size: images rendered at a time; None is what an earlier run into `out` took, else what memory allows.
             Sums are rounded differently at another size, so it belongs to what makes two runs alike.
-        precision: of weights and computation.
+        dtype: of weights and computation; "auto" is what an earlier run into `out` took, else bfloat16 where the device
+            has it, else float32. Like the batch size it belongs to what makes two runs alike.
+        runtime: what computes. "auto" is what an earlier run into `out` took, else OpenVINO on a CPU where it is
+            installed and there are images enough, else torch; it belongs to what makes two runs alike, too.
         device: where the generator runs.
         engine: "local" is this process; "torchrun" shares the work with the processes that torchrun started; "ray"
             gives it to actors of Ray Data. All of them give the same bytes.
@@ -73,7 +75,8 @@ class GenerateConfig:
     shard_size: int = 1024
     real: Literal["copy", "link", "omit"] = "copy"
     batch_size: int | None = None
-    precision: Precision = "float32"
+    dtype: Dtype = "auto"
+    runtime: Runtime = "auto"
     device: str = "cpu"
     engine: Engine = "local"
     workers: int | None = None
@@ -98,7 +101,8 @@ class GenerateConfig:
             )
         parse_sampler(self.sampler)
         for name, known in (
-            ("fit", FITS), ("format", FORMATS), ("real", ("copy", "link", "omit")), ("precision", PRECISIONS),
+            ("fit", FITS), ("format", FORMATS), ("real", ("copy", "link", "omit")), ("dtype", DTYPES),
+            ("runtime", RUNTIMES),
             ("engine", ENGINES),
         ):  # fmt: skip
             if getattr(self, name) not in known:

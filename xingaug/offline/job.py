@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from xingaug.data.names import ends_among, image_files
 from xingaug.data.readers import require_market_tree
 from xingaug.errors import BadInput
 from xingaug.files import require_no_links_out
+from xingaug.generators.core import OPENVINO_PAYS, Runtime
+from xingaug.generators.fast import Dtype, has_bfloat16
 from xingaug.inputs import MAX_ARRAY_BYTES
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.formats import FolderStore, ShardStore, Store
@@ -122,6 +124,7 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
     if not config.follow_links:
         _require_own_files(config.data)
     annotations = read_annotations(config.annotations)
+    config = replace(config, dtype=_dtype(config, processes))
     aug = build_transform(config, processes.device, generator)
     if not config.allow_test:
         _require_training_poses(aug.bank, train, (query, gallery), config.bank)
@@ -132,6 +135,8 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
             f"per_identity: {config.per_identity}, every identity has as many training images already; ask for more"
         )
     items, tried, without_pose = first_items(aug, sources, requested, config.budget)
+    aug.core.runtime = _runtime(config, processes, aug, len(items))
+    config = replace(config, runtime=aug.core.runtime)
     if not len(items):
         reasons = (
             f"{sources.without_annotation} without annotation, {sources.unusable_keypoints} with too few joints, "
@@ -154,6 +159,27 @@ def _require_own_files(root: Path) -> None:
     """Raises `BadInput` if an image is a link out of the dataset: its copy might give away what is not theirs."""
     images = (path for folder in FOLDERS.values() for path in (root / folder).iterdir())
     require_no_links_out(root, images, "--follow-links")
+
+
+def _dtype(config: GenerateConfig, processes: Processes) -> Dtype:
+    """The one of the configuration, of an earlier run, or the one that fits; the first process decides for all."""
+    found: Dtype = config.dtype
+    if found == "auto":
+        earlier = read_facts(config.out).get("precision")
+        half = earlier == "bfloat16" or (earlier != "float32" and has_bfloat16(processes.device))
+        found = "bfloat16" if half else "float32"
+    return "bfloat16" if processes.told_by_first(found) == "bfloat16" else "float32"
+
+
+def _runtime(config: GenerateConfig, processes: Processes, aug: XingPose, images: int) -> Runtime:
+    """The one of the configuration, of an earlier run, or the quicker one; the first process decides for all."""
+    found: Runtime = config.runtime
+    if found == "auto":
+        earlier = read_facts(config.out)
+        found = aug.core.plan()[0] if images >= OPENVINO_PAYS else "torch"
+        if earlier:
+            found = "openvino" if earlier.get("runtime") == "openvino" else "torch"
+    return "openvino" if processes.told_by_first(found) == "openvino" else "torch"
 
 
 def _batch_size(config: GenerateConfig, processes: Processes, aug: XingPose) -> int:
@@ -221,7 +247,8 @@ def _facts(
         "gate": gate,
         "tries": config.tries if gate else None,
         "batch_size": renderer.batch_size,
-        "precision": config.precision,
+        "precision": config.dtype,
+        "runtime": None if config.runtime == "torch" else config.runtime,
         "device": torch.device(config.device).type,
         "real": config.real,
     }

@@ -55,7 +55,7 @@ def build_transform(config: GenerateConfig, device: str | torch.device, generato
     """The transform that renders every copy.
 
     Args:
-        config: generator, bank, precision, gate and how poses are drawn.
+        config: generator, bank, dtype, gate and how poses are drawn.
         device: where it renders.
         generator: one that is loaded already and on the device, in place of `config.generator`.
 
@@ -63,11 +63,21 @@ def build_transform(config: GenerateConfig, device: str | torch.device, generato
         BadInput: generator, bank or the gate's network cannot be read.
     """
     if generator is None:
-        generator = load_generator(config.generator, device, getattr(torch, config.precision))
+        generator = load_generator(config.generator, device, config.dtype)
     height, width = generator.size  # type: ignore[misc]
     gate = None if config.gate is None else build_gate(config.gate, (height, width), device)
     bank = PoseBank.load(config.bank)
-    return XingPose(generator, bank, p=1.0, sampler=config.sampler, seed=config.seed, fit=config.fit, gate=gate)
+    return XingPose(
+        generator,
+        bank,
+        p=1.0,
+        sampler=config.sampler,
+        seed=config.seed,
+        fit=config.fit,
+        gate=gate,
+        dtype=config.dtype,
+        runtime=config.runtime,
+    )
 
 
 Made = list[tuple[Entry, Sample | None]]

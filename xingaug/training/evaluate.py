@@ -12,7 +12,9 @@ from xingaug.data.market1501 import FOLDERS, Split, read_images
 from xingaug.data.pairs import read_masks, read_pairs
 from xingaug.data.readers import read_split
 from xingaug.errors import BadInput
-from xingaug.generators.render import render_images
+from xingaug.generators.core import OPENVINO_PAYS, RUNTIMES, Core, Runtime
+from xingaug.generators.fast import DTYPES, Dtype
+from xingaug.generators.many import render_images
 from xingaug.generators.store import load_generator
 from xingaug.keypoints import Keypoints
 from xingaug.training.masks import pose_mask
@@ -38,6 +40,8 @@ class EvaluateConfig:
         limit: measure the first pairs only.
         batch_size: images rendered at a time.
         device: where the generator and the networks of the metrics run.
+        dtype: that the generator computes in; "auto" is bfloat16 where the device has it.
+        runtime: what computes; "auto" is OpenVINO on a CPU where it is installed and there are pairs enough.
         reid: feature network for Rank-1 and mAP against the gallery (see `training.features`); None leaves them out.
         reid_cache: folder in which the gallery's features are kept for the next time; None keeps none.
         pose_estimator: for PCK and PCKh (see `poses.estimators.load_estimator_file`); None leaves them out.
@@ -58,6 +62,8 @@ class EvaluateConfig:
     limit: int | None = None
     batch_size: int = 32
     device: str = "cpu"
+    dtype: Dtype = "auto"
+    runtime: Runtime = "auto"
     reid: Path | None = None
     reid_cache: Path | None = None
     pose_estimator: Path | None = None
@@ -68,8 +74,9 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Checks what can be checked without opening a file."""
-        if self.split not in FOLDERS:
-            raise BadInput(f"split: '{self.split}', expected {', '.join(FOLDERS)}")
+        for name, known in (("split", tuple(FOLDERS)), ("dtype", DTYPES), ("runtime", RUNTIMES)):
+            if getattr(self, name) not in known:
+                raise BadInput(f"{name}: '{getattr(self, name)}', expected {', '.join(known)}")
         for name in ("limit", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -87,8 +94,9 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
     """Renders the source of every pair in the target's pose and compares with the target.
 
     Returns:
-        `pairs` (number), `ssim`, `mask_ssim`, `person_ssim` (where masks lie beside the images), `l1`, `psnr`, and as
-        asked for `reid_rank1`, `reid_map`, `pck`, `pckh`, `sharpness`, `frechet`, `vgg_distance`, `lpips`, `fid`, `is`.
+        `pairs` (number), `rendering` (what rendered, such as "bfloat16 by torch on cpu"), `ssim`, `mask_ssim`,
+        `person_ssim` (where masks lie beside the images), `l1`, `psnr`, and as asked for `reid_rank1`, `reid_map`,
+        `pck`, `pckh`, `sharpness`, `frechet`, `vgg_distance`, `lpips`, `fid`, `is`.
         Under `baselines` the same figures for `copy_source` and for `identity_mean`, the mean of the identity's other
         images; under `true` those that the true images have themselves, and `pckh_of_true`. `measures` says what each
         network's figure was measured on, `perceptual` the same for lpips, fid and is.
@@ -97,9 +105,12 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
         BadInput: unreadable input, a pair of two identities or whose images or keypoints are unknown, or networks or
             weights that cannot be used.
     """
-    generator = load_generator(config.generator, config.device)
+    generator = load_generator(config.generator, config.device, config.dtype)
     size = generator.size
     pairs = _Pairs.read(config, size)
+    few = config.runtime == "auto" and len(pairs.true) < OPENVINO_PAYS
+    core = Core(generator, runtime="torch" if few else config.runtime)
+    rendering = core.describe()
     networks = None
     if config.perceptual:
         from xingaug.training.perceptual_metrics import load_networks
@@ -112,7 +123,7 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
     of_true = evaluators.scores("true", pairs.true, pairs.target_rows)
     of_true |= {} if config.frechet_weights is None else {"frechet": 0.0, "vgg_distance": 0.0}
     generated = render_images(
-        generator, pairs.sources, pairs.source_keypoints, pairs.target_keypoints, config.batch_size, config.device,
+        core, pairs.sources, pairs.source_keypoints, pairs.target_keypoints, config.batch_size, config.device,
         progress="rendering" if progress else None,
     )  # fmt: skip
     sets = {"generated": generated, "copy_source": pairs.sources, "identity_mean": pairs.identity_means}
@@ -135,7 +146,7 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
         for name in sets:
             figures[name] |= scores[name]
         extra["perceptual"] = networks.describe()
-    return {**figures.pop("generated"), **extra, "baselines": figures}
+    return {**figures.pop("generated"), "rendering": rendering, **extra, "baselines": figures}
 
 
 @dataclass(frozen=True, eq=False)
