@@ -270,7 +270,7 @@ BAD = [
     (f"{GENERATE} --format zip", "argument --format: invalid choice: 'zip'"),
     (f"{GENERATE} --format webdataset --real link", "real: 'link', shards hold the images themselves"),
     (f"{GENERATE} --shard-size 0", "shard_size: 0, needed at least 1"),
-    (f"{GENERATE} --precision float8", "argument --precision: invalid choice: 'float8'"),
+    (f"{GENERATE} --dtype float8", "argument --dtype/--precision: invalid choice: 'float8'"),
     (f"{GENERATE} --engine spark", "argument --engine: invalid choice: 'spark'"),
     (f"{GENERATE} --engine torchrun", "engine: 'torchrun', but torchrun has not started this"),
     (f"{GENERATE} --workers 2", "workers: 2, of the engine ray only; torchrun has --nproc-per-node"),

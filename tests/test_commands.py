@@ -130,8 +130,8 @@ def test_evaluate(place, run):
     figures = json.loads(out)
     assert (code, err) == (0, "")
     assert figures["pairs"] == 3
-    assert set(figures) == {"pairs", "ssim", "mask_ssim", "person_ssim", "l1", "psnr", "baselines"}
-    assert all(set(row) | {"baselines"} == set(figures) for row in figures["baselines"].values())
+    assert set(figures) == {"pairs", "rendering", "ssim", "mask_ssim", "person_ssim", "l1", "psnr", "baselines"}
+    assert all(set(row) | {"baselines", "rendering"} == set(figures) for row in figures["baselines"].values())
     assert set(figures["baselines"]) == {"copy_source", "identity_mean"}
     # The baselines again, one pair at a time.
     split = read_split(place / "world", "gallery")

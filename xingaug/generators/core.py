@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import Dtype, resolved_dtype
-from xingaug.generators.openvino_core import OpenVinoCore, is_installed, require_openvino
+from xingaug.generators.openvino_core import PRECISIONS, OpenVinoCore, is_installed, require_openvino
 from xingaug.generators.pose import SIGMA
 from xingaug.generators.render import render
 
@@ -95,8 +95,8 @@ class Core:
         if self.runtime == "openvino":
             require_openvino(device, dtype)
             return "openvino", dtype, device
-        fits = self.runtime == "auto" and device.type == "cpu" and bool(generator.content_hash) and is_installed()
-        return "openvino" if fits else "torch", dtype, device
+        fits = device.type == "cpu" and dtype in PRECISIONS and bool(generator.content_hash)
+        return "openvino" if self.runtime == "auto" and fits and is_installed() else "torch", dtype, device
 
     def describe(self) -> str:
         """The plan in words, such as "bfloat16 by torch on cpu"."""

@@ -34,7 +34,9 @@ LEAST_PSNR = 40.0
 """Decibels from torch's images in full precision, on noise, that a graph must reach."""
 
 _NEEDED = ("openvino", "onnx", "onnxscript")
-_PRECISION = {torch.float32: "f32", torch.bfloat16: "bf16"}
+PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+"""What it computes in, by its own names."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -45,7 +47,7 @@ def is_installed() -> bool:
 
 def require_openvino(device: torch.device, dtype: torch.dtype) -> None:
     """Raises `BadInput` unless all that it takes is there, on a CPU, in a type that it computes in."""
-    if device.type != "cpu" or dtype not in _PRECISION:
+    if device.type != "cpu" or dtype not in PRECISIONS:
         raise BadInput(f"runtime: 'openvino', on {device} in {dtype}; needed a CPU, in float32 or bfloat16")
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
@@ -76,7 +78,7 @@ class OpenVinoCore:
         data = _kept(_digest(self.exact, inputs), lambda: _converted(core, self.exact, inputs))
         model = core.read_model(model=data["xml"], weights=data["bin"])
         settings = {
-            "INFERENCE_PRECISION_HINT": _PRECISION[dtype], "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": PRECISIONS[dtype], "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # other processes want cores too
         }  # fmt: skip
         compiled = core.compile_model(model, "CPU", settings)

@@ -136,6 +136,7 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
         )
     items, tried, without_pose = first_items(aug, sources, requested, config.budget)
     aug.core.runtime = _runtime(config, processes, aug, len(items))
+    aug.core.plan()  # so that what is lacking is told now
     config = replace(config, runtime=aug.core.runtime)
     if not len(items):
         reasons = (
@@ -168,7 +169,7 @@ def _dtype(config: GenerateConfig, processes: Processes) -> Dtype:
         earlier = read_facts(config.out).get("precision")
         half = earlier == "bfloat16" or (earlier != "float32" and has_bfloat16(processes.device))
         found = "bfloat16" if half else "float32"
-    return "bfloat16" if processes.told_by_first(found) == "bfloat16" else "float32"
+    return "bfloat16" if processes.broadcast(found) == "bfloat16" else "float32"
 
 
 def _runtime(config: GenerateConfig, processes: Processes, aug: XingPose, images: int) -> Runtime:
@@ -179,7 +180,7 @@ def _runtime(config: GenerateConfig, processes: Processes, aug: XingPose, images
         found = aug.core.plan()[0] if images >= OPENVINO_PAYS else "torch"
         if earlier:
             found = "openvino" if earlier.get("runtime") == "openvino" else "torch"
-    return "openvino" if processes.told_by_first(found) == "openvino" else "torch"
+    return "openvino" if processes.broadcast(found) == "openvino" else "torch"
 
 
 def _batch_size(config: GenerateConfig, processes: Processes, aug: XingPose) -> int:

@@ -14,7 +14,7 @@ HEAD = tuple(JOINTS.index(name) for name in ("nose", "neck", "right_eye", "left_
 """Joints whose box is the head of PCKh, as PATN has it: the neck is one of them."""
 
 _SIGMA, _RADIUS = 1.5, 5  # scikit-image's Gaussian window: truncated at 3.5 sigma
-_CACHED = 8  # pairs of 128x64 whose SSIM a core's cache holds
+_CACHED = 2  # pairs of 128x64 whose SSIM a core's cache holds (measured)
 _BLOCK = 16  # rows of a banded matrix in one product
 
 
@@ -39,40 +39,55 @@ def ssim_map(generated: np.ndarray, true: np.ndarray, data_range: np.ndarray | N
     if data_range is None:
         flat = generated.reshape(len(generated), -1)
         data_range = flat.max(1).astype(np.float64) - flat.min(1)
-    parts = [slice(start, start + _CACHED) for start in range(0, len(generated), _CACHED)]
-    maps = [_ssim_of_few(generated[part], true[part], data_range[part]) for part in parts]
-    return np.concatenate(maps)
+    work = _Workspace(min(_CACHED, len(generated)), generated.shape[1], generated.shape[2])
+    found = torch.empty(len(generated), *work.size, dtype=torch.float64)
+    scale = torch.from_numpy(np.asarray(data_range, np.float64)).clamp(min=1e-12)
+    for start in range(0, len(generated), _CACHED):
+        part = slice(start, start + _CACHED)
+        work.ssim(torch.from_numpy(generated[part]), torch.from_numpy(true[part]), scale[part], found[part])
+    return found.numpy()
 
 
-def _ssim_of_few(generated: np.ndarray, true: np.ndarray, data_range: np.ndarray) -> np.ndarray:
-    """`ssim_map` of so few pairs that what it computes stays in the processor's cache."""
-    x, y = _rows_first(generated), _rows_first(true)  # (H, B, 3, W)
-    scale = torch.from_numpy(np.asarray(data_range, np.float64)).clamp(min=1e-12)[:, None, None]
-    c1, c2 = (0.01 * scale) ** 2, (0.03 * scale) ** 2
-    mean_x, mean_y, squares, product = (_blur(z) for z in (x, y, x * x + y * y, x * y))
-    mean_xy, mean_squares = mean_x * mean_y, mean_x.square_().add_(mean_y.square_())
-    value = (2 * mean_xy + c1) * (product - mean_xy).mul_(2).add_(c2)
-    value /= (mean_squares + c1) * (squares - mean_squares).add_(c2)
-    return value.mean(2).transpose(0, 1).numpy()
+class _Workspace:
+    """Memory for SSIM of so few pairs that it stays in the processor's cache; taking it anew costs as much as SSIM."""
 
+    def __init__(self, count: int, height: int, width: int) -> None:
+        self.size = (height - 2 * _RADIUS, width - 2 * _RADIUS)
+        # Row by row: both images, the sum of their squares, their product.
+        self.signals = torch.empty(height, count, 4, 3, width, dtype=torch.float64)
+        self.rows = torch.empty(self.size[0], count, 4, 3, width, dtype=torch.float64)
+        self.means = torch.empty(self.size[0], count, 4, 3, self.size[1], dtype=torch.float64)
+        self.product = torch.empty(self.size[0], count, 3, self.size[1], dtype=torch.float64)
 
-def _rows_first(images: np.ndarray) -> Tensor:
-    """(B, H, W, 3) uint8 to (H, B, 3, W) float64."""
-    return torch.from_numpy(images).permute(1, 0, 3, 2).to(torch.float64, memory_format=torch.contiguous_format)
+    def ssim(self, generated: Tensor, true: Tensor, scale: Tensor, out: Tensor) -> None:
+        """Of (B, H, W, 3) uint8 each, B at most `count`, with data ranges (B,), into (B, H - 10, W - 10)."""
+        count = len(generated)
+        x, y, squares, product = self.signals[:, :count].unbind(2)  # (H, B, 3, W)
+        x.copy_(generated.permute(1, 0, 3, 2))
+        y.copy_(true.permute(1, 0, 3, 2))
+        torch.mul(x, x, out=squares).addcmul_(y, y)
+        torch.mul(x, y, out=product)
+        self._blur()
+        c1, c2 = (((k * scale) ** 2)[:, None, None] for k in (0.01, 0.03))
+        x, y, squares, product = self.means[:, :count].unbind(2)  # (H - 10, B, 3, W - 10)
+        value = torch.mul(x, y, out=self.product[:, :count])
+        product.sub_(value).mul_(2).add_(c2)
+        x.square_().addcmul_(y, y)
+        squares.sub_(x).add_(c2)
+        value.mul_(2).add_(c1).mul_(product).div_(x.add_(c1).mul_(squares))
+        torch.mean(value, 2, out=out.transpose(0, 1))
 
+    def _blur(self) -> None:
+        """The Gaussian window over `signals` where it fits wholly, into `means`.
 
-def _blur(x: Tensor) -> Tensor:
-    """Gaussian window over the pixels where it fits wholly: (H, B, 3, W) to (H - 10, B, 3, W - 10).
-
-    Along each axis it is a product with a banded matrix, of which the empty corners are passed over.
-    """
-    height, width = x.shape[0] - 2 * _RADIUS, x.shape[-1] - 2 * _RADIUS
-    band, flat = _band(height), x.reshape(len(x), -1)
-    rows = torch.empty(height, flat.shape[1], dtype=x.dtype)
-    for start in range(0, height, _BLOCK):
-        stop = min(start + _BLOCK, height)
-        torch.mm(band[start:stop, start : stop + 2 * _RADIUS], flat[start : stop + 2 * _RADIUS], out=rows[start:stop])
-    return (rows.reshape(-1, x.shape[-1]) @ _band(width).T).reshape(height, *x.shape[1:3], width)
+        Along each axis it is a product with a banded matrix, of which the empty corners are passed over.
+        """
+        band, flat, rows = _band(self.size[0]), self.signals.flatten(1), self.rows.flatten(1)
+        for start in range(0, self.size[0], _BLOCK):
+            stop = min(start + _BLOCK, self.size[0])
+            above = flat[start : stop + 2 * _RADIUS]
+            torch.mm(band[start:stop, start : stop + 2 * _RADIUS], above, out=rows[start:stop])
+        torch.mm(self.rows.flatten(0, 3), _band(self.size[1]).T, out=self.means.flatten(0, 3))
 
 
 @lru_cache
@@ -158,10 +173,15 @@ def _sums(
     if masks is not None:
         inside = masks[:, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS] > 0
         person = ((similarity * inside).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1)).sum()
-    difference = np.subtract(generated, true, dtype=np.int16).astype(np.int32)
-    squared = np.maximum((difference**2).mean((1, 2, 3)) / 255**2, 1e-10)
-    l1 = np.abs(difference).mean((1, 2, 3)).sum() / 255
-    return np.array([similarity.mean((1, 2)).sum(), masked, person, l1, (-10 * np.log10(squared)).sum()])
+    l1, psnr = np.sum([_l1_and_psnr(one, other) for one, other in zip(generated, true, strict=True)], 0)
+    return np.array([similarity.mean((1, 2)).sum(), masked, person, l1, psnr])
+
+
+def _l1_and_psnr(generated: np.ndarray, true: np.ndarray) -> tuple[float, float]:
+    """Of one pair: what it computes stays in the processor's cache."""
+    difference = np.subtract(generated, true, dtype=np.float64).ravel()
+    squared = max(float(difference @ difference) / difference.size / 255**2, 1e-10)
+    return float(np.abs(difference).sum()) / difference.size / 255, -10 * np.log10(squared)
 
 
 def pckh(predicted: Keypoints, true: Keypoints, threshold: float = 0.5) -> float:
