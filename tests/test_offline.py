@@ -162,7 +162,7 @@ def test_continues_after_any_image(
 @pytest.mark.parametrize(
     ("module", "step"),
     [
-        (real, "place"), (Journal, "write"), (describe_module, "write_npz"), (describe_module, "write_dataset_page"),
+        (real, "copy_or_link"), (Journal, "write"), (describe_module, "write_npz"), (describe_module, "write_dataset_page"),
         (describe_module, "write_manifest"), (Journal, "remove"),
     ],
 )  # fmt: skip
