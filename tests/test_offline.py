@@ -162,8 +162,8 @@ def test_continues_after_any_image(
 @pytest.mark.parametrize(
     ("module", "step"),
     [
-        (real, "copy_or_link"), (Journal, "write"), (describe_module, "write_npz"), (describe_module, "write_dataset_page"),
-        (describe_module, "write_manifest"), (Journal, "remove"),
+        (real, "copy_or_link"), (Journal, "write"), (describe_module, "write_npz"),
+        (describe_module, "write_dataset_page"), (describe_module, "write_manifest"), (Journal, "remove"),
     ],
 )  # fmt: skip
 def test_continues_after_any_other_step(
