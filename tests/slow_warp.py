@@ -84,8 +84,8 @@ class SlowWarp(nn.Module):
         return fields[:, :2], fields[:, 2:]
 
 
-class SlowCarry(nn.Module):
-    """In place of `Carry`."""
+class SlowShiftWarp(nn.Module):
+    """In place of `ShiftWarp`."""
 
     def forward(self, image: Tensor, shifts: Tensor) -> Tensor:
         height, width = image.shape[-2:]

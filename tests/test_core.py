@@ -6,7 +6,7 @@ import pytest
 import torch
 from networks import BUILDERS, awake
 from skeletons import random_people, small_bank
-from slow_warp import SlowCarry, SlowMaps, SlowWarp, heatmaps, joints, smooth_picture
+from slow_warp import SlowMaps, SlowShiftWarp, SlowWarp, heatmaps, joints, smooth_picture
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -18,7 +18,7 @@ from xingaug.generators.base import PoseGenerator
 from xingaug.generators.core import Core, batches, filled
 from xingaug.generators.pose import PoseMaps, Poses
 from xingaug.generators.render import render
-from xingaug.generators.warp import Carry, LimbWarp
+from xingaug.generators.warp import LimbWarp, ShiftWarp
 from xingaug.keypoints import Keypoints
 
 SIZE = (128, 64)
@@ -28,7 +28,7 @@ BUNDLED = ("pedestrians-small", "market1501-small")
 def written_slowly(network: PoseGenerator) -> PoseGenerator:
     """The network with everything that depends on joints in its slow form."""
     slow = copy.deepcopy(network)
-    forms: dict[type[nn.Module], type[nn.Module]] = {LimbWarp: SlowWarp, Carry: SlowCarry, PoseMaps: SlowMaps}
+    forms: dict[type[nn.Module], type[nn.Module]] = {LimbWarp: SlowWarp, ShiftWarp: SlowShiftWarp, PoseMaps: SlowMaps}
     for module in [*slow.modules()]:
         for name, child in [*module.named_children()]:
             if type(child) in forms:
@@ -72,7 +72,7 @@ def test_coordinates_are_exact_under_autocast_and_in_half_precision(training: bo
                 assert torch.equal(a, b)
     image, shift = smooth_picture(8), LimbWarp(SIZE)(poses, SIZE)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(Carry(SIZE).to(torch.bfloat16)(image, shift), Carry(SIZE)(image, shift))
+        assert torch.equal(ShiftWarp(SIZE).to(torch.bfloat16)(image, shift), ShiftWarp(SIZE)(image, shift))
 
 
 def test_training_under_autocast_sees_the_images_of_inference() -> None:
@@ -94,7 +94,7 @@ def test_sizes_other_than_the_built_one_are_drawn_alike() -> None:
         for a, b in zip(make(SIZE)(poses, SIZE), make((32, 16))(poses, SIZE), strict=True):
             assert torch.equal(a, b)
     shift = LimbWarp(SIZE)(poses, SIZE)[0]
-    assert torch.equal(Carry(SIZE)(image, shift), Carry((32, 16))(image, shift))
+    assert torch.equal(ShiftWarp(SIZE)(image, shift), ShiftWarp((32, 16))(image, shift))
 
 
 class Foreign(nn.Module):

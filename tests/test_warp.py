@@ -12,7 +12,7 @@ from xingaug.generators import XingGANPlusPlus
 from xingaug.generators.light import FlowCorrection
 from xingaug.generators.pose import Poses, joints_of
 from xingaug.generators.render import render
-from xingaug.generators.warp import BONES, Carry, LimbWarp
+from xingaug.generators.warp import BONES, LimbWarp, ShiftWarp
 from xingaug.keypoints import JOINTS, Keypoints, render_heatmaps
 
 SIZE = (128, 64)
@@ -39,7 +39,7 @@ def shift_of(source: Keypoints, target: Keypoints) -> Tensor:
 
 
 def carry(image: Tensor, shifts: Tensor) -> Tensor:
-    carried: Tensor = Carry(SIZE)(image, shifts)
+    carried: Tensor = ShiftWarp(SIZE)(image, shifts)
     return carried
 
 

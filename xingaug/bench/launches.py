@@ -19,7 +19,7 @@ class LaunchCounter(TorchDispatchMode):
 
     Attributes:
         launches: by the operation's name, how often it was called.
-        reads: likewise, of those that make the host wait for values.
+        reads: by the operation's name, how often one was called that makes the host wait for values.
     """
 
     def __init__(self) -> None:

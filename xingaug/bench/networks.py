@@ -59,7 +59,7 @@ def bench_generator(
         `variants`: a row for each network, form (plain, optimized, compiled), dtype and layout: images per second,
         ms an image, peak memory in MB beyond what was held before, GFLOP/s, its share of the device's own measured
         matrix product (above 1 where Winograd's method multiplies less than is counted), and how many times as fast
-        as the plain baseline. `training_step`: forward and backward in float32, likewise. `networks`: parameters and
+        as the plain baseline. `training_step`: the same of forward and backward in float32. `networks`: parameters and
         GFLOP an image.
     """
     positive("batch_size", batch_size)

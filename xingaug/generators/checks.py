@@ -41,7 +41,7 @@ def check_inputs(
     Args:
         source: to be (B, 3, H, W) floating point in [-1, 1], B at least 1.
         source_heatmaps: to be (B, 18, H, W) floating point in [0, 1], on the source's device.
-        target_heatmaps: likewise.
+        target_heatmaps: to be (B, 18, H, W) floating point in [0, 1], on the source's device.
         size: the only (H, W) accepted, or None for any divisible by 4 and at least 8.
     """
     named = {"source": source, "source_heatmaps": source_heatmaps, "target_heatmaps": target_heatmaps}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from xingaug.generators.winograd import WinogradConv, is_starved
+from xingaug.generators.winograd import WinogradConv, lacks_avx512
 
 if TYPE_CHECKING:
     from xingaug.generators.base import PoseGenerator
@@ -85,9 +85,9 @@ def optimize(
             fold()
     fast = fast.to(dtype).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     device = next(fast.parameters()).device
-    starved = channels_last and dtype == torch.float32 and is_starved(device)
-    _use_winograd(fast, starved)
-    if not starved:
+    slow_products = channels_last and dtype == torch.float32 and lacks_avx512(device)
+    _use_winograd(fast, slow_products)
+    if not slow_products:
         _fuse_relu(fast, fuses_relu(device, dtype))
     if dtype != torch.float32 and fast.content_hash:
         fast.content_hash = hashlib.sha256(f"{fast.content_hash} {dtype}".encode()).hexdigest()  # it gives other images

@@ -13,7 +13,7 @@ from xingaug.generators.checks import JOINT_MAPS
 from xingaug.generators.ground import SourceSplit
 from xingaug.generators.layers import conv3, times
 from xingaug.generators.pose import PoseMaps, Poses
-from xingaug.generators.warp import Carry, LimbWarp
+from xingaug.generators.warp import LimbWarp, ShiftWarp
 from xingaug.generators.xinggan import encoder
 from xingaug.generators.xinggan_pp import CoAttentionFusion, PaperGenerator
 from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
@@ -186,7 +186,7 @@ class FlowCorrection(nn.Module):
             fine: (B, fine, H/2, W/2).
 
         Returns:
-            Shifts (B, 6, H, W) float32 for `Carry`.
+            Shifts (B, 6, H, W) float32 for `ShiftWarp`.
         """
         half = self.out(torch.cat([self.up(shape_code), fine], 1)).float()  # (B, 6, H/2, W/2) in pixels
         shifts = F.interpolate(half, scale_factor=2, mode="bilinear")
@@ -227,7 +227,7 @@ class XingGANPlusPlus(PaperGenerator):
         self.pose_stem = PoseStem(c.width, released=released, hints=variant.hints)
         self.split = SourceSplit() if variant.keep_ground else None
         self.warp = LimbWarp(c.size) if variant.limb_warp else None
-        self.carry = Carry(c.size)
+        self.carry = ShiftWarp(c.size)
         seen = variant.hints + variant.source_channels + (3 if variant.keep_ground else 0)
         self.flow = FlowCorrection(c.width, 4 * seen) if variant.limb_warp and variant.flow else None
         self.texture = TextureAttention(c) if variant.texture_attention else None

@@ -22,8 +22,8 @@ def render(
         images: (B, 3, H, W) float32 in [-1, 1], at the size the generator was built for.
         source_xy: (B, 18, 2) pixels of the images, finite.
         source_visibility: (B, 18) in [0, 1].
-        target_xy: likewise, of the poses wanted.
-        target_visibility: likewise.
+        target_xy: (B, 18, 2) pixels of the images, finite, of the poses wanted.
+        target_visibility: (B, 18) in [0, 1].
         sigma: of the heatmaps that the generator was trained with, in pixels.
 
     Returns:

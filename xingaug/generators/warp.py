@@ -22,7 +22,7 @@ class Bone:
 
     Attributes:
         start: names of joints; those that are visible in both poses are averaged.
-        end: likewise.
+        end: names of joints, averaged in the same way.
         radius: in body lengths (`body_length`).
         flat: whether it gets narrower when the person turns, as the torso does and a leg does not.
     """
@@ -60,7 +60,7 @@ _SHARPNESS = 4.0
 """How abruptly one limb's motion gives way to the next one's (our choice)."""
 
 
-class Carry(Coordinates):
+class ShiftWarp(Coordinates):
     """Takes every pixel from a place of its own: bilinear between pixels, beyond the border what the border shows."""
 
     base: Tensor
@@ -146,9 +146,9 @@ class LimbWarp(Coordinates):
             size: (height, width) of the images, both even.
 
         Returns:
-            The shift (B, 2, H, W) of each pixel of the target pose, for `Carry`, and (B, 1, H, W) in [0, 1]: how near
-            a limb it is. A limb of the target that the source does not show takes its counterpart on the other side;
-            one without either is left out, and where there is none at all the shift and the nearness are 0.
+            The shift (B, 2, H, W) of each pixel of the target pose, for `ShiftWarp`, and (B, 1, H, W) in [0, 1]: how
+            near a limb it is. A limb of the target that the source does not show takes its counterpart on the other
+            side; one without either is left out, and where there is none at all the shift and the nearness are 0.
         """
         with torch.autocast(poses.xy.device.type, enabled=False):  # in bfloat16 a coordinate is off by up to 4 pixels
             # At half resolution; the motion is as good as linear between two of its positions.

@@ -21,7 +21,7 @@ _OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, 
 _PADS = {"zeros": "constant", "reflect": "reflect"}
 
 
-def is_starved(device: torch.device) -> bool:
+def lacks_avx512(device: torch.device) -> bool:
     """Whether a device is a processor with no more than AVX2."""
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
@@ -62,7 +62,7 @@ class WinogradConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to (B, K, h, w)."""
         autocast = torch.is_autocast_enabled(x.device.type)
-        if not is_starved(x.device) or x.dtype not in (torch.float32, torch.float64) or autocast:
+        if not lacks_avx512(x.device) or x.dtype not in (torch.float32, torch.float64) or autocast:
             return self.conv(x)
         return self.by_tiles(x)
 

@@ -3,7 +3,7 @@
 Two branches, appearance and shape, cross in every stage. Read from top to bottom: the enhanced attention EA, the
 crossed attention EMSA and EMAS, one stage, the densely connected co-attention fusion DCCF, the generator. What is ours
 stands in `light.py`. Axis 0 of `codes` tells the branches apart: 0 is appearance, 1 is shape; of anything that each
-direction has for itself, 0 is SA (appearance asks shape), 1 is AS.
+direction has for itself, 0 is SA (appearance attends to shape), 1 is AS.
 
 B images, N = h w positions, S keys, M queries that EA works on, C and d channels.
 """
@@ -96,7 +96,7 @@ class EnhancedAttention(nn.Module):
 class CrossedAttention(nn.Module):
     """EMSA and EMAS, both directions side by side (section 3.1): queries of one branch, keys of the other.
 
-    The update goes to the branch that asks: x <- x + gamma * v(x) softmax(q(x)^T k(other))^T.
+    The update goes to the branch that attends: x <- x + gamma * v(x) softmax(q(x)^T k(other))^T.
     """
 
     def __init__(self, config: XingGANPlusPlusConfig) -> None:

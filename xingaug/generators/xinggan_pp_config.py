@@ -36,8 +36,8 @@ class CrossingConfig:
     """The crossed attention, SA and AS.
 
     Attributes:
-        shape_guided: SA, the appearance branch asks the shape branch.
-        appearance_guided: AS, the shape branch asks the appearance branch.
+        shape_guided: SA, the appearance branch attends to the shape branch.
+        appearance_guided: AS, the shape branch attends to the appearance branch.
         shared_projections: one query, key, value, gamma and EA for both directions, as in the released XingGAN
             (our choice: each direction its own).
         query_channels: d of queries and keys (released code: 32).
@@ -131,7 +131,7 @@ class VariantConfig:
         stem: "released" is XingGAN's encoder; "light" works on quarter-size heatmaps and unshuffled pixels.
         decoder: "released" is XingGAN's, "light" computes at low resolution and shuffles.
         decoder_widths: channels of the light decoder of the candidates at half and at full resolution.
-        map_widths: likewise of the attention maps, which are smoother.
+        map_widths: the same of the attention maps, which are smoother.
         texture_attention: heads that carry the source's pixels and fine features to their places in the target pose,
             one more candidate each; 0 leaves it out.
         limb_warp: whether the source's limbs, laid over the target's skeleton, are a candidate and a hint

@@ -32,8 +32,8 @@ KINDS = {"patch": PatchDiscriminator, "residual": ResidualDiscriminator}
 CONDITION_CHANNELS = {"appearance": 3, "shape": 18}
 
 
-class Judge(nn.Module):
-    """A discriminator with its loss, so that true and generated images pass it in one call."""
+class DiscriminatorLoss(nn.Module):
+    """The loss of a discriminator, in which true and generated images pass it in one call."""
 
     def __init__(self, discriminator: nn.Module, kind: str, r1: float) -> None:
         """Args: `discriminator`; `kind`: of `losses.ADVERSARIAL`; `r1`: weight of the gradient penalty."""
@@ -104,7 +104,7 @@ class Trainer:
             kind = getattr(chosen, name)
             if kind != "none":
                 discriminator = processes.prepare(KINDS[kind](channels))
-                self.judges[name] = Judge(discriminator, chosen.loss, config.losses.r1)
+                self.judges[name] = DiscriminatorLoss(discriminator, chosen.loss, config.losses.r1)
         if config.compile:
             self.generator.compiled = torch.compile(self.generator.render)
         self.shared_generator = processes.share(Renderer(self.generator))
