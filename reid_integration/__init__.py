@@ -16,6 +16,8 @@ _HOMES = {
     "ReidResult": "evaluation",
     "attach_poses": "loader",
     "evaluate": "evaluation",
+    "render_by_path": "by_path",
+    "render_fastreid": "by_path",
     "load_reid_config": "config",
     "register_market_folder": "datamanager",
     "run": "train",

@@ -126,7 +126,7 @@ def chosen_rows(names: np.ndarray, pids: np.ndarray, cut: Cut) -> np.ndarray:
 
 
 def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None) -> Path:
-    """A folder with some of the training images, and with query and gallery; all are hard links.
+    """A folder with some of the real training images, and with query and gallery; all are hard links.
 
     Args:
         source: a dataset in Market-1501 layout.
@@ -144,6 +144,7 @@ def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None
         return out
     require_linkable([source / folder for folder in FOLDERS.values()], out)
     train = read_split(source, "train")
+    train = train.select(~train.synthetic)
     kept = train.select(np.flatnonzero(chosen_rows(train.names, train.pids, cut)))
     table = read_annotations(annotations or source / "annotations.npz")
     rows = table.lookup(kept.names)

@@ -19,6 +19,7 @@ from torch import nn
 from reid_integration.arms import Cut, require_world, write_arm, write_cut
 from reid_integration.comparison import FIGURES, Cell, CompareConfig, ComparisonResult
 from reid_integration.config import DataConfig, ReidConfig, listed, reid_config
+from reid_integration.first import first_comparison
 from reid_integration.result import RESOLVED, RESULT, TrainResult
 from reid_integration.train import run
 from xingaug.commands.parser import Parser
@@ -89,7 +90,7 @@ def _training_folder(config: CompareConfig, arm: str, cut: Cut) -> Path | None:
     data = _arm_data(config, arm)
     made = f"{Path(data.root).resolve()} {listed(data.sources)} {cut} {config.synthetic}"
     folder = f"{cut.name}_{hashlib.sha256(made.encode()).hexdigest()[:8]}"
-    return config.out / "data" / folder / (kind or "real")
+    return config.out / "data" / folder / ("real" if kind in (None, "none") else kind)
 
 
 def _arm_settings(config: CompareConfig, arm: str) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def _write_training_folder(config: CompareConfig, arm: str, cut: Cut) -> None:
     source = _source(config, arm)
     real = write_cut(source, folder.parent / "real", cut, config.synthetic.annotations)
     kind = config.arms[arm].get("synthetic")
-    if kind is not None:
+    if kind not in (None, "none"):
         write_arm(kind, real, folder, config.synthetic, source)
 
 
@@ -149,7 +150,7 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
     for (arm, cut, _), done in zip(cells, finished.values(), strict=True):
         if not done and _training_folder(config, arm, cut) is not None:
             _source(config, arm)
-            if "synthetic" in config.arms[arm]:
+            if config.arms[arm].get("synthetic", "none") != "none":
                 load_generator(config.synthetic.generator)
     comparison = ComparisonResult(
         config, {key: TrainResult.load(Path(cells[key].data.save_dir)) for key, done in finished.items() if done}
@@ -239,14 +240,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Trains and evaluates arms x shares x seeds with equal iterations; finished cells are kept.",
         epilog="example: python -m reid_integration.compare --config configs/compare_pedestrians.yaml iterations=400",
     )
-    parser.add_argument("--config", required=True, type=Path, help="YAML file with out, base, arms, seeds, iterations")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, help="YAML file with out, base, arms, seeds, iterations")
+    what.add_argument("--data", type=Path, metavar="DIR",
+                      help="or a dataset alone, such as one of xingaug augment, for a first answer in minutes: real "
+                      "images, the same twice, and with synthetic ones")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as iterations=400")
     given = parser.parse_words(arguments)
 
     def command() -> None:
         torch.set_flush_denormal(True)
-        result = compare(load_compare_config(given.config, given.overrides), progress=True)
+        if given.config is not None:
+            config = load_compare_config(given.config, given.overrides)
+        else:
+            config = first_comparison(given.data, given.overrides)
+        result = compare(config, progress=True)
         if given.json:
             print(json.dumps(result.to_mapping()))
         else:

@@ -10,7 +10,7 @@ import numpy as np
 from reid_integration.arms import Cut, SyntheticConfig
 from reid_integration.result import TrainResult
 
-KINDS = ("offline", "duplicates", "oracle")
+KINDS = ("none", "offline", "duplicates", "oracle")
 FIGURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
 
 
@@ -22,8 +22,8 @@ class CompareConfig:
         out: folder of the cells (`out/arm/share_100/seed_1/`), of training folders that arms need (`out/data/`), and
             of results.json, results.csv, report.html and the plots.
         arms: by name, the changes to the base configuration, as a nested mapping; `synthetic: offline`, `duplicates`
-            or `oracle` puts such images beside the real ones (`reid_integration.arms`). The first is the one that the
-            others are compared with.
+            or `oracle` puts such images beside the real ones (`reid_integration.arms`), and `none` leaves out those
+            that the source holds. The first is the one that the others are compared with.
         base: torchreid-style YAML that all cells share; a relative path is meant from the comparison's own file.
         common: changes to the base for all arms.
         seeds: of the training, one cell each; draws follow it unless augment.seed is given.

@@ -237,6 +237,12 @@ class PoseLoader(RenderingLoader):
         self.rows = self.synthetic = 0
         self.skipped = dict.fromkeys(vars(Skipped()), 0)
 
+    @property
+    def persons(self) -> Persons:
+        """Of the images, in the order of the dataset."""
+        persons: Persons = self.loader.dataset.persons  # type: ignore[attr-defined]
+        return persons
+
     def rendered(self, batch: dict[str, Any], epoch: int, step: int) -> dict[str, Any]:
         """The batch with rendered rows and without the fields that only rendering needs."""
         source, xy, visibility, row = (batch.pop(key) for key in ("source", "source_xy", "source_visibility", "row"))
@@ -256,7 +262,7 @@ class PoseLoader(RenderingLoader):
 
     def _posed(self, source: Tensor, keypoints: Keypoints, rows: np.ndarray, epoch: int) -> XingPoseOutput:
         """Draws for the whole batch and renders what was drawn, on the generator's device."""
-        persons: Persons = self.loader.dataset.persons  # type: ignore[attr-defined]
+        persons = self.persons
         names = [persons.names[i] for i in rows.tolist()]
         draw = self.augment.draw(
             keypoints, names, persons.pids[rows], persons.camids[rows], epoch, size=self.augment.size

@@ -16,6 +16,7 @@ LEVELS = (
     ("xingaug",),  # the package itself: its version, and names that it hands on when asked
     ("xingaug.errors",),
     ("xingaug.files", "xingaug.inputs", "xingaug.progress"),
+    ("xingaug.download",),
     ("xingaug.keypoints", "xingaug.config", "xingaug.programs", "xingaug.tensors", "xingaug.stats"),
     ("xingaug.runs",),
     ("xingaug.images",),
@@ -24,7 +25,7 @@ LEVELS = (
     ("xingaug.training", "xingaug.augment"),
     ("xingaug.report",),
     ("xingaug.offline",),
-    ("xingaug.bench", "xingaug.demo"),
+    ("xingaug.bench", "xingaug.demo", "xingaug.augmenting"),
     ("xingaug.commands",),
     ("xingaug.cli",),
     ("xingaug.__main__",),

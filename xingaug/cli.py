@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from xingaug import __version__
-from xingaug.commands import annotate, bank, bench, data, demo, generate, generators
+from xingaug.commands import annotate, augment, bank, bench, data, demo, generate, generators, show
 from xingaug.commands.parser import Help, Parser
 from xingaug.errors import BadInput, guarded
 
@@ -34,7 +34,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="xingaug", description=text, epilog=example, formatter_class=Help)
     parser.add_argument("--version", action="version", version=f"xingaug {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, data, annotate, generators, bank, generate, bench):
+    for module in (demo, augment, data, annotate, generators, bank, generate, show, bench):
         module.add(commands)
     return parser
 

@@ -51,11 +51,13 @@ def _add_annotate(commands: Any) -> None:
     how = parser.add_argument_group("with --estimator")
     how.add_argument(
         "--weights",
-        type=Path,
         metavar="FILE",
-        help="of the estimator; a .pt2 of torch.export (program) can run code when it is loaded, so name "
-        "only one that you trust, and take ONNX from others",
+        help="of the estimator, or with --download an https address; a .pt2 of torch.export (program) can run code "
+        "when it is loaded, so name only one that you trust, and take ONNX from others",
     )
+    how.add_argument("--download", action="store_true",
+                     help="fetch published weights (keypoint-rcnn), or those at the address of --weights")  # fmt: skip
+    how.add_argument("--sha256", metavar="HEX", help="of what is fetched from the address of --weights")
     how.add_argument("--mirror", action="store_true", help="average with the mirrored image")
     how.add_argument("--min-confidence", type=float, metavar="C",
                      help="joints below it are missing (default: the estimator's)")  # fmt: skip
@@ -84,7 +86,7 @@ def _train_estimator(args: argparse.Namespace) -> None:
     print(train_estimator(config, args.out or Path("runs") / args.config.stem))
 
 
-_OF_ESTIMATORS = ("weights", "mirror", "min_confidence", "batch_size", "workers", "restart")
+_OF_ESTIMATORS = ("weights", "download", "sha256", "mirror", "min_confidence", "batch_size", "workers", "restart")
 
 
 def _annotate(args: argparse.Namespace) -> None:
@@ -163,7 +165,7 @@ def _annotate_by_estimator(
     if args.estimator not in ESTIMATORS:
         raise BadInput(f"--estimator: unknown '{args.estimator}'; known: {', '.join(ESTIMATORS)}")
     least = {} if args.min_confidence is None else {"min_confidence": args.min_confidence}
-    estimator = load_estimator(args.estimator, args.weights, args.device, args.mirror, **least)
+    estimator = load_estimator(args.estimator, weights_of(args), args.device, args.mirror, **least)
     settings = {**least, "mirror": args.mirror, "device": args.device}
     done = annotate(names, paths, estimator, args.out, settings, args.batch_size or 16, args.workers, args.restart)
     figures = {
@@ -172,6 +174,22 @@ def _annotate_by_estimator(
         "images_per_second": round(done.images_per_second, 2),
     }
     return done.annotations, done.unreadable, figures
+
+
+def weights_of(args: argparse.Namespace) -> Path | None:
+    """The file of weights that `args` name, fetched where they ask for that."""
+    from xingaug.poses.estimators.public import fetch_weights
+
+    is_address = args.weights is not None and "://" in args.weights
+    if args.sha256 is not None and not (args.download and is_address):
+        raise BadInput("--sha256: of what --download fetches from an address; needed --weights https://... too")
+    if not args.download:
+        if is_address:
+            raise BadInput(f"--weights: {args.weights}: an address is fetched with --download only")
+        return None if args.weights is None else Path(args.weights)
+    if args.weights is not None and not is_address:
+        raise BadInput(f"--download: {args.weights} is no address; leave --weights out, or name https://...")
+    return fetch_weights(args.estimator, args.weights, args.sha256)
 
 
 def _add_compare_annotations(commands: Any) -> None:

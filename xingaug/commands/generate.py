@@ -27,6 +27,40 @@ def add(commands: Any) -> None:
     parser.add_argument("--verify", type=Path, metavar="DIR", help="instead: check a dataset that was written, whole")
     parser.add_argument("--dry-run", action="store_true", help="print counts, bytes and time; write nothing")
 
+    add_which_images(parser)
+    how = parser.add_argument_group("how they are written")
+    how.add_argument("--format", choices=("folder", "webdataset"), default="folder",
+                     help="Market-1501's layout, or tar shards of the training images")  # fmt: skip
+    how.add_argument("--shard-size", type=int, default=1024, help="images rendered for a shard")
+    add_real(how)
+
+    where = parser.add_argument_group("where they are rendered")
+    add_where(where)
+    where.add_argument("--engine", choices=("local", "torchrun", "ray"), default="local",
+                       help="this process, those that torchrun started, or actors of Ray Data")  # fmt: skip
+    where.add_argument("--workers", type=int, metavar="N", help="actors of ray (default: one for each GPU or core)")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+
+def add_real(group: Any) -> None:
+    """Adds the option that says what becomes of the real images."""
+    group.add_argument("--real", choices=("copy", "link", "omit"), default="copy", help="what becomes of real images")
+
+
+def add_where(group: Any) -> None:
+    """Adds the options of the device that renders."""
+    group.add_argument("--device", default="cpu", help="such as cuda")
+    group.add_argument("--dtype", "--precision", choices=("auto", "float32", "bfloat16"), default="auto",
+                       help="that the generator computes in; auto: that of an earlier run into the directory, else "
+                       "bfloat16 where the device has it")  # fmt: skip
+    group.add_argument("--runtime", choices=("auto", "torch", "openvino"), default="auto",
+                       help="what computes; auto: that of an earlier run into the directory, else OpenVINO on a CPU "
+                       "where it is installed and there are images enough")  # fmt: skip
+    group.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: by memory)")
+
+
+def add_which_images(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which images are made."""
     what = parser.add_argument_group("which images")
     what.add_argument("--per-image", type=int, metavar="N", help="synthetic images for each real one (default: 1)")
     what.add_argument("--per-identity", type=int, metavar="N", help="fill each identity up to N training images")
@@ -48,26 +82,6 @@ def add(commands: Any) -> None:
                       "min_identity=0.5, the least cosine of its features of real and synthetic image; a NETWORK.pt2 "
                       "of torch.export is taken too, but can run code, so name only one that you trust")  # fmt: skip
     what.add_argument("--tries", type=int, default=3, help="poses tried, at most, for an image that is left out")
-
-    how = parser.add_argument_group("how they are written")
-    how.add_argument("--format", choices=("folder", "webdataset"), default="folder",
-                     help="Market-1501's layout, or tar shards of the training images")  # fmt: skip
-    how.add_argument("--shard-size", type=int, default=1024, help="images rendered for a shard")
-    how.add_argument("--real", choices=("copy", "link", "omit"), default="copy", help="what becomes of real images")
-
-    where = parser.add_argument_group("where they are rendered")
-    where.add_argument("--device", default="cpu", help="such as cuda")
-    where.add_argument("--dtype", "--precision", choices=("auto", "float32", "bfloat16"), default="auto",
-                       help="that the generator computes in; auto: that of an earlier run into the directory, else "
-                       "bfloat16 where the device has it")  # fmt: skip
-    where.add_argument("--runtime", choices=("auto", "torch", "openvino"), default="auto",
-                       help="what computes; auto: that of an earlier run into the directory, else OpenVINO on a CPU "
-                       "where it is installed and there are images enough")  # fmt: skip
-    where.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: by memory)")
-    where.add_argument("--engine", choices=("local", "torchrun", "ray"), default="local",
-                       help="this process, those that torchrun started, or actors of Ray Data")  # fmt: skip
-    where.add_argument("--workers", type=int, metavar="N", help="actors of ray (default: one for each GPU or core)")
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
 def _generate(args: argparse.Namespace) -> int | None:

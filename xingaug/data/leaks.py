@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xingaug.data.matches import explain_no_match, matchable_queries
-from xingaug.data.readers import open_dataset
+from xingaug.data.readers import Dataset, open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
 from xingaug.images import MAX_BYTES
@@ -111,11 +111,11 @@ def find_leaks(
     )
 
 
-def check_dataset(where: Path) -> tuple[dict[str, dict[str, int]], LeakReport, str | None, tuple[str, ...]]:
+def check_dataset(where: Path | Dataset) -> tuple[dict[str, dict[str, int]], LeakReport, str | None, tuple[str, ...]]:
     """Counts a dataset and looks for leaks, and for queries that can be matched.
 
     Args:
-        where: its folder, or a YAML file.
+        where: its folder, a YAML file, or the dataset itself.
 
     Returns:
         Images, identities (without distractors and junk) and cameras of each split; the leaks; why no query can be

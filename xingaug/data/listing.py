@@ -40,7 +40,7 @@ def list_images(root: Path, splits: Sequence[SplitName] | None = None) -> tuple[
         raise BadInput(f"{root}: no such folder; needed the dataset's root or a folder of images")
     if splits:
         raise BadInput(f"--splits: {root} is a plain folder, which has none; leave the option out")
-    names, others = _walk(root)
+    names, others = walk_images(root)
     names.sort()
     strange = next((name for name in names if not is_text(name)), None)
     if strange is not None:
@@ -189,8 +189,12 @@ def _of_dataset(dataset: Dataset, splits: Sequence[SplitName]) -> tuple[list[str
     return list(files), list(files.values())
 
 
-def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """The images, and what is passed over."""
+def walk_images(root: Path) -> tuple[list[str], list[str]]:
+    """Paths below a folder of its images, in no order, and of what is passed over: other files, and masks.
+
+    Raises:
+        BadInput: a folder cannot be read.
+    """
 
     def fail(error: OSError) -> None:
         raise BadInput(f"{error.filename}: cannot be listed ({error.strerror}); needed a folder that can be read")

@@ -19,7 +19,7 @@ import numpy as np
 
 from xingaug.data.annotations import Annotations, read_annotations, read_npz, require_somebody, write_npz
 from xingaug.data.names import FOLDERS, SplitName
-from xingaug.data.readers import open_dataset
+from xingaug.data.readers import Dataset, open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory, require_no_links_out
@@ -56,7 +56,7 @@ class ImportSummary:
 
 
 def write_market_tree(
-    data: Path,
+    data: Path | Dataset,
     out: Path,
     link: Link = "copy",
     annotations: Path | None = None,
@@ -70,7 +70,7 @@ def write_market_tree(
     keep their bytes; others are encoded as JPEG of quality 95 (our choice), whatever `link` says.
 
     Args:
-        data: the dataset, a folder or a YAML file.
+        data: the dataset, a folder or a YAML file, or one that is open already.
         out: the tree, new or empty; or this very tree, which then stays as it is.
         link: copy files, or make hard or symbolic links to them.
         annotations: keypoints by the dataset's names, .npz or PATN .csv; with the new names they become
@@ -118,7 +118,7 @@ def write_market_tree(
     return ImportSummary(out, counts, int((known > 0).sum()), reencoded, 0 if rows is None else len(rows), notes)
 
 
-def _require_numbers(data: Path, splits: Mapping[SplitName, Split]) -> None:
+def _require_numbers(data: Path | Dataset, splits: Mapping[SplitName, Split]) -> None:
     """Raises `BadInput` for images that would not be read back from a Market-1501 tree."""
     for name, split in splits.items():
         for what, wrong in (("camera", split.camids < 1), ("identity", (split.pids < 1) & (name == "train"))):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from xingaug.augment.gate import KeptCounts
+from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import write_npz
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
@@ -16,7 +17,7 @@ from xingaug.offline.job import Job
 from xingaug.offline.journal import REJECTED_NAME, Entry, write_entries
 from xingaug.offline.manifest import ManifestLine, write_manifest
 from xingaug.offline.plan import Items
-from xingaug.offline.render import Renderer, WorkPart, decode, rounded
+from xingaug.offline.render import Renderer, WorkPart, decode, rounded, threads_of
 from xingaug.poses.spacing import evenly_spaced
 from xingaug.report.dataset import DatasetFigures, PersonRow, write_dataset_page
 
@@ -85,13 +86,14 @@ class Outcome:
         return np.unique(self.items("lost").sources).tolist()
 
 
-def describe(job: Job, outcome: Outcome, real: Mapping[str, str]) -> None:
+def describe(job: Job, outcome: Outcome, real: Mapping[str, str], sections: Sequence[tuple[str, str]] = ()) -> None:
     """Writes keypoints, page, the hashes of real images and, as the last thing of all, the manifest; the journal ends.
 
     Args:
         job: the run.
         outcome: what became of its synthetic images.
         real: SHA-256 of its real ones, by path.
+        sections: headings and HTML that the page begins with.
     """
     config, renderer = job.config, job.renderer
     kept = outcome.items("kept")
@@ -105,7 +107,7 @@ def describe(job: Job, outcome: Outcome, real: Mapping[str, str]) -> None:
         np.concatenate([job.annotations.visibility[rows], poses.visibility.numpy()]),
         source="xingaug generate",
     )
-    _write_page(job, outcome, kept)
+    _write_page(job, outcome, kept, sections)
     if config.gate is not None:
         write_entries(config.out / REJECTED_NAME, _rejected(job, outcome))
     with atomic_write(config.out / REAL_NAME) as temporary:  # of a folder, `sha256sum --check` reads it
@@ -175,7 +177,7 @@ def _lines(job: Job, outcome: Outcome) -> Iterator[ManifestLine]:
             )
 
 
-def _write_page(job: Job, outcome: Outcome, kept: Items) -> None:
+def _write_page(job: Job, outcome: Outcome, kept: Items, sections: Sequence[tuple[str, str]]) -> None:
     bank, split = job.renderer.aug.bank, job.sources.split
     before = np.stack([split.pids, groups_of(bank, split.names.tolist(), job.sources.keypoints, job.renderer.aug.size)])
     after = np.concatenate([before, np.stack([split.pids[kept.sources], bank.clusters[kept.bank_rows]])], axis=1)
@@ -191,8 +193,34 @@ def _write_page(job: Job, outcome: Outcome, kept: Items) -> None:
         before=before,
         after=after,
         counts=counts if job.config.gate is not None else None,
+        unused={
+            "real images without annotation": job.sources.without_annotation,
+            "real images with fewer than 8 joints inside them": job.sources.unusable_keypoints,
+            "images that cannot be read": len(job.unreadable()),
+            "copies for which the sampler found no pose": job.without_pose,
+        },
+        rejected=_shown_rejected(job, rejected),
+        sections=sections,
     )
     write_dataset_page(job.config.out / PAGE_NAME, figures, _shown(job, outcome))
+
+
+def _shown_rejected(job: Job, rejected: Items) -> list[PersonRow]:
+    """Some images that the gate did not let through, rendered once more, for they were not kept."""
+    if not len(rejected):
+        return []
+    items = rejected[evenly_spaced(len(rejected), min(SHOWN, len(rejected)))]
+    aug = job.renderer.aug
+    ungated = XingPose(aug.generator, aug.bank, p=1.0, sampler=aug.sampler, seed=aug.seed, fit=aug.fit)
+    renderer = Renderer(ungated, job.sources, job.renderer.store, job.renderer.journal, job.renderer.batch_size)
+    with threads_of(renderer.device):
+        pictures = {entry.name: sample for entry, sample in renderer.batch(items) if sample is not None}
+    poses, rows = renderer.poses(items), []
+    for i, (name, source) in enumerate(zip(items.names(job.sources), items.sources.tolist(), strict=True)):
+        if name in pictures:
+            real = read_image(job.sources.split.path(source), aug.size)
+            rows.append(PersonRow(real, poses[i], decode(pictures[name].image)))
+    return rows
 
 
 def _images_of_identity(job: Job, kept: Items) -> np.ndarray:

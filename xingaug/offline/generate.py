@@ -89,7 +89,12 @@ class Estimate:
     seconds: float
 
 
-def generate(config: GenerateConfig, progress: bool = True, generator: nn.Module | None = None) -> Summary:
+def generate(
+    config: GenerateConfig,
+    progress: bool = True,
+    generator: nn.Module | None = None,
+    sections: Sequence[tuple[str, str]] = (),
+) -> Summary:
     """Writes an augmented dataset; an interrupted run is continued by the same call.
 
     Beside the images: `annotations.npz` (keypoints of every annotated training image, real and synthetic),
@@ -102,6 +107,7 @@ def generate(config: GenerateConfig, progress: bool = True, generator: nn.Module
         config: what to generate.
         progress: shows a bar where stderr is a terminal.
         generator: a generator that is loaded already and on `config.device`; `config.generator` is then not read.
+        sections: headings and HTML that the page begins with.
 
     Returns:
         Counts and times; under torchrun, those of all processes.
@@ -118,7 +124,7 @@ def generate(config: GenerateConfig, progress: bool = True, generator: nn.Module
         try:
             with ExitStack() as stack:
                 _claim(job, processes, stack)
-                return _generated(job, processes, started, progress and processes.is_first, generator)
+                return _generated(job, processes, started, progress and processes.is_first, generator, sections)
         except OSError as error:
             where = f"{error.filename or config.out}: {error.strerror or error}"
             raise WorkFailed(f"{where}; the finished images are kept, start again to go on") from None
@@ -171,7 +177,14 @@ def _claim(job: Job, processes: Processes, stack: ExitStack) -> None:
             )
 
 
-def _generated(job: Job, processes: Processes, started: float, progress: bool, generator: nn.Module | None) -> Summary:
+def _generated(
+    job: Job,
+    processes: Processes,
+    started: float,
+    progress: bool,
+    generator: nn.Module | None,
+    sections: Sequence[tuple[str, str]],
+) -> Summary:
     job.renderer.journal = Journal(job.config.out, _manifest(job.config.out))
     real = place_real(job, progress) if processes.is_first else {}
     outcome = Outcome()
@@ -193,7 +206,7 @@ def _generated(job: Job, processes: Processes, started: float, progress: bool, g
             break
     requested, written = processes.total(requested), processes.total(written)
     if processes.is_first:
-        describe(job, outcome, real)
+        describe(job, outcome, real, sections)
     lost = sorted({str(job.sources.split.names[row]) for row in outcome.lost()} | job.unreadable())
     if processes.is_first:
         write_unreadable(job.config.out, lost)

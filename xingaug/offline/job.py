@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from xingaug.data.annotations import Annotations, read_annotations
 from xingaug.data.market1501 import FOLDERS, Split, read_split
 from xingaug.data.names import ends_among, image_files
 from xingaug.data.readers import require_market_tree
+from xingaug.data.split import MissingSplit
 from xingaug.errors import BadInput
 from xingaug.files import require_no_links_out
 from xingaug.generators.core import OPENVINO_PAYS, Runtime
@@ -117,7 +119,7 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
         BadInput: anything about the input that cannot be used.
     """
     require_market_tree(config.data, "generate")
-    train, query, gallery = (read_split(config.data, split) for split in ("train", "query", "gallery"))
+    train, tests = read_split(config.data, "train"), _tests(config.data)
     if train.synthetic.any():
         example = train.names[train.synthetic][0]
         raise BadInput(f"{config.data}: holds synthetic images already, such as {example}; give the real dataset")
@@ -127,7 +129,7 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
     config = replace(config, dtype=_dtype(config, processes))
     aug = build_transform(config, processes.device, generator)
     if not config.allow_test:
-        _require_training_poses(aug.bank, train, (query, gallery), config.bank)
+        _require_training_poses(aug.bank, train, tests, config.bank)
     sources = find_sources(train, annotations, aug.size)
     requested = copies_per_source(config, sources, train)
     if len(sources) and not requested.any():
@@ -145,20 +147,34 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
         )
         raise BadInput(f"{config.data}: none of {len(train)} training images can be re-rendered ({reasons})")
     if config.real == "link":
-        require_linkable([config.data / folder for folder in FOLDERS.values()], config.out)
+        require_linkable(_folders(config.data), config.out)
     batch_size = _batch_size(config, processes, aug)
     store: Store = FolderStore(config.out, batch_size)
     if config.format == "webdataset":
         store = ShardStore(config.out, config.shard_size)
     renderer = Renderer(aug, sources, store, Journal(config.out), batch_size)
     listing = _listing(train)
-    facts = _facts(config, renderer, (train, query, gallery), listing)
+    facts = _facts(config, renderer, (train, *tests), listing)
     return Job(config, train, listing, annotations, renderer, sources, items, tried, without_pose, facts)
+
+
+def _tests(root: Path) -> list[Split]:
+    """Query and gallery, where there are any: a dataset that is only trained on has neither."""
+    found = []
+    for split in ("query", "gallery"):
+        with suppress(MissingSplit):
+            found.append(read_split(root, split))
+    return found
+
+
+def _folders(root: Path) -> list[Path]:
+    """Of the splits that there are."""
+    return [root / folder for folder in FOLDERS.values() if (root / folder).is_dir()]
 
 
 def _require_own_files(root: Path) -> None:
     """Raises `BadInput` if an image is a link out of the dataset: its copy might give away what is not theirs."""
-    images = (path for folder in FOLDERS.values() for path in (root / folder).iterdir())
+    images = (path for folder in _folders(root) for path in folder.iterdir())
     require_no_links_out(root, images, "--follow-links")
 
 
@@ -208,8 +224,9 @@ def _require_training_poses(bank: PoseBank, train: Split, tests: Sequence[Split]
 def _listing(train: Split) -> dict[str, str]:
     """SHA-256 of the training images and of all images of query and gallery; see `Job.listing`."""
     files = [f"{FOLDERS['train']}/{name}" for name in train.names]
-    for folder in (FOLDERS["query"], FOLDERS["gallery"]):
-        files += [f"{folder}/{name}" for name in image_files(train.root / folder).images]
+    for folder in _folders(train.root):
+        if folder.name != FOLDERS["train"]:
+            files += [f"{folder.name}/{name}" for name in image_files(folder).images]
 
     def hash_of_file(file: str) -> str:
         try:

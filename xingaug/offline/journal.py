@@ -76,6 +76,11 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
             stream.write(json.dumps({"name": entry.name, "sha256": entry.sha256, "gate": entry.gate}) + "\n")
 
 
+def read_rejected(out: Path) -> list[Entry]:
+    """The images that the gate did not let through, of a run that is finished; none where it had no gate."""
+    return _read(out / REJECTED_NAME) if (out / REJECTED_NAME).exists() else []
+
+
 def _read(path: Path) -> list[Entry]:
     """The entries of a file; none if it is torn, as a power cut can leave it, and its images are made again."""
     try:

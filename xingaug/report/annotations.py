@@ -24,12 +24,20 @@ def write_annotations_page(
     rejected: Sequence[tuple[str, str]],
     count: int = 60,
 ) -> Path:
-    """Writes the page.
+    """Writes the page; arguments and errors as of `annotation_sections`, and `path`, which ends in .html."""
+    sections = annotation_sections(annotations, files, rejected, count)
+    lead = paragraph(f"{annotations.source or 'source not stated'}", "soft")
+    return write_page(path, "Annotations", lead, sections)
+
+
+def annotation_sections(
+    annotations: Annotations, files: Mapping[str, Path], rejected: Sequence[tuple[str, str]], count: int = 60
+) -> list[tuple[str, str]]:
+    """What a page says of annotations: headings and HTML.
 
     The skeletons come worst first: by the mean confidence over all 18 joints, a missing one counting 0 (our choice).
 
     Args:
-        path: ends in .html.
         annotations: of the images, and perhaps of others, which are passed over.
         files: the images by name.
         rejected: names and reasons of the images that no pose comes from.
@@ -42,7 +50,8 @@ def write_annotations_page(
     rows = annotations.lookup(names)
     rows = rows[rows >= 0]
     if not len(rows):
-        raise BadInput(f"{path}: none of {len(names)} images is annotated, needed at least one")
+        file = annotations.file or "annotations"
+        raise BadInput(f"{file}: none of {len(names)} images is annotated, needed at least one")
     visibility = annotations.visibility[rows]
     found = (visibility > 0).sum(1)
     worst = rows[np.argsort(visibility.mean(1), kind="stable")]
@@ -58,8 +67,7 @@ def write_annotations_page(
     empty = [name for name, reason in rejected if not reason.startswith(("unreadable", "too few joints"))]
     if empty:
         sections.append(("Without a person", _empty(empty, files)))
-    lead = paragraph(f"{annotations.source or 'source not stated'}", "soft")
-    return write_page(path, "Annotations", lead, sections)
+    return sections
 
 
 def write_agreement_page(

@@ -1,7 +1,7 @@
 """A page about an augmented dataset: how many images and poses each identity has before and after, and samples."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,9 @@ class DatasetFigures:
         before: (2, N) identity and group of each real image; group -1 where it is unknown.
         after: (2, M) the same of all images.
         counts: what the quality gate let through, by identity; None without a gate.
+        unused: real images that could not be rendered, by reason, and copies that were not.
+        rejected: some of the images that the gate did not let through.
+        sections: headings and HTML of what comes before all this.
     """
 
     real: int
@@ -35,6 +38,9 @@ class DatasetFigures:
     before: np.ndarray
     after: np.ndarray
     counts: KeptCounts | None
+    unused: Mapping[str, int] = field(default_factory=dict)
+    rejected: Sequence["PersonRow"] = ()
+    sections: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +70,15 @@ def write_dataset_page(path: Path, figures: DatasetFigures, samples: Sequence[Pe
         f"{figures.real} real and {figures.synthetic} synthetic training images of "
         f"{len(figures.images_of_identity)} identities."
     )
-    sections = [("Images and poses of an identity", _coverage(figures))]
-    if figures.counts is not None:
-        sections.append(("Quality gate", _gate(figures.counts)))
+    sections = [*figures.sections, ("Images and poses of an identity", _coverage(figures))]
     if samples:
         sections.append(("Samples", _samples(samples)))
+    if figures.counts is not None:
+        shown = _samples(figures.rejected) if figures.rejected else ""
+        sections.append(("Quality gate", _gate(figures.counts) + shown))
+    unused = [[reason, str(count)] for reason, count in figures.unused.items() if count]
+    if unused:
+        sections.append(("Not rendered", table(["", "count"], unused)))
     return write_page(path, "Augmented dataset", lead, sections)
 
 

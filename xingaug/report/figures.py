@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from xingaug.keypoints import LIMBS
 
-_HUES = (
+HUES = (
     "#e6194b", "#f58231", "#ffe119", "#3cb44b", "#2fb8a8", "#42d4f4", "#4363d8", "#7a5cff", "#911eb4",
     "#bfef45", "#469990", "#9a6324", "#f032e6", "#dcbeff", "#fabed4", "#aaffc3", "#ffd8b1",
 )  # fmt: skip
@@ -59,7 +59,7 @@ def overlay(
     picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
     for index, (xy, confidence) in enumerate(persons):
-        hues = _HUES if len(persons) == 1 else (PERSON_COLOURS[index],) * len(LIMBS)
+        hues = HUES if len(persons) == 1 else (PERSON_COLOURS[index],) * len(LIMBS)
         _draw_person(draw, (xy + 0.5) * (size[0] / image.shape[1], size[1] / image.shape[0]), confidence, 3, 2.6, hues)
     return np.asarray(picture)
 
@@ -82,7 +82,7 @@ def skeleton(xy: np.ndarray, visibility: np.ndarray, size: tuple[int, int], scal
     """
     picture = Image.new("RGB", (size[1] * scale, size[0] * scale), "#1b1f27")
     draw = ImageDraw.Draw(picture)
-    _draw_person(draw, (xy + 0.5) * scale, (visibility > 0).astype(float), max(2, scale + 1), 0.6 * scale, _HUES)
+    _draw_person(draw, (xy + 0.5) * scale, (visibility > 0).astype(float), max(2, scale + 1), 0.6 * scale, HUES)
     return np.asarray(picture)
 
 

@@ -28,6 +28,7 @@ th:first-child, td:first-child { text-align: left; } th { color: var(--soft); fo
 .sheet { display: grid; gap: 12px 10px; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); }
 .sheet img { width: 100%; aspect-ratio: 1 / 2; object-fit: contain; background: #1b1f27; border-radius: 4px; }
 .sheet span { color: var(--soft); font-size: .64rem; line-height: 1.4; display: block; overflow-wrap: anywhere; }
+pre { background: #f5f6f9; border-radius: 6px; padding: .6rem .9rem; font-size: .82rem; overflow-x: auto; }
 svg { max-width: 100%; height: auto; }
 """
 
@@ -66,6 +67,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def paragraph(text: str, css_class: str = "") -> str:
     """A paragraph of plain text."""
     return f'<p class="{css_class}">{escape(text)}</p>' if css_class else f"<p>{escape(text)}</p>"
+
+
+def preformatted(text: str) -> str:
+    """Plain text with its lines and spaces as they are."""
+    return f"<pre>{escape(text)}</pre>"
 
 
 def image_rows(rows: Sequence[Sequence[str]], labels: Sequence[str], wide: bool = False) -> str:

@@ -44,6 +44,10 @@ class Dataset:
     root: Path
     config: DatasetConfig
 
+    def __str__(self) -> str:
+        """What the user named."""
+        return str(self.where)
+
     def read(self, split: SplitName) -> Split:
         """The index of one split; opens no image.
 
@@ -84,15 +88,18 @@ class Dataset:
         return found
 
 
-def open_dataset(where: Path) -> Dataset:
+def open_dataset(where: "Path | Dataset") -> Dataset:
     """Finds out what a dataset is; a folder without known files counts as Market-1501, whose reader says what it lacks.
 
     Args:
-        where: the dataset's folder, or a YAML file (see `xingaug.data.readers.config.DatasetConfig`).
+        where: the dataset's folder, or a YAML file (see `xingaug.data.readers.config.DatasetConfig`), or one that is
+            open already.
 
     Raises:
         BadInput: a YAML file that describes no dataset, another file, or a folder that holds a dataset one level down.
     """
+    if isinstance(where, Dataset):
+        return where
     where = Path(where)
     if where.suffix in _SUFFIXES and not where.is_dir():
         config = load_config(DatasetConfig, where)

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
+from xingaug.config import to_mapping, to_yaml
 from xingaug.data.readers.template import parse_template
 
 Layout = Literal["market1501", "msmt17", "cuhk03", "veri", "deepfashion", "pattern"]
@@ -77,3 +78,13 @@ class DatasetConfig:
                 raise ValueError(f"{field}: a number in one split and text in another; needed the same in all")
         if not described and self.layout == "pattern":
             raise ValueError('train: missing; needed such as {folder: train, pattern: "{pid:d}_{camid:d}_*.jpg"}')
+
+    def to_yaml(self) -> str:
+        """The text of a YAML file that says this, without what need not be said."""
+        return to_yaml(_said(to_mapping(self)))
+
+
+def _said(mapping: dict[str, Any]) -> dict[str, Any]:
+    """A mapping without keys that are null, false or the folder itself."""
+    inner = {key: _said(value) if isinstance(value, dict) else value for key, value in mapping.items()}
+    return {key: value for key, value in inner.items() if value not in (None, False, ".")}

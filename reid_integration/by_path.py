@@ -1,0 +1,289 @@
+"""Rendering for the loaders of other libraries: all it takes is that a batch says which file each row comes from.
+
+fast-reid, in one line before training (its images have values 0 to 255 and are normalised by the model):
+
+    trainer.data_loader = render_fastreid(trainer.data_loader, "annotations.npz")
+
+and a plain PyTorch loader of (image, pid, camid, path):
+
+    loader = render_by_path(loader, records, "annotations.npz")
+"""
+
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from reid_integration.attach import cached_bank
+from reid_integration.loader import Persons, PoseLoader, is_synthetic
+from xingaug.augment.batch import build_batch_chain, erase
+from xingaug.augment.gate import GateConfig, build_gate
+from xingaug.augment.transform import XingPose
+from xingaug.data.annotations import read_annotations
+from xingaug.data.listing import named_as
+from xingaug.errors import BadInput
+from xingaug.generators.store import load_generator
+from xingaug.images import read_image
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, of RGB in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Where a batch has what: keys of a mapping, or positions of a sequence.
+
+    Attributes:
+        images: (B, 3, H, W).
+        paths: B files, as the records name them.
+    """
+
+    images: str | int
+    paths: str | int
+
+
+PLAIN = Fields(0, 3)
+"""Of batches (images, pids, camids, paths)."""
+
+FASTREID = Fields("images", "img_paths")
+"""Of fast-reid's `CommDataset`, whose batches also have `targets` and `camids`."""
+
+Record = Sequence[Any]
+"""(path, pid, camid), and whatever follows; pids and camids are numbers or texts."""
+
+
+def persons_of(records: Sequence[Record], annotations: str | Path) -> Persons:
+    """What is known of the images of a dataset that lists its records.
+
+    Args:
+        records: (path, pid, camid) of each image.
+        annotations: their keypoints, .npz or .csv, by paths or ends of paths (`xingaug.data.listing.matched`).
+
+    Raises:
+        BadInput: unreadable annotations, or they are of none of the images.
+    """
+    paths = [os.fspath(record[0]) for record in records]
+    table = named_as(read_annotations(Path(annotations)), paths, [Path(path) for path in paths])
+    rows = table.lookup(paths)
+    if not (rows >= 0).any():
+        example = f", such as {paths[0]}" if paths else ""
+        raise BadInput(f"{annotations}: has keypoints for none of the {len(paths)} images{example}")
+    names = [os.path.basename(path) for path in paths]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath([os.path.abspath(path) for path in paths])
+        names = [os.path.relpath(path, common) for path in paths]
+    pids, camids = (_numbered([record[column] for record in records]) for column in (1, 2))
+    synthetic = np.array([is_synthetic(path) for path in paths], bool)
+    return Persons(paths, names, table.keypoints(rows), pids, camids, synthetic, str(annotations))
+
+
+def _numbered(values: Sequence[Hashable]) -> np.ndarray:
+    """(N,) int64: numbers as they are, texts by their order."""
+    if all(isinstance(value, int | np.integer) for value in values):
+        return np.array(values, np.int64)
+    return np.unique([str(value) for value in values], return_inverse=True)[1].astype(np.int64)
+
+
+class PathLoader(PoseLoader):
+    """A training loader that re-renders the rows which chance has drawn, from their files.
+
+    Batches are as they were, rendered rows in place of real ones; mappings gain `is_synthetic` (B,) bool. Rendered rows
+    go through transforms of their own, as the loader's have changed images whose keypoints are not known any more.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        augment: XingPose,
+        persons: Persons,
+        fields: Fields,
+        finish: Callable[[tuple[int, int]], Callable[[Tensor, torch.Generator], Tensor]],
+        steps_per_epoch: int | None = None,
+    ) -> None:
+        """Wraps a loader.
+
+        Args:
+            loader: gives batches with `fields`.
+            augment: draws and renders, in mode "replace".
+            persons: of all images that the loader gives.
+            fields: where a batch has what.
+            finish: for (height, width) of the loader's images, what makes rendered rows (n, 3, h, w) in [0, 1] like
+                those, given a `torch.Generator`.
+            steps_per_epoch: of a loader that never ends, after how many batches images are drawn anew; None for one
+                that does.
+
+        Raises:
+            ValueError: another mode.
+        """
+        if augment.mode != "replace":
+            raise ValueError(f"mode: '{augment.mode}', needed 'replace': the batches keep their rows")
+        super().__init__(loader, augment, (), augment.size, MEAN, STD)
+        self._persons, self.fields, self._finish, self.steps_per_epoch = persons, fields, finish, steps_per_epoch
+        self._row_of = {path: row for row, path in enumerate(persons.paths)}
+        self._finished_size: tuple[int, int] | None = None
+        self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+    @property
+    def persons(self) -> Persons:
+        """Of the images."""
+        return self._persons
+
+    def rendered(self, batch: Any, epoch: int, step: int) -> Any:
+        """The batch with rendered rows.
+
+        Raises:
+            BadInput: a path that is none of the records', or a file that cannot be read.
+        """
+        entries = dict(batch) if isinstance(batch, Mapping) else dict(enumerate(batch))
+        images: Tensor = entries[self.fields.images]
+        rows = self._rows([os.fspath(path) for path in entries[self.fields.paths]])
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        if size != self._finished_size:
+            self.chain, self._finished_size = self._finish(size), size
+        if self.steps_per_epoch is not None:
+            epoch, step = epoch + step // self.steps_per_epoch, step % self.steps_per_epoch
+        done = super().rendered({"img": images, **self._sources(rows)}, epoch, step)
+        entries[self.fields.images] = done["img"]
+        if isinstance(batch, Mapping):
+            return {**entries, "is_synthetic": done["is_synthetic"]}
+        values = list(entries.values())
+        return tuple(values) if isinstance(batch, tuple) else values
+
+    def _rows(self, paths: Sequence[str]) -> list[int]:
+        try:
+            return [self._row_of[path] for path in paths]
+        except KeyError as error:
+            known = self._persons.paths[0]
+            raise BadInput(f"{error.args[0]}: is in a batch but none of the records, such as {known}") from None
+
+    def _sources(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Clean images and their keypoints at the generator's size."""
+        size, persons = self.augment.size, self._persons
+        images = list(self._pool.map(lambda row: read_image(Path(persons.paths[row])), rows))
+        joints = []
+        for row, image in zip(rows, images, strict=True):
+            frame = (image.shape[0], image.shape[1])
+            joints.append(persons.keypoints[row].crop(0, 0, frame).resize(frame, size))
+        clean = [torch.from_numpy(_resized(image, size)) for image in images]
+        return {
+            "source": torch.stack(clean),
+            "source_xy": torch.stack([one.xy for one in joints]),
+            "source_visibility": torch.stack([one.visibility for one in joints]),
+            "row": torch.tensor(rows),
+        }
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
+
+    if image.shape[:2] == size:
+        return image
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def render_by_path(
+    loader: DataLoader[Any],
+    records: Sequence[Record],
+    annotations: str | Path,
+    generator: str = "market1501-augment",
+    fields: Fields = PLAIN,
+    transforms: Sequence[str] = ("random_flip", "random_crop"),
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    device: str | torch.device = "cpu",
+    gate: GateConfig | None = None,
+    **options: Any,
+) -> PathLoader:
+    """Wraps a loader whose batches tell the file of each row.
+
+    Args:
+        loader: of normalised images.
+        records: (path, pid, camid) of all images that it gives.
+        annotations: their keypoints, .npz or .csv.
+        generator: bundled name or .safetensors file.
+        fields: where a batch has what.
+        transforms: torchreid's names of what rendered rows go through.
+        mean: of the normalisation, per channel, of images in [0, 1].
+        std: likewise.
+        device: where images are rendered, and come out.
+        gate: which rendered images are good enough; None lets all through.
+        options: of `XingPose`: p, sampler, seed, fit, reuse.
+
+    Raises:
+        BadInput: something that is named cannot be used.
+    """
+    finish = partial(build_batch_chain, tuple(transforms), mean=tuple(mean), std=tuple(std))
+    augment, persons = _prepared(records, annotations, generator, device, gate, options)
+    return PathLoader(loader, augment, persons, fields, finish)
+
+
+def render_fastreid(
+    loader: Any,
+    annotations: str | Path,
+    generator: str = "market1501-augment",
+    erasing: float = 0.0,
+    device: str | torch.device = "cpu",
+    gate: GateConfig | None = None,
+    **options: Any,
+) -> PathLoader:
+    """Wraps fast-reid's training loader, whose sampler never ends; its dataset's `img_items` are the records.
+
+    Rendered rows are flipped, padded and cropped as its defaults do, have values 0 to 255, and keep `targets` and
+    `camids`. Images are drawn anew when as many have passed as the dataset holds.
+
+    Args:
+        loader: of a `CommDataset`.
+        annotations: keypoints of its images, .npz or .csv.
+        generator: bundled name or .safetensors file.
+        erasing: probability of random erasing, which fills with ImageNet's mean (`cfg.INPUT.REA.PROB`).
+        device: where images are rendered, and come out.
+        gate: which rendered images are good enough; None lets all through.
+        options: of `XingPose`: p, sampler, seed, fit, reuse.
+
+    Raises:
+        BadInput: something that is named cannot be used, or the loader is none of fast-reid's.
+    """
+    records = getattr(loader.dataset, "img_items", None)
+    if records is None:
+        raise BadInput(f"{type(loader.dataset).__name__}: has no img_items; needed a loader of fast-reid's CommDataset")
+    augment, persons = _prepared(records, annotations, generator, device, gate, options)
+    batch = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
+    return PathLoader(
+        loader, augment, persons, FASTREID, partial(_finish_fastreid, erasing), max(1, len(records) // batch)
+    )
+
+
+def _finish_fastreid(erasing: float, size: tuple[int, int]) -> Callable[[Tensor, torch.Generator], Tensor]:
+    chain = build_batch_chain(("random_flip", "random_crop"), size, (0.0,) * 3, (1 / 255,) * 3)
+
+    def finish(images: Tensor, rng: torch.Generator) -> Tensor:
+        return erase(chain(images, rng), rng, p=erasing, fill=tuple(255 * value for value in MEAN))
+
+    return finish
+
+
+def _prepared(
+    records: Sequence[Record],
+    annotations: str | Path,
+    generator: str,
+    device: str | torch.device,
+    gate: GateConfig | None,
+    options: Mapping[str, Any],
+) -> tuple[XingPose, Persons]:
+    persons = persons_of(records, annotations)
+    network = load_generator(generator, device)
+    size = (int(network.size[0]), int(network.size[1]))
+    judge = None if gate is None else build_gate(gate, size, device)
+    bank = cached_bank(persons, size, persons.real_poses(size))
+    try:
+        return XingPose(network, bank, gate=judge, **options), persons
+    except (TypeError, ValueError) as error:
+        raise BadInput(str(error)) from None

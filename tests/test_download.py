@@ -1,0 +1,159 @@
+"""Published weights, from a server on this machine."""
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from telling import told
+
+from xingaug.download import download
+from xingaug.errors import WorkFailed
+from xingaug.poses.estimators import ESTIMATORS, public
+from xingaug.poses.estimators.public import PUBLIC, PublicWeights, fetch_weights, weights_folder
+
+CONTENT = bytes(range(256)) * 20_000
+HASH = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Gives `CONTENT` at /weights.pth.
+
+    Attributes:
+        ranges: what was asked for, by request.
+        stops_after: bytes after which it breaks the connection.
+        knows_ranges: whether it resumes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.ranges: list[str | None] = []
+        self.stops_after: int | None = None
+        self.knows_ranges = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/weights.pth"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.ranges.append(asked)
+        if self.path != "/weights.pth":
+            self.send_error(404)
+            return
+        first = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.server.knows_ranges else 0  # type: ignore[index]
+        if asked and first >= len(CONTENT):
+            self.send_error(416)
+            return
+        self.send_response(206 if asked and self.server.knows_ranges else 200)
+        body = CONTENT[first:]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if self.server.stops_after is None else body[: self.server.stops_after])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def failed(*arguments: object) -> str:
+    with pytest.raises(WorkFailed) as caught:
+        download(*arguments)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "weights.pth"
+    for _ in range(2):
+        assert download(server.url, HASH, target) == target
+        assert target.read_bytes() == CONTENT
+    assert download(server.url, HASH[:8], target) == target
+    assert server.ranges == [None]
+    assert [path.name for path in target.parent.iterdir()] == ["weights.pth"]
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_a_broken_download_goes_on(server: Server, tmp_path: Path, knows_ranges: bool) -> None:
+    target = tmp_path / "weights.pth"
+    server.stops_after, server.knows_ranges = 1_000_000, knows_ranges
+    assert "(the connection ended after 1000000 of 5120000 bytes); what came is kept" in failed(
+        server.url, HASH, target
+    )
+    assert not target.exists()
+    server.stops_after = None
+    assert download(server.url, HASH, target).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=1000000-"]
+
+
+def test_a_whole_part_needs_nothing_more(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.part").write_bytes(CONTENT)
+    assert download(server.url, HASH, tmp_path / "weights.pth").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("part", [b"", b"other bytes", CONTENT + b"more"])
+def test_another_file_is_not_kept(server: Server, tmp_path: Path, part: bytes) -> None:
+    target = tmp_path / "weights.pth"
+    wrong = HASH if part else "0" * 64
+    (tmp_path / "weights.pth.part").write_bytes(part)
+    said = failed(server.url, wrong, target)
+    assert f"needed {wrong}; it was not kept" in said
+    assert not target.exists()
+    assert not (tmp_path / "weights.pth.part").exists()
+    assert download(server.url, HASH, target).read_bytes() == CONTENT  # from its start
+
+
+def test_a_damaged_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"damaged")
+    assert download(server.url, HASH, tmp_path / "weights.pth").read_bytes() == CONTENT
+
+
+def test_without_a_network_it_is_one_line(server: Server, tmp_path: Path) -> None:
+    assert "(the server says 404); it needs a network; or" in failed(f"{server.url}x", HASH, tmp_path / "a")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
+        port = closed.server_port
+    said = failed(f"http://127.0.0.1:{port}/a.pth", HASH, tmp_path / "a")
+    assert "(Connection refused); it needs a network; or fetch the file elsewhere and name its path" in said
+    assert "cannot be fetched (" in failed("https://nowhere.invalid/a.pth", HASH, tmp_path / "a")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://a/b", "a.pth", "https://", "http:///a"])
+def test_other_addresses_are_refused(url: str, tmp_path: Path) -> None:
+    assert "no address to fetch from; needed https://" in told(download, url, HASH, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sha256", ["", "abc", "g" * 64, "A" * 64, "a" * 65])
+def test_a_hash_must_be_one(sha256: str, tmp_path: Path) -> None:
+    assert "needed 64 hexadecimal digits" in told(download, "https://a.invalid/b", sha256, tmp_path / "a")
+
+
+def test_the_table_is_of_what_is_read(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for one in PUBLIC:
+        assert one.estimator in ESTIMATORS
+        assert one.url.startswith("https://")
+        assert re.fullmatch(r"[0-9a-f]{8,64}", one.sha256)
+        assert one.licence
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(public, "PUBLIC", (PublicWeights("movenet", server.url, HASH, "none"),))
+    assert fetch_weights("movenet") == weights_folder() / "weights.pth"
+    assert (tmp_path / "xingaug" / "weights" / "weights.pth").read_bytes() == CONTENT
+    assert fetch_weights("rtmpose", server.url, HASH).read_bytes() == CONTENT
+    assert "no published weights of 'vitpose' are known with their hash" in told(fetch_weights, "vitpose")
+    assert "needed --sha256" in told(fetch_weights, "vitpose", server.url)

@@ -1,0 +1,393 @@
+"""From a folder of crops to an augmented dataset: layout, leaks, keypoints, bank, images, page.
+
+Every step's result is kept in a folder of work whose name is a hash of what the step depends on, the images' bytes
+among it. So a run that was stopped goes on, and another one of the same images does not repeat what they share.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from xingaug.augment.gate import GateConfig
+from xingaug.data.annotations import Annotations, read_npz, write_npz
+from xingaug.data.beside import find_beside, read_given
+from xingaug.data.guess import guess_dataset
+from xingaug.data.leaks import check_dataset, content_hash
+from xingaug.data.market_tree import TABLE_NAME, write_market_tree
+from xingaug.data.names import SplitName
+from xingaug.data.readers import Dataset, layout_of, open_dataset
+from xingaug.data.split import Split
+from xingaug.errors import BadInput, say
+from xingaug.files import atomic_directory, atomic_write, claimed_directory, require_new_directory, require_writable
+from xingaug.generators.store import load_generator
+from xingaug.images import size_or_none
+from xingaug.inputs import read_json
+from xingaug.offline.config import GenerateConfig
+from xingaug.offline.generate import generate
+from xingaug.offline.same_layout import require_same_layout, write_same_layout
+from xingaug.offline.target import CONFIG_NAME, HINT, copy_or_link
+from xingaug.poses import estimators
+from xingaug.poses.annotate import NOBODY, annotate, count_rejected, rejected
+from xingaug.poses.bank import PoseBank
+from xingaug.poses.collect import bank_from_tree
+from xingaug.report.annotations import annotation_sections
+from xingaug.report.page import paragraph, preformatted, table
+from xingaug.runs import require_own
+
+DONE_NAME = "augment.json"
+"""In a directory of `layout: same`, what it was made of."""
+
+WORST = 24
+"""Skeletons on the page."""
+
+_STEPS = 6
+_HASHED = 16  # digits of a hash in the names of folders of work
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """What to make of a folder of crops.
+
+    Attributes:
+        root: the folder, or a YAML file that describes a dataset.
+        out: directory to write; absent, empty, or an earlier run of the same configuration.
+        pattern: of the paths below each split's folder, where the layout is none that is known; None guesses one.
+        layout: "market" writes a Market-1501 tree, "same" one in the dataset's own layout and grammar of names.
+        annotations: keypoints of the training images; None takes those that lie beside them, else the estimator's.
+        estimator: finds keypoints, whatever lies beside the images; None is `xingaug.poses.estimators.DEFAULT`.
+        weights: of the estimator.
+        generator: name or path, as `load_generator` takes it.
+        gate: which rendered images are good enough; None keeps all.
+        allow_leaks: go on where people or files of training are also in query or gallery.
+        work: folder of what is kept between runs; None is `xingaug/augment` in the user's cache.
+        generating: everything else that `GenerateConfig` takes, such as per_image.
+    """
+
+    root: Path
+    out: Path
+    pattern: str | None = None
+    layout: Literal["market", "same"] = "market"
+    annotations: Path | None = None
+    estimator: str | None = None
+    weights: Path | None = None
+    generator: str = "market1501-augment"
+    gate: GateConfig | None = field(default_factory=GateConfig)
+    allow_leaks: bool = False
+    work: Path | None = None
+    generating: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without opening a file."""
+        if self.annotations is not None and self.estimator is not None:
+            raise BadInput("--annotations, --estimator: give one of them")
+        if self.weights is not None and self.estimator is None:
+            raise BadInput("--weights: of which estimator? needed --estimator too")
+        self.generate_config(self.root, Path("annotations.npz"), Path("bank"), self.out)
+
+    def generate_config(self, data: Path, annotations: Path, bank: Path, out: Path) -> GenerateConfig:
+        """What `generate` is asked for."""
+        return GenerateConfig(
+            data=data, annotations=annotations, bank=bank, out=out, generator=self.generator, gate=self.gate,
+            **self.generating,
+        )  # fmt: skip
+
+    @cached_property
+    def work_folder(self) -> Path:
+        """Where results are kept."""
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return self.work or home / "xingaug" / "augment"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A dataset as it was understood.
+
+    Attributes:
+        dataset: it.
+        splits: its splits.
+        sentence: how it was understood.
+        content: SHA-256 of its images and their labels, hexadecimal.
+    """
+
+    dataset: Dataset
+    splits: dict[SplitName, Split]
+    sentence: str
+    content: str
+
+    @property
+    def train(self) -> Split:
+        """The training images."""
+        return self.splits["train"]
+
+
+def augment_folder(config: FolderConfig, progress: bool = True) -> dict[str, Any]:
+    """Does all steps and says on standard error what each found; an interrupted run is continued by the same call.
+
+    Args:
+        config: what to make of which folder.
+        progress: show bars on a terminal, and a line for each step.
+
+    Returns:
+        `layout`, the counts of `generate`, `written` and `page`.
+
+    Raises:
+        BadInput: anything about the input that cannot be used; `out` has not been touched.
+        WorkFailed: the disk refused, or images cannot be read; in the latter case all else is done.
+    """
+    steps = _Steps(progress)
+    found = _find(config)
+    _require_place(config, found)
+    steps.say(f"dataset: {found.sentence}; {_counted(found.splits)}")
+    with claimed_directory(config.work_folder / found.content[:_HASHED], "augmenting these images"):
+        return _augmented(config, found, steps, progress)
+
+
+def _augmented(config: FolderConfig, found: Found, steps: "_Steps", progress: bool) -> dict[str, Any]:
+    work = config.work_folder / found.content[:_HASHED]
+    sections = [("What was found", _check(config, found, steps))]
+    keypoints, pages = _keypoints(config, found, work, steps)
+    sections += pages
+    tree, keypoints = _tree(found, work, keypoints, config, progress)
+    bank = _bank(tree, keypoints, work, steps)
+    asked = config.generate_config(tree, keypoints, bank, config.out)
+    if tree != found.dataset.root:
+        asked = replace(asked, follow_links=True)  # its files are links to the dataset's; those were checked
+    if config.layout == "same" and tree != found.dataset.root:
+        summary = _generated_as_it_came(config, found, asked, work, sections, progress)
+    else:
+        summary = asdict(generate(asked, progress, sections=sections))
+        if tree != found.dataset.root:
+            copy_or_link(tree / TABLE_NAME, config.out / TABLE_NAME, link=False)
+    rendered = f"{summary['synthetic']} synthetic images of {summary['real']} real ones"
+    steps.say(f"rendering: {rendered}; {summary['rejected']} were rejected by the gate")
+    page = config.out / "report.html"
+    steps.say(f"page: {page}")
+    return {"layout": found.dataset.config.layout, **summary, "written": str(config.out), "page": str(page)}
+
+
+class _Steps:
+    """Says what each step found, one line each."""
+
+    def __init__(self, shown: bool) -> None:
+        self._shown, self._number = shown, 0
+
+    def say(self, text: str) -> None:
+        self._number += 1
+        if self._shown:
+            say(f"[{self._number}/{_STEPS}] {text}")
+
+
+# The dataset
+
+
+def _find(config: FolderConfig) -> Found:
+    root = config.root
+    described = root.is_file() or (root.is_dir() and layout_of(root) is not None)
+    if config.pattern is not None and described:
+        raise BadInput(f"--pattern: {root} is a dataset whose layout is known; leave it out")
+    if described:
+        dataset = open_dataset(root)
+        sentence = f"{dataset.config.layout} layout"
+    else:
+        guess = guess_dataset(root, config.pattern)
+        dataset, sentence = Dataset(root, root, guess.config), guess.sentence
+    splits = dataset.read_all()
+    if "train" not in splits:
+        raise BadInput(f"{root}: has no training images; needed some to augment")
+    if splits["train"].synthetic.any():
+        example = splits["train"].names[splits["train"].synthetic][0]
+        raise BadInput(f"{root}: holds synthetic images already, such as {example}; give the real dataset")
+    return Found(dataset, splits, sentence, _content(dataset, splits))
+
+
+def _content(dataset: Dataset, splits: Mapping[SplitName, Split]) -> str:
+    """SHA-256 of all images, with their names and labels."""
+    digest = hashlib.sha256(f"{dataset.config.layout} {dataset.root.resolve()}\n".encode())
+
+    def hash_of(path: Path) -> str:
+        try:
+            return content_hash(path).hex()
+        except BadInput:
+            return "unreadable"
+
+    with ThreadPoolExecutor(8) as pool:
+        for name, split in splits.items():
+            hashes = pool.map(hash_of, (split.path(i) for i in range(len(split))))
+            for i, one in enumerate(hashes):
+                digest.update(f"{name} {split.file(i)} {split.pids[i]} {split.camids[i]} {one}\n".encode())
+    return digest.hexdigest()
+
+
+def _counted(splits: Mapping[SplitName, Split]) -> str:
+    parts = [
+        f"{name} {len(split):,} images of {len({*split.pids[split.pids > 0].tolist()}):,} identities under "
+        f"{len({*split.camids.tolist()})} cameras"
+        for name, split in splits.items()
+    ]
+    return ", ".join(parts)
+
+
+def _require_place(config: FolderConfig, found: Found) -> None:
+    """Raises `BadInput` for what would be noticed only after the work."""
+    root, out = found.dataset.root.resolve(), config.out.resolve()
+    for what, path in (("--out", out), ("--work", config.work_folder.resolve())):
+        if path.is_relative_to(root) or root.is_relative_to(path):
+            raise BadInput(f"{what}: {path} and the dataset {root} lie in one another; name a directory outside")
+    if config.layout == "same" and found.dataset.config.layout != "market1501":
+        require_same_layout(found.dataset)
+        if not (config.out / DONE_NAME).exists():
+            require_new_directory(config.out)
+    else:
+        require_own(config.out, CONFIG_NAME, HINT)
+    require_writable(config.out / "report.html", "--out")
+    load_generator(config.generator)
+    if config.estimator is not None and config.estimator not in estimators.ESTIMATORS:
+        raise BadInput(f"--estimator: unknown '{config.estimator}'; known: {', '.join(estimators.ESTIMATORS)}")
+
+
+# Leaks
+
+
+def _check(config: FolderConfig, found: Found, steps: _Steps) -> str:
+    """Looks for leaks; HTML of the page's first section."""
+    counts, report, unmatched, notes = check_dataset(found.dataset)
+    leaks = report.lines()
+    if (report.identities or report.files) and not config.allow_leaks:
+        raise BadInput(f"{config.root}: {'; '.join(leaks)}; needed training apart from them, or --allow-leaks")
+    told = [*notes, *([unmatched] if unmatched else [])]
+    for line in told:
+        say(line)
+    steps.say(f"leaks: {'; '.join(leaks) or 'none'}")
+    rows = [[name, *(f"{count:,}" for count in row.values())] for name, row in counts.items()]
+    html = paragraph(f"{found.sentence}.") + table(["", "images", "identities", "cameras"], rows)
+    for line in [*(leaks or ["No leaks."]), *told]:
+        html += paragraph(line)
+    if found.dataset.config.layout == "pattern":
+        html += paragraph("The dataset as a YAML file, to be corrected and named in the folder's place:", "soft")
+        html += preformatted(found.dataset.config.to_yaml())
+    return html
+
+
+# Keypoints
+
+
+def _keypoints(config: FolderConfig, found: Found, work: Path, steps: _Steps) -> tuple[Path, list[tuple[str, str]]]:
+    """The file of keypoints, under the names of the dataset, and what the page says of them."""
+    names = [str(name) for name in found.train.names]
+    paths = [found.train.path(i) for i in range(len(names))]
+    known = _known(config, work, names, paths) or _estimated(config, work, names, paths)
+    reasons = rejected(known.annotations, names, known.unreadable, known.absent)
+    bad = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in count_rejected(reasons).items())
+    count = f"{len(known.annotations):,} of {len(names):,} images"
+    steps.say(f"keypoints: {known.origin}; {count}" + (f"; {bad}" if bad else ""))
+    files = dict(zip(names, paths, strict=True))
+    pages = annotation_sections(known.annotations, files, reasons, WORST)
+    return known.file, [(f"Keypoints: {head[0].lower()}{head[1:]}", html) for head, html in pages]
+
+
+@dataclass(frozen=True, eq=False)
+class _Keypoints:
+    """Keypoints of the training images, their file, where they come from, and what is wrong with images."""
+
+    annotations: Annotations
+    file: Path
+    origin: str
+    absent: str
+    unreadable: dict[str, str]
+
+
+def _known(config: FolderConfig, work: Path, names: list[str], paths: list[Path]) -> _Keypoints | None:
+    """Those of a file that was named, or lies beside the images."""
+    beside = None
+    if config.annotations is not None:
+        beside = read_given(config.annotations, names, paths)
+    elif config.estimator is None:
+        folder = config.root if config.root.is_dir() else config.root.parent
+        beside = find_beside(folder, names, paths)
+    if beside is None:
+        return None
+    given = beside.annotations
+    unreadable = {name: "no image" for name, path in zip(names, paths, strict=True) if size_or_none(path) is None}
+    kept = np.array([name not in unreadable for name in given.names.tolist()], dtype=bool)
+    file = work / f"keypoints-{beside.content[:_HASHED]}.npz"
+    write_npz(file, given.names[kept], given.xy[kept], given.visibility[kept], given.source)
+    where = ", ".join(str(path) for path in beside.files[:3])
+    return _Keypoints(_read(file), file, f"{beside.kind} from {where}", "no annotation", unreadable)
+
+
+def _estimated(config: FolderConfig, work: Path, names: list[str], paths: list[Path]) -> _Keypoints:
+    """Those that an estimator finds, or has found before."""
+    name = config.estimator or estimators.DEFAULT
+    device = str(config.generating.get("device", "cpu"))
+    estimator = estimators.load_estimator(name, config.weights, device)
+    facts = hashlib.sha256(f"{estimator.name} {device}".encode()).hexdigest()[:_HASHED]
+    file, beside = work / f"keypoints-{facts}.npz", work / f"unreadable-{facts}.json"
+    if not (file.exists() and beside.exists()):
+        done = annotate(names, paths, estimator, file, {"device": device})
+        with atomic_write(beside) as temporary:
+            temporary.write_text(json.dumps(done.unreadable), encoding="utf-8")
+    unreadable = read_json(beside, "list of images")
+    return _Keypoints(_read(file), file, f"found by {estimator.name}", NOBODY, unreadable)
+
+
+def _read(file: Path) -> Annotations:
+    return replace(read_npz(file), file=str(file))
+
+
+# Tree, bank and images
+
+
+def _tree(found: Found, work: Path, keypoints: Path, config: FolderConfig, progress: bool) -> tuple[Path, Path]:
+    """A Market-1501 tree of the dataset, itself if it is one, and the keypoints under its names."""
+    if found.dataset.config.layout == "market1501" and found.dataset.where == found.dataset.root:
+        return found.dataset.root, keypoints
+    tree = work / f"tree-{keypoints.stem.removeprefix('keypoints-')}"
+    follow = bool(config.generating.get("follow_links", False))
+    write_market_tree(found.dataset, tree, "symbolic", keypoints, progress, follow)
+    return tree, tree / "annotations.npz"
+
+
+def _bank(tree: Path, keypoints: Path, work: Path, steps: _Steps) -> Path:
+    digest = hashlib.sha256(keypoints.read_bytes()).hexdigest()[:_HASHED]
+    path = work / f"bank-{digest}"
+    try:
+        bank = PoseBank.load(path)
+    except BadInput:  # not there, or damaged
+        shutil.rmtree(path, ignore_errors=True)
+        bank = bank_from_tree(tree, keypoints)
+        bank.save(path)
+    steps.say(f"bank: {len(bank.usable_rows)} usable poses of {len(bank)}")
+    return path
+
+
+def _generated_as_it_came(
+    config: FolderConfig, found: Found, asked: GenerateConfig, work: Path, sections: Any, progress: bool
+) -> dict[str, Any]:
+    """Renders into the folder of work, and from there into the dataset's own layout."""
+    facts = {**asdict(asked), "generator": str(load_generator(config.generator).content_hash), "out": ""}
+    digest = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()
+    done = config.out / DONE_NAME
+    if done.exists():
+        summary = read_json(done, "description of an augmented dataset", 1_000_000)
+        if not isinstance(summary, dict) or summary.pop("made_of", None) != digest:
+            raise BadInput(f"{config.out}: was made of other images or settings; name a new directory")
+        return summary
+    rendered = work / f"rendered-{digest[:_HASHED]}"
+    in_work: Literal["omit", "copy"] = (
+        "omit" if asked.real == "omit" else "copy"
+    )  # whether identities are filled up depends on it
+    summary = asdict(generate(replace(asked, out=rendered, real=in_work), progress, sections=sections))
+    with atomic_directory(config.out) as folder:
+        write_same_layout(found.dataset, asked.data, rendered, folder, asked.real, progress)
+        (folder / DONE_NAME).write_text(json.dumps({**summary, "made_of": digest}), encoding="utf-8")
+    shutil.rmtree(rendered, ignore_errors=True)
+    return summary

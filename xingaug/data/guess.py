@@ -1,0 +1,317 @@
+"""A folder of crops that nobody has described: what its names say of identities and cameras, guessed.
+
+Numbers that follow words such as `id` and `cam` are taken for what the word says; else the identity is the folder or
+the first number of the name. A guess must be borne out by all names: nearly all fit, and identities have several images
+(all of it our choice).
+"""
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xingaug.data.listing import walk_images
+from xingaug.data.names import SplitName
+from xingaug.data.readers.config import DatasetConfig, PatternSplit
+from xingaug.data.readers.template import Template, parse_template
+from xingaug.errors import BadInput
+
+SPLIT_FOLDERS: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train", "training", "trainset", "bounding_box_train", "image_train", "images_train"),
+    "query": ("query", "queries", "probe", "image_query"),
+    "gallery": ("gallery", "test", "testing", "testset", "bounding_box_test", "image_test", "images_test"),
+}
+"""Names of folders that tell a split, in any case."""
+
+_PERSON = ("pid", "id", "person", "p", "identity", "subject", "vehicle", "player")
+_CAMERA = ("c", "cam", "camera", "cid", "camid", "view")
+_NOBODY = (*_CAMERA, "seq", "sequence", "video", "day", "part", "batch", "images", "crops", "set", "scene", "location")
+"""Words of folders that are no identities."""
+
+_TOKEN = re.compile(r"\d+|[A-Za-z]+|[^A-Za-z0-9]+")
+_FITTING = 0.95
+_IMAGES = 1.5
+"""Of an identity, at least, on average."""
+
+_MOST_CAMERAS = 32
+"""That a number without a word may mean."""
+
+_SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a folder's names say.
+
+    Attributes:
+        config: the description, whose root is the folder.
+        sentence: for the user, how it was understood.
+    """
+
+    config: DatasetConfig
+    sentence: str
+
+
+def guess_dataset(root: Path, pattern: str | None = None) -> Guess:
+    """Describes a folder of images by a pattern; opens no image.
+
+    Folders named as in `SPLIT_FOLDERS` are splits; without them all is training.
+
+    Args:
+        root: the folder.
+        pattern: of the names below each split's folder, as `xingaug.data.readers.pattern` has it; None guesses one.
+
+    Raises:
+        BadInput: no such folder, no image, a wrong pattern, or names that tell no identities.
+    """
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such folder; needed one of images, a dataset's, or a .yaml that describes one")
+    files = sorted(walk_images(root)[0])
+    if not files:
+        raise BadInput(f"{root}: holds no image; needed crops of persons, each named by its identity")
+    splits = _splits(root, files)
+    paths = sorted({file for split in splits.values() for file in split[1]})
+    if pattern is None:
+        pattern, how = _guessed(root, paths), "guessed"
+    else:
+        how = "given"
+    try:
+        template = parse_template(pattern)
+    except ValueError as error:
+        raise BadInput(f"--{error}") from None
+    # Where the names say no camera, a query's is another one than the gallery's, or nothing could be matched.
+    numbers: dict[SplitName, int | None] = {"train": 1, "query": 1, "gallery": 2}
+    says_camera = "camid" in template.kinds
+    described = {
+        name: PatternSplit(pattern, folder, None if says_camera else numbers[name])
+        for name, (folder, _) in splits.items()
+    }
+    config = DatasetConfig(
+        "pattern", root.resolve(), train=described.get("train"), query=described.get("query"),
+        gallery=described.get("gallery"),
+    )  # fmt: skip
+    where = ", ".join(f"{name} in {folder}" for name, (folder, _) in splits.items() if folder != ".")
+    parts = [
+        f"the pattern '{pattern}' ({how})",
+        where or "all images are for training",
+        *([] if says_camera else ["the names say no camera"]),
+    ]
+    return Guess(config, "; ".join(parts))
+
+
+def _splits(root: Path, files: Sequence[str]) -> dict[SplitName, tuple[str, list[str]]]:
+    """Folder below the root and paths below that, of each split."""
+    base, below = "", list(files)
+    while len(tops := {path.partition("/")[0] for path in below}) == 1 and all("/" in path for path in below):
+        (top,) = tops
+        if _split_of(top) is not None:
+            break
+        base, below = f"{base}{top}/", [path.partition("/")[2] for path in below]
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for path in below:
+        top, slash, rest = path.partition("/")
+        if slash:
+            by_folder[top].append(rest)
+    found: dict[SplitName, tuple[str, list[str]]] = {}
+    for folder, paths in by_folder.items():
+        split = _split_of(folder)
+        if split is not None and split not in found:
+            found[split] = f"{base}{folder}", paths
+    if not found:
+        return {"train": (".", list(files))}
+    if "train" not in found:
+        raise BadInput(f"{root}: has the folder {next(iter(found.values()))[0]}, but none of training images (train)")
+    return {split: found[split] for split in SPLIT_FOLDERS if split in found}
+
+
+def _split_of(folder: str) -> SplitName | None:
+    return next((split for split, names in SPLIT_FOLDERS.items() if folder.lower() in names), None)
+
+
+def _guessed(root: Path, paths: Sequence[str]) -> str:
+    seen = set()
+    samples = [paths[i] for i in np.linspace(0, len(paths) - 1, min(_SAMPLES, len(paths))).astype(int).tolist()]
+    for rank in (True, False):  # patterns with a camera before those without
+        for choice in _choices(samples, paths):
+            if choice.says_camera == rank and choice.pattern not in seen:
+                seen.add(choice.pattern)
+                if _is_borne_out(choice, paths):
+                    return choice.pattern
+    raise BadInput(
+        f"{root}: the names of its {len(paths)} images, such as {paths[0]}, tell no identities with several images "
+        'each; say how to read them, such as --pattern "{pid:d}_c{camid:d}_*"'
+    )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A pattern, whether it has a camera, and whether that is a number without a word."""
+
+    pattern: str
+    says_camera: bool
+    is_bare: bool = False
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A number, word or whole folder (`token` -1) in a path that may be a field."""
+
+    part: int
+    token: int
+    text: str
+
+
+def _choices(samples: Sequence[str], paths: Sequence[str]) -> Iterator[_Choice]:
+    """Patterns that the sampled paths suggest, the likeliest first."""
+    folder_first, words_differ = _folders_are_persons(paths), _first_words_differ(paths)
+    for sample in samples:
+        parts = [_TOKEN.findall(part) for part in _without_suffix(sample).split("/")]
+        for person in _person_slots(parts, folder_first, words_differ):
+            for camera, is_bare in _camera_slots(parts, person):
+                for number, camera_number, loose in itertools.product((True, False), (True, False), (False, True)):
+                    fields = {person: "{pid:d}" if number else "{pid}"}
+                    if camera is not None:
+                        fields[camera] = "{camid:d}" if camera_number else "{camid}"
+                    if (number and not person.text.isdigit()) or (camera is None and not camera_number):
+                        continue
+                    yield _Choice(_pattern(parts, fields, loose), camera is not None, is_bare)
+
+
+def _person_slots(parts: list[list[str]], folder_first: bool, words_differ: bool) -> list[_Slot]:
+    named = [slot for slot in _numbers(parts) if _word_before(parts, slot) in _PERSON]
+    folders = [
+        _Slot(i, -1, "".join(tokens))
+        for i, tokens in reversed(list(enumerate(parts[:-1])))
+        if tokens and tokens[0].lower() not in _NOBODY
+    ]
+    last = len(parts) - 1
+    others = [
+        slot for slot in _numbers(parts)
+        if slot.part == last and _word_before(parts, slot) not in _CAMERA and slot not in named
+    ][:1]  # fmt: skip
+    words = [_Slot(last, 0, parts[last][0])] if words_differ and parts[last] and parts[last][0].isalpha() else []
+    return [*named, *(folders + words + others if folder_first else words + others + folders)]
+
+
+def _camera_slots(parts: list[list[str]], person: _Slot) -> list[tuple[_Slot | None, bool]]:
+    """Numbers after a camera's word; the next number behind the person's in the name; none."""
+    numbers = [slot for slot in _numbers(parts) if slot != person and (slot.part, -1) != (person.part, person.token)]
+    named = [slot for slot in numbers if _word_before(parts, slot) in _CAMERA]
+    behind = [slot for slot in numbers if slot.part == len(parts) - 1 and slot.token > person.token]
+    bare = behind[:1] if person.part == len(parts) - 1 and not named else []
+    return [*((slot, False) for slot in named), *((slot, True) for slot in bare), (None, False)]
+
+
+def _numbers(parts: list[list[str]]) -> list[_Slot]:
+    return [
+        _Slot(i, j, token) for i, tokens in enumerate(parts) for j, token in enumerate(tokens) if token.isdigit()
+    ]  # fmt: skip
+
+
+def _word_before(parts: list[list[str]], slot: _Slot) -> str:
+    """The word just before a number, or before the separator that stands there; of another part none."""
+    before = parts[slot.part][max(0, slot.token - 2) : slot.token] if slot.token > 0 else []
+    return next((token.lower() for token in reversed(before) if token.isalpha()), "")
+
+
+def _folders_are_persons(paths: Sequence[str]) -> bool:
+    """Whether folders rather than the first number of a name tell the person, where both could.
+
+    A number that stands in one folder only, beside others, is a person of many in that folder; a folder with one number
+    is that person either way; and where both mix, the number counts the images of the folder.
+    """
+    numbers: dict[str, set[str]] = defaultdict(set)
+    folders: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        folder, slash, name = path.rpartition("/")
+        number = re.search(r"\d+", name)
+        if slash and number:
+            numbers[folder].add(number[0])
+            folders[number[0]].add(folder)
+    if not numbers or all(len(found) == 1 for found in numbers.values()):
+        return True
+    return not all(len(found) == 1 for found in folders.values()) or len(folders) > len(paths) / _IMAGES
+
+
+def _first_words_differ(paths: Sequence[str]) -> bool:
+    """Whether names begin with several words, as with names of persons, and not all with one, such as `frame`."""
+    first = [token[0] for path in paths if (token := re.match(r"[A-Za-z]+", path.rpartition("/")[2]))]
+    return len(first) == len(paths) and 2 <= len(set(first)) <= len(paths) / _IMAGES
+
+
+def _pattern(parts: list[list[str]], fields: dict[_Slot, str], loose: bool) -> str:
+    """The pattern of a path with some of its tokens as fields; `loose` has `*` for words that may differ."""
+    texts = []
+    for i, tokens in enumerate(parts):
+        here = {slot.token: field for slot, field in fields.items() if slot.part == i}
+        is_name = i == len(parts) - 1
+        if not here:
+            texts.append("*")
+        elif -1 in here:
+            texts.append(here[-1])
+        else:
+            texts.append(_part(tokens, here, loose, is_name))
+    return "/".join(texts)
+
+
+def _part(tokens: list[str], here: dict[int, str], loose: bool, is_name: bool) -> str:
+    first, last = min(here), max(here)
+    text = _between(tokens[:first], loose, at_start=True)
+    for place in range(first, last + 1):
+        if place in here:
+            text += here[place]
+            following = min((other for other in here if other > place), default=None)
+            if following is not None:
+                text += _between(tokens[place + 1 : following], loose)
+    rest = tokens[last + 1 :]
+    if rest:
+        return f"{text}{rest[0][0]}*"
+    return f"{text}.*" if is_name else text
+
+
+def _between(tokens: list[str], loose: bool, at_start: bool = False) -> str:
+    """The text of tokens between two fields, or before the first; with `*` where it may differ."""
+    if not tokens or (not loose and not any(token.isdigit() for token in tokens)):
+        return "".join(tokens)
+    word = tokens[-1].lower() if tokens[-1].isalpha() else ""
+    kept = tokens[-2:] if word in (*_PERSON, *_CAMERA) and len(tokens) > 1 else tokens[-1:]
+    ahead = [] if at_start else tokens[:1]
+    if len(ahead) + len(kept) >= len(tokens):
+        return "".join(tokens)
+    return "".join([*ahead, "*", *kept])
+
+
+def _is_borne_out(choice: _Choice, paths: Sequence[str]) -> bool:
+    try:
+        template: Template = parse_template(choice.pattern)
+    except ValueError:
+        return False
+    found = [fields for path in paths if (fields := template.fields(path)) is not None]
+    if len(found) < _FITTING * len(paths):
+        return False
+    persons = [fields["pid"] for fields in found]
+    if template.kinds["pid"] == "number" and any(int(person) == 0 for person in set(persons)):
+        return False
+    if not 2 <= len(set(persons)) <= len(found) / _IMAGES:
+        return False
+    if not choice.says_camera:
+        return True
+    cameras = [fields["camid"] for fields in found]
+    if template.kinds["camid"] == "number" and any(int(camera) == 0 for camera in set(cameras)):
+        return False
+    return not choice.is_bare or _are_cameras(persons, cameras)
+
+
+def _are_cameras(persons: Sequence[str], cameras: Sequence[str]) -> bool:
+    """Whether numbers without a word are rather cameras than those of a person's images."""
+    pairs = list(zip(persons, cameras, strict=True))
+    few = len(set(cameras)) <= _MOST_CAMERAS and max(map(int, cameras)) <= _MOST_CAMERAS
+    return few and len(set(cameras)) > 1 and len(set(pairs)) <= len(pairs) / _IMAGES
+
+
+def _without_suffix(path: str) -> str:
+    return path.rpartition(".")[0] if "." in path.rpartition("/")[2] else path

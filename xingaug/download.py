@@ -1,0 +1,116 @@
+"""A file from the network: fetched when asked for, resumed, and kept only if it is the one that was meant."""
+
+import hashlib
+import os
+import re
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from xingaug.errors import BadInput, WorkFailed
+from xingaug.files import locked
+from xingaug.progress import ProgressBar
+
+MOST_BYTES = 4_000_000_000
+"""Of a file (our choice: the largest pose networks have 2.5 GB)."""
+
+_TIMEOUT = 30.0  # seconds without a byte
+_CHUNK = 1 << 20
+
+
+def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path:
+    """Fetches a file, unless it is there already.
+
+    What a stopped download left, `<target>.part`, is continued where the server allows it (HTTP ranges). The file takes
+    its place only if its hash is right.
+
+    Args:
+        url: http or https.
+        sha256: of the file, 64 hexadecimal digits, or the first 8 or more, as publishers put them in names.
+        target: where it is kept.
+        progress: shows a bar.
+
+    Returns:
+        `target`.
+
+    Raises:
+        BadInput: an address or hash that is none, another process is fetching it, or `target` cannot be written.
+        WorkFailed: no network, the server refuses, the connection broke, or the file is another one.
+    """
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise BadInput(f"{url}: no address to fetch from; needed https://...")
+    if not re.fullmatch(r"[0-9a-f]{8,64}", sha256):
+        raise BadInput(f"sha256: '{sha256[:80]}', needed 64 hexadecimal digits in lower case, or at least the first 8")
+    if target.is_file() and _hash_of(target).startswith(sha256):
+        return target
+    part, lock = target.with_name(f"{target.name}.part"), target.with_name(f".{target.name}.lock")
+    with locked(lock, f"{target}: another process is fetching it; wait for it"):
+        try:
+            _fetch(url, part, progress)
+        except (OSError, HTTPException) as error:  # URLError and timeouts are among the former
+            if isinstance(error, OSError) and error.filename is not None and not isinstance(error, HTTPError):
+                raise  # of the disk
+            raise WorkFailed(f"{url}: cannot be fetched ({_reason(error)}); {_kept(part)}") from None
+        found = _hash_of(part)
+        if not found.startswith(sha256):
+            part.unlink()
+            raise WorkFailed(f"{url}: gave a file with SHA-256 {found}, needed {sha256}; it was not kept")
+        os.replace(part, target)
+        lock.unlink(missing_ok=True)
+    return target
+
+
+def _fetch(url: str, part: Path, progress: bool) -> None:
+    """Appends to `part` what it lacks."""
+    there = part.stat().st_size if part.exists() else 0
+    request = Request(url, headers={"User-Agent": "xingaug", **({"Range": f"bytes={there}-"} if there else {})})
+    try:
+        answer: Any = urlopen(request, timeout=_TIMEOUT)
+    except HTTPError as error:
+        error.close()
+        if error.code == 416 and there:  # nothing is lacking; the hash will say whether that is so
+            return
+        raise
+    with answer:
+        if answer.status != 206:
+            there = 0
+        length = answer.headers.get("Content-Length")
+        total = there + int(length) if length is not None and length.isdigit() else None
+        if (total or 0) > MOST_BYTES:
+            raise WorkFailed(f"{url}: has {total} bytes, needed at most {MOST_BYTES}")
+        with part.open("ab" if there else "wb") as stream, _bar(part, there, total, progress) as bar:
+            while chunk := answer.read(_CHUNK):
+                stream.write(chunk)
+                there += len(chunk)
+                bar.update(len(chunk))
+                if there > MOST_BYTES:
+                    raise WorkFailed(f"{url}: has more than {MOST_BYTES} bytes")
+        if total is not None and there < total:
+            raise URLError(f"the connection ended after {there} of {total} bytes")
+
+
+def _bar(part: Path, there: int, total: int | None, progress: bool) -> ProgressBar[None]:
+    return ProgressBar(None, f"fetching {part.stem}", total=total, initial=there, unit="byte", shown=progress)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, HTTPError):
+        return f"the server says {error.code}"
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__
+    return str(getattr(reason, "strerror", None) or reason)
+
+
+def _kept(part: Path) -> str:
+    if part.exists() and part.stat().st_size:
+        return "what came is kept, start again to go on"
+    return "it needs a network; or fetch the file elsewhere and name its path"
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,76 @@
+"""What `xingaug show` reads from a dataset: any, or one that `generate` or `augment` wrote."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xingaug.data.annotations import read_annotations
+from xingaug.data.names import FOLDERS
+from xingaug.data.readers import Dataset, layout_of, open_dataset
+from xingaug.errors import BadInput
+from xingaug.offline.describe import ANNOTATIONS_NAME, MANIFEST_NAME
+from xingaug.offline.journal import read_rejected
+from xingaug.offline.manifest import read_manifest
+from xingaug.offline.same_layout import DESCRIPTION_NAME
+from xingaug.report.show import Rendering, write_show_page
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page is about.
+
+    Attributes:
+        page: its path.
+        images: training images.
+        identities: theirs.
+        renderings: synthetic ones among the images of which the manifest tells.
+        rejected: images that the gate did not let through.
+    """
+
+    page: Path
+    images: int
+    identities: int
+    renderings: int
+    rejected: int
+
+
+def show_dataset(where: Path, page: Path | None = None, annotations: Path | None = None) -> Shown:
+    """Writes a page to click through the training images of a dataset; see `write_show_page`.
+
+    Args:
+        where: a dataset's folder, or a YAML file that describes one.
+        page: ends in .html; None is `show.html` in the folder.
+        annotations: keypoints, .npz or .csv; None is `annotations.npz` in the folder, where there is one.
+
+    Raises:
+        BadInput: no such dataset, a damaged manifest, no such annotations, or another ending.
+    """
+    folder = where if where.is_dir() else where.parent
+    page = page or folder / "show.html"
+    if page.suffix != ".html":
+        raise BadInput(f"--page: {page}, expected a name that ends in .html")
+    train = _dataset(where).read("train")
+    prefix = "" if train.folder == "" else f"{train.folder or FOLDERS['train']}/"
+    file = annotations or folder / ANNOTATIONS_NAME
+    poses = {}
+    if annotations is not None or file.exists():
+        table = read_annotations(file)
+        rows = table.lookup(train.names)
+        joints = np.concatenate([table.xy, table.visibility[..., None]], axis=-1)
+        poses = {
+            f"{prefix}{name}": joints[row] for name, row in zip(train.names, rows.tolist(), strict=True) if row >= 0
+        }
+    lines = read_manifest(folder / MANIFEST_NAME) if (folder / MANIFEST_NAME).exists() else []
+    renderings = {line.file: Rendering(line.source, line.target_keypoints, line.gate) for line in lines}
+    rejected = [entry.name for entry in read_rejected(folder)]
+    write_show_page(page, train, poses, renderings, rejected)
+    there = sum(train.file(i) in renderings for i in range(len(train)))
+    return Shown(page, len(train), len(np.unique(train.pids)), there, len(rejected))
+
+
+def _dataset(where: Path) -> Dataset:
+    described = where / DESCRIPTION_NAME
+    if where.is_dir() and layout_of(where) is None and described.is_file():
+        return open_dataset(described)
+    return open_dataset(where)

@@ -1,0 +1,212 @@
+"""A generated Market-1501 tree in the layout that its dataset came in, with names in that layout's own grammar."""
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from xingaug.data.annotations import read_npz, write_npz
+from xingaug.data.market_tree import TABLE_NAME
+from xingaug.data.names import FOLDERS
+from xingaug.data.readers import Dataset
+from xingaug.data.readers.config import DatasetConfig, PatternSplit
+from xingaug.data.readers.template import parse_template
+from xingaug.data.split import Split
+from xingaug.errors import BadInput, WorkFailed
+from xingaug.inputs import read_text
+from xingaug.offline.describe import ANNOTATIONS_NAME, MANIFEST_NAME, PAGE_NAME
+from xingaug.offline.journal import REJECTED_NAME, Entry, read_rejected, write_entries
+from xingaug.offline.manifest import ManifestLine, read_manifest, write_manifest
+from xingaug.offline.target import copy_or_link
+from xingaug.progress import ProgressBar
+
+DESCRIPTION_NAME = "dataset.yaml"
+_LISTS = {
+    "msmt17": ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt"),
+    "veri": ("name_train.txt", "name_query.txt", "name_test.txt"),
+}
+_TRAIN_LISTS = ("list_train.txt", "list_val.txt", "name_train.txt")
+
+Namer = Callable[[str, int], str]
+"""The path of copy n of the image at a path, both below the dataset's root."""
+
+
+def require_same_layout(dataset: Dataset) -> None:
+    """Raises `BadInput` where a synthetic image has no name in a dataset's grammar."""
+    layout = dataset.config.layout
+    if layout in ("cuhk03", "deepfashion"):
+        raise BadInput(
+            f"--layout: same: {dataset}: {layout}'s published lists name every image and its pairs, and would have to "
+            "be written anew; needed market"
+        )
+    train = dataset.read("train")
+    namer = namer_of(dataset, {train.file(i) for i in range(len(train))})
+    namer(train.file(0), 0)
+
+
+def namer_of(dataset: Dataset, taken: Iterable[str]) -> Namer:
+    """What names the synthetic images of a dataset, and checks that they are read back as the person's.
+
+    Args:
+        dataset: of the layouts market1501, pattern, msmt17 or veri.
+        taken: paths below its root, which no image may get.
+    """
+    known = set(taken)
+
+    def name(file: str, copy: int) -> str:
+        path = PurePosixPath(file)
+        stem = path.name[: -len(path.suffix)] if path.suffix else path.name
+        # Digits behind VeRi's last number, which knows nothing else; 9 so that no published number is hit.
+        endings = (
+            (f"9{copy:03d}",) if dataset.config.layout == "veri" else (f"_x{copy:03d}", f"x{copy:03d}", f"9{copy:03d}")
+        )
+        for ending in endings:
+            made = str(path.with_name(f"{stem}{ending}.jpg"))
+            if made not in known and _reads_alike(dataset.config, file, made):
+                return made
+        raise BadInput(
+            f"--layout: same: no other name of {file} fits '{_pattern(dataset.config).pattern}'; needed a pattern that "
+            "ends in *, or the layout market"
+        )
+
+    return name
+
+
+def _reads_alike(config: DatasetConfig, file: str, made: str) -> bool:
+    """Whether a pattern reads the same identity and camera from both paths; other layouts leave room for any ending."""
+    if config.layout != "pattern":
+        return True
+    split = _pattern(config)
+    template = parse_template(split.pattern)
+    folder = "" if split.folder == "." else f"{split.folder}/"
+    before, after = (template.fields(path.removeprefix(folder)) for path in (file, made))
+    return before is not None and before == after
+
+
+def _pattern(config: DatasetConfig) -> PatternSplit:
+    assert config.train is not None  # a pattern layout without it has no training images to render
+    return config.train
+
+
+def write_same_layout(dataset: Dataset, tree: Path, rendered: Path, out: Path, real: str, progress: bool = True) -> int:
+    """Writes the real images of a dataset and the synthetic ones of a generated tree as the dataset is laid out.
+
+    Beside them lie `annotations.npz`, `manifest.jsonl`, `rejected.jsonl` and `report.html` of the generated tree, with
+    the names of this one, and for a pattern `dataset.yaml`, which describes it.
+
+    Args:
+        dataset: where the images come from.
+        tree: the Market-1501 tree that was imported from it.
+        rendered: what was generated from that.
+        out: an empty directory.
+        real: "copy", "link" or "omit", as for `GenerateConfig`; query and gallery are always there.
+        progress: shows a bar.
+
+    Returns:
+        How many synthetic images there are.
+
+    Raises:
+        BadInput: a name finds no place in the grammar.
+        WorkFailed: what was written is not read back as it should be.
+    """
+    splits = dataset.read_all()
+    files = {split.file(i) for split in splits.values() for i in range(len(split))}
+    namer, old = namer_of(dataset, files), _old_names(tree)
+    lines = list(_renamed(read_manifest(rendered / MANIFEST_NAME), namer, old, splits["train"]))
+    made = {f"{FOLDERS['train']}/{line.file.rpartition('/')[2]}": new.file for line, new in lines}
+    kept = sorted(
+        file for name, split in splits.items() if name != "train" or real != "omit"
+        for file in (split.file(i) for i in range(len(split)))
+    )  # fmt: skip
+    for file in ProgressBar(kept, "real images", shown=progress):
+        copy_or_link(dataset.root / file, out / file, link=real == "link")
+    for line, new in ProgressBar(lines, "naming", shown=progress):
+        _move(rendered / line.file, out / new.file)
+    _write_lists(dataset, out, [new for _, new in lines], real)
+    _write_annotations(rendered / ANNOTATIONS_NAME, out, {**old, **made})
+    write_manifest(out / MANIFEST_NAME, [new for _, new in lines])
+    copy_or_link(rendered / PAGE_NAME, out / PAGE_NAME, link=False)
+    if (rendered / REJECTED_NAME).exists():
+        write_entries(out / REJECTED_NAME, (_entry(entry, namer, old) for entry in read_rejected(rendered)))
+    _require_read_back(dataset, out, [new for _, new in lines], 0 if real == "omit" else len(splits["train"]))
+    return len(lines)
+
+
+def _old_names(tree: Path) -> dict[str, str]:
+    """Paths below the dataset's root by those below the imported tree's."""
+    rows = csv.DictReader(io.StringIO(read_text(tree / TABLE_NAME, "table of names")))
+    return {row["new"]: row["old"] for row in rows}
+
+
+def _renamed(
+    lines: Iterable[ManifestLine], namer: Namer, old: Mapping[str, str], train: Split
+) -> Iterator[tuple[ManifestLine, ManifestLine]]:
+    """Each line, and the same with the names and numbers of the dataset."""
+    rows = {train.file(i): i for i in range(len(train))}
+    for line in lines:
+        source = old[f"{FOLDERS['train']}/{line.source}"]
+        pid, camid = int(train.pids[rows[source]]), int(train.camids[rows[source]])
+        yield line, replace(line, file=namer(source, line.copy), source=source, pid=pid, camid=camid)
+
+
+def _entry(entry: Entry, namer: Namer, old: Mapping[str, str]) -> Entry:
+    stem, _, copy = entry.name.rpartition(".")[0].rpartition("_x")
+    return replace(entry, name=namer(old[f"{FOLDERS['train']}/{stem}.jpg"], int(copy)))
+
+
+def _move(source: Path, target: Path) -> None:
+    """A hard link where the disk allows one: the generated tree is removed when all is done."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        copy_or_link(source, target, link=False)
+
+
+def _write_lists(dataset: Dataset, folder: Path, made: list[ManifestLine], real: str) -> None:
+    """What says which images a split has: the description of a pattern, published lists with the synthetic ones."""
+    layout = dataset.config.layout
+    if layout == "pattern":
+        text = replace(dataset.config, root=Path()).to_yaml()
+        (folder / DESCRIPTION_NAME).write_text(text, encoding="utf-8")
+    lists = {name: _lines_of(dataset.root / name) for name in _LISTS.get(layout, ()) if (dataset.root / name).exists()}
+    labels = dict(line.rpartition(" ")[::2] for name in _TRAIN_LISTS for line in lists.get(name, []))
+    for name, lines in lists.items():
+        kept = [] if name in _TRAIN_LISTS and real == "omit" else lines
+        if name == _TRAIN_LISTS[0]:
+            # A list's paths are below the folder of its images.
+            kept = kept + [f"{line.file.partition('/')[2]} {labels[line.source.partition('/')[2]]}" for line in made]
+        elif name == _TRAIN_LISTS[2]:
+            kept = kept + [line.file.partition("/")[2] for line in made]
+        (folder / name).write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _lines_of(path: Path) -> list[str]:
+    return [line.strip() for line in read_text(path, "list of images").split("\n") if line.strip()]
+
+
+def _write_annotations(file: Path, folder: Path, names: Mapping[str, str]) -> None:
+    table = read_npz(file)
+    new = [names[f"{FOLDERS['train']}/{name}"] for name in table.names.tolist()]
+    write_npz(folder / ANNOTATIONS_NAME, new, table.xy, table.visibility, table.source)
+
+
+def _require_read_back(dataset: Dataset, folder: Path, lines: list[ManifestLine], real: int) -> None:
+    """Raises `WorkFailed` unless the layout's own reader sees every image under its identity."""
+    there = replace(dataset, root=folder, where=folder).read("train")
+    row_of = {there.file(i): i for i in range(len(there))}
+    before = dataset.read("train")
+    of_source = {before.file(i): i for i in range(len(before))}
+    same_numbers = not (dataset.config.layout == "pattern" and real == 0)  # texts are numbered by those there are
+    for line in lines:
+        row = row_of.get(line.file)
+        source = of_source[line.source]
+        labels = (before.pids[source], before.camids[source])
+        if row is None or (same_numbers and (there.pids[row], there.camids[row]) != labels):
+            raise WorkFailed(f"{line.file}: is not read back as {line.source}'s person; use --layout market")
+    if len(there) != len(lines) + real or np.unique(there.names).size != len(there):
+        raise WorkFailed(f"{folder}: reads {len(there)} training images, wrote {len(lines) + real}")
