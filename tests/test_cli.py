@@ -301,7 +301,7 @@ BAD = [
     ),
     ("augment world --out new --generator none", "generator 'none': no such file"),
     ("augment world --out new --per-image 0", "per_image: 0, needed 1 to"),
-    ("augment world --out new --estimator openpose", "--estimator: unknown 'openpose'; known: keypoint-rcnn"),
+    ("augment world --out new --estimator openpose", "--estimator: unknown 'openpose'; known: posenet"),
     ("augment world --out new --weights tiny.safetensors", "--weights: of which estimator? needed --estimator too"),
     ("augment world --out new --gate --no-gate", "--gate, --no-gate: give one of them"),
     ("augment world --out new --gate contrast=1", "--gate: unknown key 'contrast'; did you mean 'min_contrast'?"),
