@@ -331,6 +331,7 @@ def test_copies_without_pose_are_counted(config: GenerateConfig) -> None:
     PoseBank.build(Keypoints(*poses(1, (128, 64), 4)), names=[TRAIN[3]]).save(config.bank.with_name("one"))
     summary = run(replace(config, bank=config.bank.with_name("one")))
     assert (summary.copies_without_pose, summary.synthetic) == (3, 24)
+    assert summary.rendering == "float32 by torch on cpu"
 
 
 def test_images_of_several_sizes(config: GenerateConfig) -> None:

@@ -47,6 +47,7 @@ class Summary:
         without_annotation: real images that have no keypoints.
         unusable_keypoints: real images with fewer than 8 joints inside the image.
         copies_without_pose: synthetic images for which the sampler found no valid pose.
+        rendering: what rendered, such as "bfloat16 by torch on cpu".
         seconds: of the whole run.
         images_per_second: images that this run rendered, kept or not, by the time of decoding, rendering and writing.
     """
@@ -58,6 +59,7 @@ class Summary:
     without_annotation: int
     unusable_keypoints: int
     copies_without_pose: int
+    rendering: str
     seconds: float
     images_per_second: float
 
@@ -223,6 +225,7 @@ def _generated(
         without_annotation=job.sources.without_annotation,
         unusable_keypoints=job.sources.unusable_keypoints,
         copies_without_pose=job.without_pose,
+        rendering=job.renderer.aug.core.describe(),
         seconds=time.perf_counter() - started,
         images_per_second=requested / rendering if requested else 0.0,
     )
