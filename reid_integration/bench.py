@@ -1,6 +1,5 @@
 """What rendering adds to a re-ID training step: python -m reid_integration.bench; `xingaug bench augment` runs it."""
 
-import copy
 import json
 import sys
 import threading
@@ -24,6 +23,7 @@ from xingaug.bench.timing import Timing, alternate, positive
 from xingaug.commands.parser import Parser
 from xingaug.errors import BadInput, guarded
 from xingaug.generators.base import PoseGenerator
+from xingaug.generators.core import Core
 from xingaug.generators.store import load_generator
 from xingaug.poses.bank import PoseBank
 
@@ -134,6 +134,16 @@ class _Epochs(PoseLoader):
             torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
 
+class _CountingCore(Core):
+    """A core that counts the rows that it renders."""
+
+    rows = 0
+
+    def __call__(self, images: Tensor, xy: Tensor, visibility: Tensor) -> Tensor:
+        self.rows += len(images)
+        return super().__call__(images, xy, visibility)
+
+
 class _Rendering:
     """Batches as training takes them from a `PoseLoader`, and how many of their rows were rendered."""
 
@@ -145,27 +155,23 @@ class _Rendering:
         pids, camids = np.arange(count) // 8, np.ones(count, np.int64)
         persons = Persons(names, names, poses[:count], pids, camids, np.zeros(count, bool))
         bank = PoseBank.build(poses, names=[f"pose{i}" for i in range(len(poses))], frame=generator.size)
-        generator = copy.deepcopy(generator)  # whose calls are counted here alone
-        generator.register_forward_pre_hook(self._count)
         augment = XingPose(generator, bank, p, reuse=reuse)
+        self._core = augment.core = _CountingCore(generator, augment.core.sigma, "auto", "auto")
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         self._loader = _Epochs(_Repeated(batch, persons), augment, ["random_flip", "random_crop"], size, mean, std)
-        self.rendered, self._rows, self._given = list[int](), 0, 0
+        self.rendered, self._given = list[int](), 0
         self._batches = iter(self._loader)
         for _ in range(3 * reuse if reuse > 1 else 0):
             self.step(lambda images: None)
 
     def step(self, train: Callable[[Tensor], None]) -> None:
         """Trains on the batch of the next epoch; ends when all that was started is done."""
-        before = self._rows
+        before = self._core.rows
         batch: dict[str, Any] = next(self._batches)
         self._given += 1
         train(batch["img"])
         self._loader.settle(self._given)
-        self.rendered.append(self._rows - before)
-
-    def _count(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._rows += len(inputs[0])
+        self.rendered.append(self._core.rows - before)
 
 
 class _Repeated:

@@ -282,7 +282,7 @@ def test_a_directory_of_something_else_is_refused(config: GenerateConfig) -> Non
     with pytest.raises(BadInput, match=r"config.json: not a configuration of generate"):
         run(config)
     file = config.out / "thesis.tex"
-    with pytest.raises(BadInput, match="not a directory"):
+    with pytest.raises(BadInput, match="is no directory"):
         run(replace(config, out=file))
 
 

@@ -451,7 +451,7 @@ def test_an_arm_may_train_on_another_folder(tree, tmp_path):
         ({"shares": [0.5, 0]}, "shares: [0.5, 0], needed numbers above 0 and up to 1, each once"),
         (
             {"arms": {"a": {"synthetic": "dreams"}}},
-            "arms.a.synthetic: 'dreams', needed one of offline, duplicates, oracle",
+            "arms.a.synthetic: 'dreams', needed one of none, offline, duplicates, oracle",
         ),
         ({"against": ["b"]}, "against: 'b' is none of the arms (real, xinggan_pose)"),
         ({"iterations": 0}, "iterations: 0"),

@@ -86,7 +86,9 @@ class Outcome:
         return np.unique(self.items("lost").sources).tolist()
 
 
-def describe(job: Job, outcome: Outcome, real: Mapping[str, str], sections: Sequence[tuple[str, str]] = ()) -> None:
+def describe(
+    job: Job, outcome: Outcome, real: Mapping[str, str], sections: Sequence[tuple[str, str]] = (), is_new: bool = True
+) -> None:
     """Writes keypoints, page, the hashes of real images and, as the last thing of all, the manifest; the journal ends.
 
     Args:
@@ -94,6 +96,7 @@ def describe(job: Job, outcome: Outcome, real: Mapping[str, str], sections: Sequ
         outcome: what became of its synthetic images.
         real: SHA-256 of its real ones, by path.
         sections: headings and HTML that the page begins with.
+        is_new: whether this run made an image; if not, the page of a finished dataset stays as it is.
     """
     config, renderer = job.config, job.renderer
     kept = outcome.items("kept")
@@ -107,7 +110,8 @@ def describe(job: Job, outcome: Outcome, real: Mapping[str, str], sections: Sequ
         np.concatenate([job.annotations.visibility[rows], poses.visibility.numpy()]),
         source="xingaug generate",
     )
-    _write_page(job, outcome, kept, sections)
+    if is_new or not all((config.out / name).exists() for name in (PAGE_NAME, MANIFEST_NAME)):
+        _write_page(job, outcome, kept, sections)
     if config.gate is not None:
         write_entries(config.out / REJECTED_NAME, _rejected(job, outcome))
     with atomic_write(config.out / REAL_NAME) as temporary:  # of a folder, `sha256sum --check` reads it
@@ -211,7 +215,10 @@ def _shown_rejected(job: Job, rejected: Items) -> list[PersonRow]:
         return []
     items = rejected[evenly_spaced(len(rejected), min(SHOWN, len(rejected)))]
     aug = job.renderer.aug
-    ungated = XingPose(aug.generator, aug.bank, p=1.0, sampler=aug.sampler, seed=aug.seed, fit=aug.fit)
+    ungated = XingPose(
+        aug.generator, aug.bank, p=1.0, sampler=aug.sampler, seed=aug.seed, fit=aug.fit,
+        dtype=aug.core.dtype, runtime=aug.core.runtime,
+    )  # fmt: skip
     renderer = Renderer(ungated, job.sources, job.renderer.store, job.renderer.journal, job.renderer.batch_size)
     with threads_of(renderer.device):
         pictures = {entry.name: sample for entry, sample in renderer.batch(items) if sample is not None}

@@ -208,7 +208,7 @@ def _generated(
             break
     requested, written = processes.total(requested), processes.total(written)
     if processes.is_first:
-        describe(job, outcome, real, sections)
+        describe(job, outcome, real, sections, is_new=requested > 0)
     lost = sorted({str(job.sources.split.names[row]) for row in outcome.lost()} | job.unreadable())
     if processes.is_first:
         write_unreadable(job.config.out, lost)
