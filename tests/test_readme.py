@@ -24,6 +24,7 @@ PAGES = [README, *sorted(path for path in (ROOT / "examples").glob("*.md") if pa
 # What makes an example small enough for a test.
 SHORTER = {
     "xingaug demo": ["--iterations", "1"],
+    "xingaug augment": ["--budget", "4", "--work", "work"],
     "xingaug train configs/train_market1501.yaml": ["steps=1", "batch_size=2", "validation.identities=1"],
     "xingaug train": ["steps=1", "data.identities=2", "data.poses=2", "batch_size=2", "validation.identities=0"],
     "xingaug world runs/pedestrians_starved": ["--identities", "16", "--images-per-identity", "6"],
