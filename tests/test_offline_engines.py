@@ -83,7 +83,7 @@ def test_processes_of_torchrun(config: GenerateConfig, reference: dict[str, str]
 def test_an_actor_tells_of_a_full_disk() -> None:
     actor = engines._Actor.__new__(engines._Actor)
     actor.parts, actor.renderer = ["part"], Full()  # type: ignore[assignment]
-    assert actor({"index": [0]}) == {"asked": [0], "kept": [0], "failed": ["x.jpg: No space left on device"]}
+    assert actor({"index": [0]}) == {"requested": [0], "kept": [0], "failed": ["x.jpg: No space left on device"]}
 
 
 class Full:
@@ -119,7 +119,7 @@ def test_processes_that_see_other_files_are_told(config: GenerateConfig, monkeyp
         """Hears of another annotation file from the first one."""
 
         def broadcast(self, message: str) -> str:
-            if message.isdigit():
+            if not message.startswith("["):  # a port or a precision
                 return message
             refused, facts = json.loads(message)
             return json.dumps([refused, {**facts, "annotations": "other"}])
