@@ -23,7 +23,7 @@ RUNTIMES: tuple[Runtime, ...] = ("auto", "torch", "openvino")
 """What computes; "auto" is OpenVINO where it is installed and takes the generator, which it computes sooner."""
 
 OPENVINO_PAYS = 1000
-"""Images from which on its conversion, once for a generator, costs less than it saves (measured)."""
+"""Images from which on its conversion, once for a generator, costs less than it saves (our estimate)."""
 
 CPU_SIZE = 8
 """Rows of a batch on a CPU. One size alone, so that an image's pixels do not depend on how many others there are."""
