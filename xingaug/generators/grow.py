@@ -13,7 +13,7 @@ _MASK = 4
 
 
 def with_ground(state: dict[str, Tensor], own: dict[str, Tensor], config: XingGANPlusPlusConfig) -> dict[str, Tensor]:
-    """Weights that render what they rendered before where the ground is black: new inputs count for nothing yet.
+    """Weights that render as before where the ground is the source itself: new inputs count for nothing yet.
 
     Args:
         state: weights of a network with a limb warp that does not keep the ground.

@@ -49,7 +49,7 @@ def frame(crops: list[Tensor], size: tuple[int, int], border: Tensor, padding: f
     device = crops[0].device
     images = border.to(device)[:, None, None].repeat(len(crops), 1, *size)
     scale, offset = torch.empty(2, len(crops), 2)
-    for shape, rows in _by_size(crops).items():
+    for shape, rows in rows_by_size(crops).items():
         inner = _inner_size(shape, size, padding)
         top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
         stacked = torch.stack([crops[i] for i in rows])
@@ -61,7 +61,7 @@ def frame(crops: list[Tensor], size: tuple[int, int], border: Tensor, padding: f
     return Frames(images, scale.to(device), offset.to(device))
 
 
-def _by_size(crops: list[Tensor]) -> dict[tuple[int, int], list[int]]:
+def rows_by_size(crops: list[Tensor]) -> dict[tuple[int, int], list[int]]:
     """Rows of the crops of each (height, width)."""
     rows: dict[tuple[int, int], list[int]] = {}
     for i, crop in enumerate(crops):

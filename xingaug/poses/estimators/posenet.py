@@ -21,6 +21,7 @@ from xingaug.generators.fast import has_bfloat16
 from xingaug.inputs import read_bytes
 from xingaug.keypoints import JOINTS, Keypoints
 from xingaug.poses.estimators.base import weights_name
+from xingaug.poses.estimators.frames import rows_by_size
 
 SIZE = (128, 64)
 """Height and width of the images that the network takes, in pixels."""
@@ -141,13 +142,12 @@ class PoseNetFinder:
     def __call__(self, images: list[Tensor]) -> Keypoints:
         """Images of any sizes -> (B,)."""
         poses = torch.zeros(len(images), len(JOINTS), 3, device=self.device)
-        for shape in dict.fromkeys(image.shape for image in images):
-            rows = [i for i, image in enumerate(images) if image.shape == shape]
+        for size, rows in rows_by_size(images).items():
             batch = torch.stack([images[i] for i in rows])
-            if shape[-2:] != SIZE:
+            if size != SIZE:
                 batch = F.interpolate(batch, SIZE, mode="bilinear", antialias=True)
             found = joints_of(*self._network(batch.to(self._dtype, memory_format=torch.channels_last)))
-            poses[rows] = torch.cat([found.resize(SIZE, (shape[1], shape[2])).xy, found.visibility[..., None]], -1)
+            poses[rows] = torch.cat([found.resize(SIZE, size).xy, found.visibility[..., None]], -1)
         return Keypoints(poses[..., :2], poses[..., 2])
 
 

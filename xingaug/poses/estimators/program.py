@@ -8,6 +8,7 @@ from torch import Tensor
 from xingaug.errors import BadInput
 from xingaug.keypoints import JOINTS, Keypoints
 from xingaug.poses.estimators.base import weights_name
+from xingaug.poses.estimators.frames import rows_by_size
 from xingaug.programs import load_program, run_program
 
 
@@ -31,8 +32,7 @@ class Program:
             BadInput: the program does not take them, or returns another shape or other values.
         """
         poses = torch.zeros(len(images), len(JOINTS), 3, device=self.device)
-        for shape in dict.fromkeys(image.shape for image in images):
-            rows = [i for i, image in enumerate(images) if image.shape == shape]
+        for rows in rows_by_size(images).values():
             batch = torch.stack([images[i] for i in rows])
             found = run_program(self._network, self.path, batch)
             needed = (len(rows), len(JOINTS), 3)
