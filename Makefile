@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 
 # One thread a worker: two of them share a busy machine far better than two threads that wait for each other.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
