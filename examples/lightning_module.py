@@ -23,7 +23,7 @@ from xingaug.images import bytes_to_unit, read_image
 SIZE = (128, 64)
 
 
-class Persons(Dataset[dict[str, Any]]):
+class TrainingImages(Dataset[dict[str, Any]]):
     """Clean images in [0, 1] with their keypoints, names and labels."""
 
     def __init__(self, root: Path) -> None:
@@ -46,7 +46,7 @@ class Persons(Dataset[dict[str, Any]]):
 class Classifier(lightning.LightningModule):
     """A small classifier of identities whose training batches are re-rendered."""
 
-    def __init__(self, data: Persons) -> None:
+    def __init__(self, data: TrainingImages) -> None:
         super().__init__()
         names, pids, camids = data.split.names, data.split.pids, data.split.camids
         bank = xingaug.PoseBank.build(data.keypoints, names=names, pids=pids, camids=camids)
@@ -75,7 +75,7 @@ class Classifier(lightning.LightningModule):
 
 def main(root: Path, epochs: int = 2) -> int:
     """Trains; returns how many rows were rendered."""
-    data = Persons(root)
+    data = TrainingImages(root)
     model = Classifier(data)
     trainer = lightning.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False)
     trainer.fit(model, DataLoader(data, batch_size=16, shuffle=True))

@@ -11,7 +11,7 @@ A generated image is compared with the true one: the same person, camera and bac
   four true images of each, in other poses, under cameras and before backgrounds other than those of the query.
 
 The same is measured of the true images, the most that can be reached, and of copies of the source.
-The two judges are trained once, which takes some minutes on two cores, and kept in --cache with the test images.
+The two networks are trained once, which takes some minutes on two cores, and kept in --cache with the test images.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from xingaug.keypoints import FLIP_ORDER, JOINTS, MIN_VISIBLE, Keypoints, render
 from xingaug.report.figures import skeleton
 from xingaug.training.quality import measure as measure_quality
 
-VERSION = 1  # of judges and test images, part of their file names; raised when the same settings give others
+VERSION = 1  # of networks and test images, part of their file names; raised when the same settings give others
 TEST_SEED, JUDGE_SEED = 900_000, 800_000  # far above the seeds of the training configurations
 GALLERY_IMAGES = 4  # of each test person, each under another camera
 TRAINING_IMAGES = 16  # of each training person
@@ -55,13 +55,13 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Settings:
-    """What test images and judges depend on."""
+    """What test images and networks depend on."""
 
     identities: int = 100
     poses: int = 10
     seed: int = 77
     training_identities: int = 300
-    judge_steps: int = 2000
+    network_steps: int = 2000
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-class PoseJudge(nn.Module):
+class JointFinder(nn.Module):
     """Keypoint network: down to a sixteenth of the image's resolution, and back to a quarter."""
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ class PoseJudge(nn.Module):
         return Keypoints(places, torch.ones(places.shape[:2])).resize(MAPS, ped.SIZE).xy.numpy()
 
 
-class ReidJudge(nn.Module):
+class PersonClassifier(nn.Module):
     """Re-ID network: eight stripes of a convolutional map, reduced to one vector."""
 
     def __init__(self, persons: int) -> None:
@@ -225,19 +225,19 @@ def _signed(images: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def _applied(judge: nn.Module, images: np.ndarray) -> Tensor:
-    return torch.cat([judge(_signed(images[i : i + 64])) for i in range(0, len(images), 64)])
+def _applied(network: nn.Module, images: np.ndarray) -> Tensor:
+    return torch.cat([network(_signed(images[i : i + 64])) for i in range(0, len(images), 64)])
 
 
-def train_judge(judge: PoseJudge | ReidJudge, data: ped.RenderedBatch, settings: Settings) -> None:
+def train_network(network: JointFinder | PersonClassifier, data: ped.RenderedBatch, settings: Settings) -> None:
     """AdamW; the learning rate rises to 2e-3 over a tenth of the steps, then falls to 0."""
     rng = np.random.default_rng([JUDGE_SEED, settings.seed])
-    optimiser = torch.optim.AdamW(judge.parameters(), weight_decay=1e-4)
-    steps = settings.judge_steps
-    for step in tqdm(range(steps), desc=type(judge).__name__, disable=None):
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=1e-4)
+    steps = settings.network_steps
+    for step in tqdm(range(steps), desc=type(network).__name__, disable=None):
         optimiser.param_groups[0]["lr"] = 2e-3 * min(10 * (step + 1) / steps, (steps - step) / (0.9 * steps))
         rows = rng.choice(len(data.images), min(BATCH, len(data.images)), replace=False)
-        loss = judge.loss(*_augmented(data, rows, rng), torch.from_numpy(rows // TRAINING_IMAGES))
+        loss = network.loss(*_augmented(data, rows, rng), torch.from_numpy(rows // TRAINING_IMAGES))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -256,37 +256,37 @@ def _augmented(data: ped.RenderedBatch, rows: Rows, rng: np.random.Generator) ->
     return ((images + 1) * gains - 1).clamp(-1, 1), keypoints.crop(top, left, ped.SIZE)
 
 
-def load_judges(settings: Settings, cache: Path) -> tuple[PoseJudge, ReidJudge]:
-    """The judges, trained where the cache has them not yet."""
+def load_networks(settings: Settings, cache: Path) -> tuple[JointFinder, PersonClassifier]:
+    """The networks, trained where the cache has them not yet."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        judges = PoseJudge(), ReidJudge(settings.training_identities)
+        networks = JointFinder(), PersonClassifier(settings.training_identities)
     data = None
-    for judge in judges:
-        name = f"{type(judge).__name__}_{settings.training_identities}x{settings.judge_steps}_seed{settings.seed}"
+    for network in networks:
+        name = f"{type(network).__name__}_{settings.training_identities}x{settings.network_steps}_seed{settings.seed}"
         path = cache / f"{name}_v{VERSION}.safetensors"
         if not path.exists():
             data = draw_training_set(settings) if data is None else data
-            train_judge(judge.to(memory_format=torch.channels_last), data, settings)
+            train_network(network.to(memory_format=torch.channels_last), data, settings)
             with atomic_write(path) as temporary:
-                temporary.write_bytes(save({k: v.contiguous() for k, v in judge.state_dict().items()}))
-        judge.load_state_dict(load_file(path))
-        judge.to(memory_format=torch.channels_last).eval()
-    return judges
+                temporary.write_bytes(save({k: v.contiguous() for k, v in network.state_dict().items()}))
+        network.load_state_dict(load_file(path))
+        network.to(memory_format=torch.channels_last).eval()
+    return networks
 
 
-def measure(images: np.ndarray, test: TestSet, judges: tuple[PoseJudge, ReidJudge]) -> Figures:
+def measure(images: np.ndarray, test: TestSet, networks: tuple[JointFinder, PersonClassifier]) -> Figures:
     """Compares one image for each target with the true ones.
 
     Args:
         images: (N, 128, 64, 3) uint8, in the order of `test.target`.
         test: the true images.
-        judges: networks that find joints and persons.
+        networks: networks that find joints and persons.
     """
     quality = measure_quality(images, test.target.images, test.masks)
-    distance = np.linalg.norm(judges[0].joints(images) - test.target.xy, axis=2)
+    distance = np.linalg.norm(networks[0].joints(images) - test.target.xy, axis=2)
     pck = (distance <= RADIUS_PX)[test.target.visibility > 0].mean()
-    nearest = (judges[1].features(images) @ judges[1].features(test.gallery.images).T).argmax(1).numpy()
+    nearest = (networks[1].features(images) @ networks[1].features(test.gallery.images).T).argmax(1).numpy()
     rank1 = (nearest // GALLERY_IMAGES == test.persons).mean()
     return Figures(quality.ssim, float(quality.person_ssim or 0), float(pck), float(rank1))
 
@@ -336,30 +336,32 @@ def measure_generators(
     """Figures of the true images, of copies of the source, and of each generator by its name.
 
     Args:
-        settings: of test images and judges.
+        settings: of test images and networks.
         generators: bundled names or .safetensors files.
-        cache: directory of judges and test images.
+        cache: directory of networks and test images.
         sheet: PNG to write, with the first target of 8 persons.
         failures: PNG to write, with the 8 persons of whom the first generator's worst image is worst.
     """
-    networks = {name: _load(name) for name in generators}  # before the work that takes minutes
+    loaded = {name: _load(name) for name in generators}  # before the work that takes minutes
     test = load_test_set(settings, cache)
-    judges = load_judges(settings, cache)
+    networks = load_networks(settings, cache)
     images = {TRUE: test.target.images, COPY: test.source.images[test.persons]}
-    images |= {name: render_targets(network, test) for name, network in networks.items()}
+    images |= {name: render_targets(network, test) for name, network in loaded.items()}
     generated = [images[name] for name in generators]
     if sheet is not None:
         write_sheet(sheet, np.unique(test.persons, return_index=True)[1], generated, test)
     if failures is not None:
         write_sheet(failures, worst_first(generated[0], test), generated, test)
-    return {name: measure(these, test, judges) for name, these in images.items()}
+    return {name: measure(these, test, networks) for name, these in images.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; exit code 0 done, 1 failed while working, 2 bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generator", nargs="+", required=True, help="bundled names or .safetensors files")
-    parser.add_argument("--cache", type=Path, default=Path("runs/judges"), help="directory of judges and test images")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("runs/networks"), help="directory of networks and test images"
+    )
     parser.add_argument("--sheet", type=Path, help="PNG to write, with 8 persons")
     parser.add_argument("--failures", type=Path, help="PNG to write, with the first generator's 8 worst persons")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -22,7 +22,7 @@ from xingaug.images import read_image
 SIZE = (128, 64)
 
 
-class Persons(Dataset[dict[str, Any]]):
+class TrainingImages(Dataset[dict[str, Any]]):
     """Images and keypoints as tv_tensors in one sample."""
 
     def __init__(self, root: Path, transform: v2.Transform) -> None:
@@ -60,7 +60,7 @@ def main(root: Path, epochs: int = 2) -> int:
             v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    loader = DataLoader(Persons(root, transform), batch_size=32, num_workers=2, persistent_workers=True)
+    loader = DataLoader(TrainingImages(root, transform), batch_size=32, num_workers=2, persistent_workers=True)
     for epoch in range(epochs):
         pose.set_epoch(epoch)
         rendered = sum(int(batch["is_synthetic"].sum()) for batch in loader)

@@ -24,7 +24,7 @@ from xingaug.images import bytes_to_unit, read_image
 SIZE = (128, 64)
 
 
-class Persons(Dataset[dict[str, Any]]):
+class TrainingImages(Dataset[dict[str, Any]]):
     """Images with their keypoints, as `RenderingLoader` reads them."""
 
     def __init__(self, root: Path) -> None:
@@ -50,7 +50,7 @@ class Persons(Dataset[dict[str, Any]]):
 def main(root: Path, epochs: int = 2) -> float:
     """Trains a small classifier of identities; returns its last loss."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = Persons(root)
+    data = TrainingImages(root)
     names, pids, camids = data.split.names, data.split.pids, data.split.camids
     bank = xingaug.PoseBank.build(data.keypoints, names=names, pids=pids, camids=camids)
     generator = xingaug.load_generator("pedestrians-small", device)

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from reid_integration.config import AugmentConfig, listed
-from reid_integration.loader import Persons, PoseLoader, attach_poses
+from reid_integration.loader import PoseLoader, TrainingImages, attach_poses
 from xingaug.augment.gate import GateConfig, build_gate
+from xingaug.augment.grounds import COUNT, Grounds, split_of
 from xingaug.augment.transform import XingPose
 from xingaug.config import from_mapping, to_mapping
 from xingaug.data.names import ends_among
@@ -43,7 +44,7 @@ def attach(
     Args:
         manager: torchreid's `ImageDataManager`.
         chosen: how.
-        transforms: those that the data manager was built with; likewise `norm_mean` and `norm_std`.
+        transforms: those that the data manager was built with, as are `norm_mean` and `norm_std`.
         norm_mean: per channel.
         norm_std: per channel.
         seed: of the draws.
@@ -62,15 +63,16 @@ def attach(
     if getattr(manager.train_loader.dataset, "k_tfm", 1) != 1:
         raise BadInput("k_tfm: the data manager gives several views of an image; needed 1")
     size = (int(generator.size[0]), int(generator.size[1]))  # type: ignore[index]
-    persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data], chosen.annotations)
+    persons = TrainingImages.read([entry[0] for entry in manager.train_loader.dataset.data], chosen.annotations)
     poses = persons.real_poses(size)  # also says whether the keypoints fit the images
     bank = PoseBank.load(Path(chosen.bank)) if chosen.bank else cached_bank(persons, size, poses)
     _require_training_poses(bank, manager, persons, chosen.bank)
     gate = build_gate(chosen.gate, size, device) if isinstance(chosen.gate, GateConfig) else None
     try:
+        grounds = other_grounds(generator, persons, chosen.ground, seed)
         augment = XingPose(
             generator, bank, chosen.p, chosen.sampler, seed, chosen.mode, fit=chosen.fit,
-            gate=gate, reuse=chosen.reuse, dtype=chosen.dtype, runtime=chosen.runtime,
+            gate=gate, reuse=chosen.reuse, dtype=chosen.dtype, runtime=chosen.runtime, grounds=grounds,
         )  # fmt: skip
     except ValueError as error:
         raise BadInput(f"augment.{error}") from None
@@ -80,10 +82,33 @@ def attach(
     )  # fmt: skip
     rendering = augment.core.describe()
     _LOG.info("augment: rendering in %s", rendering)
-    return {"generator": str(generator.content_hash), "bank": bank.content_hash, "rendering": rendering}
+    return {
+        "generator": str(generator.content_hash), "bank": bank.content_hash, "rendering": rendering,
+        "ground": grounds.describe() if grounds is not None else "their own",
+    }  # fmt: skip
 
 
-def _require_training_poses(bank: PoseBank, manager: Any, persons: Persons, path: str | None) -> None:
+def other_grounds(generator: nn.Module, persons: TrainingImages, share: float | None, seed: int) -> Grounds | None:
+    """Grounds of training images for rendered persons to stand on; None where each keeps its own.
+
+    Args:
+        generator: that renders them.
+        persons: the training images.
+        share: of the rendered persons; None is all where the generator tells persons from the ground, else none.
+        seed: of the draws.
+
+    Raises:
+        BadInput: an image cannot be read.
+        ValueError: a share above 0 with a generator that does not tell persons from the ground.
+    """
+    wanted = float(split_of(generator) is not None) if share is None else share
+    if not wanted:
+        return None
+    size = (int(generator.size[0]), int(generator.size[1]))  # type: ignore[index]
+    return Grounds.of(generator, *persons.some(COUNT, size, seed), wanted, seed)
+
+
+def _require_training_poses(bank: PoseBank, manager: Any, persons: TrainingImages, path: str | None) -> None:
     """Raises `BadInput` if the bank holds poses of query or gallery images, which training must not see."""
     tests = [entry[0] for splits in manager.test_dataset.values() for part in splits.values() for entry in part]
     names = bank.names.tolist()
@@ -95,7 +120,7 @@ def _require_training_poses(bank: PoseBank, manager: Any, persons: Persons, path
         )
 
 
-def cached_bank(persons: Persons, frame: tuple[int, int], poses: Keypoints | None = None) -> PoseBank:
+def cached_bank(persons: TrainingImages, frame: tuple[int, int], poses: Keypoints | None = None) -> PoseBank:
     """The bank of the training images, built on first use and kept by its content.
 
     It lies in `$XDG_CACHE_HOME/xingaug/banks`, by default below `~/.cache`, under a hash of names, poses in the frame,
@@ -156,10 +181,10 @@ def attach_config(manager: Any, cfg: Any) -> PoseLoader | None:
     """
     from reid_integration.datamanager import require_real_and_apart  # imports torchreid, which takes seconds
 
-    asked: Mapping[str, Any] = cfg.augment
-    if not asked["name"]:
+    wanted: Mapping[str, Any] = cfg.augment
+    if not wanted["name"]:
         return None
-    chosen = from_mapping(AugmentConfig, dict(asked), "configuration", "augment.")
+    chosen = from_mapping(AugmentConfig, dict(wanted), "configuration", "augment.")
     device = torch.device("cuda" if cfg.use_gpu and torch.cuda.is_available() else "cpu")
     require_real_and_apart(manager)
     data = cfg.data

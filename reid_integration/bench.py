@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reid_integration.compat import load_torchreid, quiet
 from reid_integration.evaluation import evaluate_features
-from reid_integration.loader import Persons, PoseLoader
+from reid_integration.loader import PoseLoader, TrainingImages
 from xingaug.augment.transform import XingPose
 from xingaug.bench.networks import example_batch, example_keypoints
 from xingaug.bench.timing import Timing, alternate, positive
@@ -153,7 +153,7 @@ class _Rendering:
         count, poses = len(batch["row"]), example_keypoints(4096, generator.size)
         names = [f"{i // 8:04d}_c1s1_{i:06d}_00.jpg" for i in range(count)]
         pids, camids = np.arange(count) // 8, np.ones(count, np.int64)
-        persons = Persons(names, names, poses[:count], pids, camids, np.zeros(count, bool))
+        persons = TrainingImages(names, names, poses[:count], pids, camids, np.zeros(count, bool))
         bank = PoseBank.build(poses, names=[f"pose{i}" for i in range(len(poses))], frame=generator.size)
         augment = XingPose(generator, bank, p, reuse=reuse)
         self._core = augment.core = _CountingCore(generator, augment.core.sigma, "auto", "auto")
@@ -177,7 +177,7 @@ class _Rendering:
 class _Repeated:
     """In the place of a DataLoader: the same batch for ever."""
 
-    def __init__(self, batch: dict[str, Any], persons: Persons) -> None:
+    def __init__(self, batch: dict[str, Any], persons: TrainingImages) -> None:
         self.batch, self.dataset = batch, SimpleNamespace(persons=persons)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from reid_integration.attach import cached_bank
-from reid_integration.loader import Persons, PoseLoader, is_synthetic
+from reid_integration.attach import cached_bank, other_grounds
+from reid_integration.loader import PoseLoader, TrainingImages, is_synthetic
 from xingaug.augment.batch import build_batch_chain, erase
 from xingaug.augment.gate import GateConfig, build_gate
 from xingaug.augment.transform import XingPose
@@ -60,7 +60,7 @@ Record = Sequence[Any]
 """(path, pid, camid), and whatever follows; pids and camids are numbers or texts."""
 
 
-def persons_of(records: Sequence[Record], annotations: str | Path) -> Persons:
+def persons_of(records: Sequence[Record], annotations: str | Path) -> TrainingImages:
     """What is known of the images of a dataset that lists its records.
 
     Args:
@@ -82,7 +82,7 @@ def persons_of(records: Sequence[Record], annotations: str | Path) -> Persons:
         names = [os.path.relpath(path, common) for path in paths]
     pids, camids = (_numbered([record[column] for record in records]) for column in (1, 2))
     synthetic = np.array([is_synthetic(path) for path in paths], bool)
-    return Persons(paths, names, table.keypoints(rows), pids, camids, synthetic, str(annotations))
+    return TrainingImages(paths, names, table.keypoints(rows), pids, camids, synthetic, str(annotations))
 
 
 def _numbered(values: Sequence[Hashable]) -> np.ndarray:
@@ -103,7 +103,7 @@ class PathLoader(PoseLoader):
         self,
         loader: DataLoader[Any],
         augment: XingPose,
-        persons: Persons,
+        persons: TrainingImages,
         fields: Fields,
         finish: Callable[[tuple[int, int]], Callable[[Tensor, torch.Generator], Tensor]],
         steps_per_epoch: int | None = None,
@@ -132,7 +132,7 @@ class PathLoader(PoseLoader):
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
     @property
-    def persons(self) -> Persons:
+    def persons(self) -> TrainingImages:
         """Of the images."""
         return self._persons
 
@@ -212,10 +212,11 @@ def render_by_path(
         fields: where a batch has what.
         transforms: torchreid's names of what rendered rows go through.
         mean: of the normalisation, per channel, of images in [0, 1].
-        std: likewise.
+        std: of it, per channel.
         device: where images are rendered, and come out.
         gate: which rendered images are good enough; None lets all through.
-        options: of `XingPose`: p, sampler, seed, fit, reuse.
+        options: of `XingPose`: p, sampler, seed, fit, reuse; and `ground`, the share of the rendered persons that
+            is put on another training image's ground (None: all where the generator tells persons from the ground).
 
     Raises:
         BadInput: something that is named cannot be used.
@@ -246,7 +247,8 @@ def render_fastreid(
         erasing: probability of random erasing, which fills with ImageNet's mean (`cfg.INPUT.REA.PROB`).
         device: where images are rendered, and come out.
         gate: which rendered images are good enough; None lets all through.
-        options: of `XingPose`: p, sampler, seed, fit, reuse.
+        options: of `XingPose`: p, sampler, seed, fit, reuse; and `ground`, the share of the rendered persons that
+            is put on another training image's ground (None: all where the generator tells persons from the ground).
 
     Raises:
         BadInput: something that is named cannot be used, or the loader is none of fast-reid's.
@@ -277,13 +279,15 @@ def _prepared(
     device: str | torch.device,
     gate: GateConfig | None,
     options: Mapping[str, Any],
-) -> tuple[XingPose, Persons]:
+) -> tuple[XingPose, TrainingImages]:
     persons = persons_of(records, annotations)
     network = load_generator(generator, device)
     size = (int(network.size[0]), int(network.size[1]))
     judge = None if gate is None else build_gate(gate, size, device)
     bank = cached_bank(persons, size, persons.real_poses(size))
+    chosen = dict(options)
     try:
-        return XingPose(network, bank, gate=judge, **options), persons
+        grounds = other_grounds(network, persons, chosen.pop("ground", None), chosen.get("seed", 0))
+        return XingPose(network, bank, gate=judge, grounds=grounds, **chosen), persons
     except (TypeError, ValueError) as error:
         raise BadInput(str(error)) from None

@@ -338,6 +338,9 @@ class AugmentConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of rendering; auto: bfloat16 where the device has it
     runtime: Literal["auto", "torch", "openvino"] = "auto"  # auto: OpenVINO on a CPU where it is installed
     fit: Literal["frame", "source"] = "frame"  # a pose stands where it was seen, or where and as large as the source
+    # Share of the rendered persons that is put on another training image's ground; null: all where the generator tells
+    # persons from the ground, as market1501-augment does, else none.
+    ground: float | None = None
     reuse: int = 1  # epochs that draw an image before it gets a new pose; till then its rendered image is served again
     start_epoch: int = 0  # first epoch (counted from 0) with rendered images
     stop_epoch: int | None = None  # first epoch without them again; null: never
@@ -362,6 +365,8 @@ class AugmentConfig:
             self, smoothing=(0, 1), weight=(0, 1e6), warmup_epochs=(0, MAX_COUNT), p=(0, 1), reuse=(1, MAX_COUNT),
             start_epoch=(0, MAX_COUNT),
         )  # fmt: skip
+        if self.ground is not None:
+            require_numbers(self, ground=(0, 1))
         if self.seed is not None:
             require_numbers(self, seed=(0, MAX_SEED))
         if (self.labels == "soft") != (self.teacher is not None):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xingaug.augment.batch import build_batch_chain
+from xingaug.augment.checks import usable
 from xingaug.augment.loader import RenderingLoader, take
 from xingaug.augment.output import PoseDraw, Skipped, XingPoseOutput
 from xingaug.augment.transform import XingPose
@@ -31,7 +32,7 @@ from xingaug.poses.draws import keyed_uniform
 
 
 @dataclass(frozen=True, eq=False)
-class Persons:
+class TrainingImages:
     """What is known of the training images beside torchreid's tuples, in the order of the dataset.
 
     Attributes:
@@ -55,7 +56,7 @@ class Persons:
     file: str = ""
 
     @classmethod
-    def read(cls, paths: Sequence[str], annotations: str | Path | None = None) -> "Persons":
+    def read(cls, paths: Sequence[str], annotations: str | Path | None = None) -> "TrainingImages":
         """Looks the images up by name.
 
         Args:
@@ -116,6 +117,28 @@ class Persons:
         frames = np.array([image_size(self.paths[i]) for i in real.tolist()], np.int64).reshape(-1, 2)
         return bring_to(frame, self.keypoints[real], frames, self.file)
 
+    def some(self, count: int, frame: tuple[int, int], seed: int) -> tuple[np.ndarray, Keypoints]:
+        """Some of the real images whose persons are known, the same for the same seed.
+
+        Args:
+            count: how many at most.
+            frame: (height, width) that they are brought to.
+            seed: of the draws.
+
+        Returns:
+            (n, H, W, 3) uint8 and the keypoints (n,) in the frame.
+
+        Raises:
+            BadInput: an image cannot be read.
+        """
+        known = np.flatnonzero(~self.synthetic & usable(self.keypoints).numpy())
+        draws = keyed_uniform(seed, 0, [self.names[i] for i in known.tolist()], "some")
+        rows = np.sort(known[np.argsort(draws, kind="stable")[:count]])
+        frames = np.array([image_size(self.paths[i]) for i in rows.tolist()], np.int64).reshape(-1, 2)
+        images = [read_image(self.paths[i], frame) for i in rows.tolist()]
+        pictures = np.stack(images) if images else np.empty((0, *frame, 3), np.uint8)
+        return pictures, bring_to(frame, self.keypoints[rows], frames, self.file)
+
     def build_bank(self, frame: tuple[int, int], poses: Keypoints | None = None) -> PoseBank:
         """A bank of the real images' poses in a frame of (height, width); `poses` where they were taken already."""
         real = np.flatnonzero(~self.synthetic)
@@ -155,7 +178,7 @@ class PosedImages(Dataset[dict[str, Any]]):
     that frame, `row` the index. They draw no random number, so the tensors stay what they are without them.
     """
 
-    def __init__(self, base: Any, persons: Persons, size: tuple[int, int]) -> None:
+    def __init__(self, base: Any, persons: TrainingImages, size: tuple[int, int]) -> None:
         """Wraps `base`.
 
         Args:
@@ -238,9 +261,9 @@ class PoseLoader(RenderingLoader):
         self.skipped = dict.fromkeys(vars(Skipped()), 0)
 
     @property
-    def persons(self) -> Persons:
+    def persons(self) -> TrainingImages:
         """Of the images, in the order of the dataset."""
-        persons: Persons = self.loader.dataset.persons  # type: ignore[attr-defined]
+        persons: TrainingImages = self.loader.dataset.persons  # type: ignore[attr-defined]
         return persons
 
     def rendered(self, batch: dict[str, Any], epoch: int, step: int) -> dict[str, Any]:
@@ -321,7 +344,7 @@ def synthetic_rows(batch: Mapping[str, Any]) -> Tensor:
 def attach_poses(
     datamanager: Any,
     augment: XingPose,
-    persons: Persons,
+    persons: TrainingImages,
     transforms: Sequence[str] = ("random_flip",),
     norm_mean: Sequence[float] = (0.485, 0.456, 0.406),
     norm_std: Sequence[float] = (0.229, 0.224, 0.225),
@@ -335,7 +358,7 @@ def attach_poses(
         datamanager: torchreid's `ImageDataManager`, whose sampler, batch size and workers are kept.
         augment: draws and renders.
         persons: of the training images, in the order of the dataset.
-        transforms: those that the data manager was built with; likewise `norm_mean` and `norm_std`.
+        transforms: those that the data manager was built with, as are `norm_mean` and `norm_std`.
         norm_mean: per channel.
         norm_std: per channel.
         start_epoch: first epoch with rendered rows.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from reid_integration.loader import Persons
+from reid_integration.loader import TrainingImages
 from xingaug.augment.output import PoseDraw
 from xingaug.augment.transform import XingPose
 from xingaug.images import bytes_to_unit, read_image
@@ -84,7 +84,7 @@ class PosedFeatures:
         Raises:
             BadInput: no keypoints, or an image that cannot be read.
         """
-        persons = Persons.read(paths, self.annotations)
+        persons = TrainingImages.read(paths, self.annotations)
         total = F.normalize(own, dim=1) if self.normalize else own.clone()
         counts = torch.ones(len(paths))
         was_training = model.training
@@ -104,7 +104,7 @@ class PosedFeatures:
             model.train(was_training)
         return total / counts[:, None]
 
-    def _sources(self, persons: Persons, numbers: Sequence[int]) -> tuple[Tensor, Keypoints]:
+    def _sources(self, persons: TrainingImages, numbers: Sequence[int]) -> tuple[Tensor, Keypoints]:
         """Images uint8 (B, h, w, 3) at the generator's size, and the persons in them."""
         height, width = self.renderer.size
         pictures, people = [], []

@@ -18,7 +18,7 @@ from xingaug.images import read_image
 from xingaug.keypoints import MIN_VISIBLE, Keypoints, render_heatmaps
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = {"identities": 4, "poses": 2, "seed": 3, "training_identities": 2, "judge_steps": 1}
+TINY = {"identities": 4, "poses": 2, "seed": 3, "training_identities": 2, "network_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def example() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("judges")
+    return tmp_path_factory.mktemp("networks")
 
 
 def words(cache: Path, *more: str) -> list[str]:
@@ -62,7 +62,7 @@ def test_a_generator_is_measured_and_the_judges_are_kept(
 
     kept = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
     assert sorted(path.suffix for path in kept) == [".npz", ".safetensors", ".safetensors"]
-    for work in ("draw_test_set", "draw_training_set", "train_judge"):
+    for work in ("draw_test_set", "draw_training_set", "train_network"):
         monkeypatch.setattr(example, work, lambda *_: pytest.fail("the cache was not used"))
     assert example.main(words(cache, "--json")) == 0
     assert json.loads(capsys.readouterr().out) == first
@@ -84,8 +84,8 @@ def test_failures_begin_with_the_worst_and_show_each_person_once(example: Module
 
 def test_true_images_in_place_of_generated_ones(example: ModuleType, cache: Path) -> None:
     settings = example.Settings(**TINY)
-    test, judges = example.load_test_set(settings, cache), example.load_judges(settings, cache)
-    true = example.measure(test.target.images, test, judges)
+    test, networks = example.load_test_set(settings, cache), example.load_networks(settings, cache)
+    true = example.measure(test.target.images, test, networks)
     assert true.ssim == pytest.approx(1)
     assert true.person_ssim == pytest.approx(1)
     again = example.measure_generators(settings, [], cache)
@@ -134,7 +134,7 @@ def test_joints_and_ranks_are_counted(example: ModuleType, cache: Path) -> None:
     gallery = torch.eye(4).repeat_interleave(example.GALLERY_IMAGES, 0)
     for keypoints, share in ((wanted, 1.0), (moved, 0.0)):
         oracle = Oracle(example._signed(test.target.images), keypoints, [queries, gallery])
-        found = torch.from_numpy(example.PoseJudge.joints(oracle, test.target.images))
+        found = torch.from_numpy(example.JointFinder.joints(oracle, test.target.images))
         near = (found - wanted.xy).norm(dim=2) <= example.RADIUS_PX
         assert near[inside].float().mean() == share
         oracle.joints = lambda images, found=found: found.numpy()  # type: ignore[assignment]

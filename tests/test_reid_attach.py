@@ -10,14 +10,15 @@ from reid_world import StandIn, settings, write_tree
 from yacs.config import CfgNode
 
 from reid_integration import add_config, attach_config
-from reid_integration.attach import cached_bank
+from reid_integration.attach import cached_bank, other_grounds
 from reid_integration.config import reid_config
 from reid_integration.datamanager import build_datamanager
-from reid_integration.loader import Persons, PoseLoader
+from reid_integration.loader import PoseLoader, TrainingImages
 from reid_integration.train import run
 from xingaug.data.annotations import read_npz, write_npz
 from xingaug.data.pedestrians import write_world
 from xingaug.errors import BadInput
+from xingaug.generators import XingGANPlusPlus
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
 
@@ -29,8 +30,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tree(tmp_path_factory.mktemp("data") / "world")
 
 
-def read(tree: Path) -> Persons:
-    return Persons.read([str(path) for path in sorted((tree / "bounding_box_train").iterdir())])
+def read(tree: Path) -> TrainingImages:
+    return TrainingImages.read([str(path) for path in sorted((tree / "bounding_box_train").iterdir())])
 
 
 def test_a_bank_is_built_once_and_kept_by_its_content(
@@ -40,7 +41,7 @@ def test_a_bank_is_built_once_and_kept_by_its_content(
     persons = read(tree)
     first = cached_bank(persons, (128, 64))
     (kept,) = (tmp_path / "xingaug" / "banks").iterdir()
-    monkeypatch.setattr(Persons, "build_bank", lambda *_: pytest.fail("it is kept"))
+    monkeypatch.setattr(TrainingImages, "build_bank", lambda *_: pytest.fail("it is kept"))
     assert cached_bank(read(tree), (128, 64)).content_hash == first.content_hash
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -65,7 +66,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(
 
 def test_a_bank_of_test_poses_is_refused(tree: Path, tmp_path: Path) -> None:
     query = sorted((tree / "query").iterdir())
-    Persons.read([str(path) for path in query]).build_bank((128, 64)).save(tmp_path / "bank")
+    TrainingImages.read([str(path) for path in query]).build_bank((128, 64)).save(tmp_path / "bank")
     config = reid_config(settings(tree, tmp_path / "x", augment={"bank": str(tmp_path / "bank")}), "here")
     with pytest.raises(BadInput, match=r"augment.bank: .*bank: 6 poses are of test images, such as 0003"):
         run(config, generator=StandIn())
@@ -75,7 +76,7 @@ def test_a_bank_of_test_poses_is_refused(tree: Path, tmp_path: Path) -> None:
 def test_a_bank_that_knows_paths_is_compared_by_them(tree: Path, tmp_path: Path, below: str) -> None:
     """As banks of described folders do, and those of several sources with the same names."""
     queries = sorted((tree / "query").iterdir())
-    bank = Persons.read([str(path) for path in queries]).build_bank((128, 64))
+    bank = TrainingImages.read([str(path) for path in queries]).build_bank((128, 64))
     names = [f"{below}/{path.name}" for path in queries]
     PoseBank.build(bank.keypoints(range(len(bank))), names=names, pids=bank.pids).save(tmp_path / "bank")
     config = reid_config(settings(tree, tmp_path / "x", augment={"bank": str(tmp_path / "bank")}), "here")
@@ -90,7 +91,7 @@ def test_both_ways_to_a_bank_give_the_same_poses(tree: Path, tmp_path: Path) -> 
     xy[::3, 4] = -3, 50
     write_npz(tmp_path / "outside.npz", known.names, xy, known.visibility)
     paths = [str(path) for path in sorted((tree / "bounding_box_train").iterdir())]
-    ours = Persons.read(paths, tmp_path / "outside.npz").build_bank((128, 64))
+    ours = TrainingImages.read(paths, tmp_path / "outside.npz").build_bank((128, 64))
     theirs = bank_from_tree(tree, tmp_path / "outside.npz")
     assert ours.names.tolist() == theirs.names.tolist()
     np.testing.assert_array_equal(ours.visibility, theirs.visibility)
@@ -159,3 +160,26 @@ def test_the_script_of_the_examples(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         assert module.main(words) == 0
         assert 5 < module.main([*words, "augment.name", "xinggan_pose"]) < 32
+
+
+def test_persons_stand_on_other_grounds_where_the_generator_tells_them_from_it(tree: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        keeping = XingGANPlusPlus(width=16, blocks=1, keep_ground=True).eval()
+    persons = read(tree)
+    assert other_grounds(StandIn(), persons, None, 0) is None
+    assert other_grounds(StandIn(), persons, 0.0, 0) is None
+    assert other_grounds(keeping, persons, 0.0, 0) is None
+    found = other_grounds(keeping, persons, None, 0)
+    assert found is not None
+    assert (found.share, len(found.pictures)) == (1.0, len(persons.paths))
+    again, other = persons.some(5, (128, 64), 0), persons.some(5, (128, 64), 1)
+    assert len(again[0]) == len(again[1]) == 5
+    np.testing.assert_array_equal(again[0], persons.some(5, (128, 64), 0)[0])
+    assert not np.array_equal(again[0], other[0])
+
+
+def test_a_ground_is_refused_for_a_generator_that_knows_none(tree: Path, tmp_path: Path) -> None:
+    config = reid_config(settings(tree, tmp_path / "out", augment={"name": "xinggan_pose", "ground": 0.5}), "here")
+    with pytest.raises(BadInput, match=r"augment\.ground: this generator does not tell persons from the ground"):
+        run(config, generator=StandIn())

@@ -16,7 +16,7 @@ from reid_integration import loader as loader_module
 from reid_integration.compat import load_torchreid, quiet
 from reid_integration.config import reid_config
 from reid_integration.datamanager import build_datamanager, find_folder, register_market_folder
-from reid_integration.loader import Persons, attach_poses
+from reid_integration.loader import TrainingImages, attach_poses
 from reid_integration.samplers import MixedIdentities
 from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import read_npz, write_npz
@@ -41,7 +41,7 @@ def build(tree, transforms=PLAIN, batch_size=8, workers=0, sampler="RandomSample
 
 def posed(tree, p=0.5, seed=0, mode="replace", transforms=PLAIN, start_epoch=0, stop_epoch=None, **options):
     manager = build(tree, transforms, **options)
-    persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data])
+    persons = TrainingImages.read([entry[0] for entry in manager.train_loader.dataset.data])
     augment = XingPose(StandIn(), persons.build_bank((128, 64)), p=p, seed=seed, mode=mode)
     attach_poses(manager, augment, persons, transforms, start_epoch=start_epoch, stop_epoch=stop_epoch)
     return manager.train_loader
@@ -116,7 +116,7 @@ def test_offline_synthetic_images_keep_their_labels(tmp_path):
     assert len(images) == 13
     assert images["0005_c2s1_000001_00_x000.jpg"] == [1, 1, 1]
     assert images["0005_c2s1_000001_00.jpg"] == [1, 1, 0]
-    persons = Persons.read([path for path, *_ in manager.train_loader.dataset.data])
+    persons = TrainingImages.read([path for path, *_ in manager.train_loader.dataset.data])
     assert persons.without_keypoints == 1
     assert len(persons.build_bank((128, 64))) == 12
 
@@ -316,7 +316,7 @@ def test_images_without_keypoints_stay_real_and_are_counted(tree, tmp_path):
     rows = whole.lookup([Path(path).name for path in paths[4:]])
     partial = tmp_path / "partial.npz"
     write_npz(partial, whole.names[rows], whole.xy[rows], whole.visibility[rows])
-    persons = Persons.read(paths, partial)
+    persons = TrainingImages.read(paths, partial)
     assert persons.without_keypoints == 4
     attach_poses(manager, XingPose(StandIn(), persons.build_bank((128, 64)), p=1.0), persons, PLAIN)
     flags = drawn(manager.train_loader)
@@ -329,10 +329,10 @@ def test_sources_with_the_same_names_are_kept_apart(tmp_path):
     config = reid_config(settings(trees[0], tmp_path / "x", data__sources=["one", "two"]), "here")
     manager = build_datamanager(config)
     paths = [entry[0] for entry in manager.train_loader.dataset.data]
-    persons = Persons.read(paths)
+    persons = TrainingImages.read(paths)
     assert len(set(persons.names)) == len(paths) == 24
     with pytest.raises(BadInput, match=r"one.annotations\.npz: \d{4}_\S+ could be \S+ or \S+; leave augment\.annot"):
-        Persons.read(paths, tmp_path / "one" / "annotations.npz")
+        TrainingImages.read(paths, tmp_path / "one" / "annotations.npz")
     assert len(set(persons.pids.tolist())) == 6
     bank = persons.build_bank((128, 64))
     assert sorted(bank.names) == sorted(persons.names)
@@ -356,12 +356,12 @@ def test_annotations_must_be_there_and_fit(tree, tmp_path):
     bare = write_tree(tmp_path / "bare", identities=2, annotations=False)
     paths = [str(path) for path in sorted((bare / "bounding_box_train").iterdir())]
     with pytest.raises(BadInput, match=r"annotations.npz: no such annotation file"):
-        Persons.read(paths)
+        TrainingImages.read(paths)
     renamed = [
         path.replace("_c1s1_", "_c1s4_").replace("_c2s1_", "_c2s4_").replace("_c3s1_", "_c3s4_") for path in paths
     ]
     with pytest.raises(BadInput, match="has keypoints for none of the 8 training images"):
-        Persons.read(renamed, tree / "annotations.npz")
+        TrainingImages.read(renamed, tree / "annotations.npz")
 
 
 @pytest.mark.parametrize("loss", ["softmax", "triplet"])
@@ -369,7 +369,7 @@ def test_annotations_must_be_there_and_fit(tree, tmp_path):
 def test_stock_engines_run_unchanged(tree, tmp_path, loss, mode):
     torchreid = load_torchreid()
     manager = build(tree, sampler="RandomIdentitySampler")
-    persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data])
+    persons = TrainingImages.read([entry[0] for entry in manager.train_loader.dataset.data])
     attach_poses(manager, XingPose(StandIn(), persons.build_bank((128, 64)), mode=mode), persons, PLAIN)
     with quiet():
         model = torchreid.models.build_model("osnet_x0_25", manager.num_train_pids, loss=loss, pretrained=False)
@@ -393,7 +393,7 @@ def test_images_that_are_synthetic_already_stay_unless_asked(tmp_path):
     write_npz(root / "annotations.npz", [path.name for path in sources + made], xy, visibility)
     for rerender in (False, True):
         manager = build(root, data__sources=["offline"], data__targets=[str(write_tree(tmp_path / f"r{rerender}"))])
-        persons = Persons.read([entry[0] for entry in manager.train_loader.dataset.data])
+        persons = TrainingImages.read([entry[0] for entry in manager.train_loader.dataset.data])
         augment = XingPose(StandIn(), persons.build_bank((128, 64)), p=1.0)
         rendered = drawn(attach_poses(manager, augment, persons, PLAIN, rerender=rerender))
         assert all(flag for name, flag in rendered.items() if "_x" not in name)
@@ -429,6 +429,8 @@ def test_the_bank_is_the_one_that_the_command_builds(tmp_path):
     xy = table.xy.copy()
     xy[:, 4] = (45, 30)  # a wrist outside the image
     write_npz(root / "annotations.npz", table.names.tolist(), xy, table.visibility)
-    ours = Persons.read([str(path) for path in sorted((root / "bounding_box_train").iterdir())]).build_bank((128, 64))
+    ours = TrainingImages.read([str(path) for path in sorted((root / "bounding_box_train").iterdir())]).build_bank(
+        (128, 64)
+    )
     theirs = bank_from_tree(root, root / "annotations.npz")
     assert ours.content_hash == theirs.content_hash

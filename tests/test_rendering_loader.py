@@ -22,7 +22,7 @@ from xingaug.augment.loader import RenderingLoader, take, tensors_in
 COUNT = 20
 
 
-class Persons(Dataset):
+class TrainingImages(Dataset):
     """Images, keypoints and names, as a user's dataset gives them."""
 
     def __init__(self, size: tuple[int, int] = SIZE) -> None:
@@ -48,7 +48,7 @@ def test_the_sequence_is_the_same_with_any_workers(reuse: int) -> None:
     runs = []
     for workers in (0, 2):
         torch.manual_seed(3)  # of the sampler
-        loader = DataLoader(Persons(), batch_size=6, shuffle=True, num_workers=workers)
+        loader = DataLoader(TrainingImages(), batch_size=6, shuffle=True, num_workers=workers)
         runs.append(epochs(RenderingLoader(loader, make(reuse=reuse)), 4))
     for one, other in zip(*runs, strict=True):
         assert [batch["keys"] for batch in one] == [batch["keys"] for batch in other]
@@ -58,7 +58,7 @@ def test_the_sequence_is_the_same_with_any_workers(reuse: int) -> None:
 
 
 def test_batches_are_what_the_transform_gives() -> None:
-    data, aug = Persons(), make()
+    data, aug = TrainingImages(), make()
     loader = RenderingLoader(DataLoader(data, batch_size=8), aug)
     for epoch, batches in enumerate(epochs(loader)):
         out = aug(data.images, data.keypoints, keys=data.keys, epoch=epoch)
@@ -71,7 +71,7 @@ def test_batches_are_what_the_transform_gives() -> None:
 
 
 def test_appended_rows_bring_their_fields_along() -> None:
-    batch = next(iter(RenderingLoader(DataLoader(Persons(), batch_size=COUNT), make(mode="append"))))
+    batch = next(iter(RenderingLoader(DataLoader(TrainingImages(), batch_size=COUNT), make(mode="append"))))
     rows = len(batch["images"])
     assert COUNT < rows == len(batch["keys"]) == len(batch["pids"]) == len(batch["is_synthetic"])
     synthetic = [key for key, flag in zip(batch["keys"], batch["is_synthetic"], strict=True) if flag]
@@ -80,7 +80,7 @@ def test_appended_rows_bring_their_fields_along() -> None:
 
 
 def test_everything_else_is_the_wrapped_loaders() -> None:
-    inner = DataLoader(Persons(), batch_size=6, shuffle=True)
+    inner = DataLoader(TrainingImages(), batch_size=6, shuffle=True)
     loader = RenderingLoader(inner, make())
     assert len(loader) == len(inner) == 4
     for name in ("dataset", "sampler", "batch_sampler", "batch_size", "num_workers", "drop_last"):
@@ -90,7 +90,7 @@ def test_everything_else_is_the_wrapped_loaders() -> None:
 
 
 def test_epochs_are_counted_and_set() -> None:
-    first, second = (RenderingLoader(DataLoader(Persons(), batch_size=COUNT), make()) for _ in range(2))
+    first, second = (RenderingLoader(DataLoader(TrainingImages(), batch_size=COUNT), make()) for _ in range(2))
     drawn = [next(iter(first))["is_synthetic"].tolist() for _ in range(3)]
     assert drawn[0] != drawn[1] != drawn[2]
     second.set_epoch(2)
@@ -98,7 +98,9 @@ def test_epochs_are_counted_and_set() -> None:
 
 
 def test_the_gate_is_logged_after_an_epoch(caplog: pytest.LogCaptureFixture) -> None:
-    loader = RenderingLoader(DataLoader(Persons(), batch_size=6), make(p=1, gate=QualityGate(min_contrast=0.122)))
+    loader = RenderingLoader(
+        DataLoader(TrainingImages(), batch_size=6), make(p=1, gate=QualityGate(min_contrast=0.122))
+    )
     with caplog.at_level(logging.DEBUG, "xingaug.augment.loader"):
         epochs(loader)
     for epoch, (line, table) in enumerate([caplog.messages[:2], caplog.messages[2:]]):
@@ -129,9 +131,9 @@ def test_fields_follow_their_rows() -> None:
 
 
 def test_other_fields_are_left_alone_where_rows_are_replaced() -> None:
-    batch = next(iter(DataLoader(Persons(), batch_size=COUNT)))
+    batch = next(iter(DataLoader(TrainingImages(), batch_size=COUNT)))
     batch["odd"] = ("what", "ever")
-    out = RenderingLoader(DataLoader(Persons()), make()).rendered(batch, 0, 0)
+    out = RenderingLoader(DataLoader(TrainingImages()), make()).rendered(batch, 0, 0)
     for name in ("keys", "pids", "path", "odd"):
         assert out[name] is batch[name]
 
@@ -151,7 +153,7 @@ def test_processes_share_the_epoch_of_one(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, str(tmp_path)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    data, aug = Persons(), make()
+    data, aug = TrainingImages(), make()
     seen: dict[str, list] = {}
     for rank in range(2):
         seen |= json.loads((tmp_path / f"{rank}.json").read_text())
@@ -198,7 +200,7 @@ class OnGpu(RenderingLoader):
 
 @pytest.mark.parametrize("batches", [0, 1, 4])
 def test_the_next_batch_is_rendered_while_the_step_runs(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = torch.utils.data.Subset(Persons(), range(4 * batches))
+    data = torch.utils.data.Subset(TrainingImages(), range(4 * batches))
     loader = OnGpu(DataLoader(data, batch_size=4), monkeypatch)
     for _ in range(2):
         loader.seen.clear()
@@ -221,7 +223,7 @@ def test_the_next_batch_is_rendered_while_the_step_runs(batches: int, monkeypatc
 
 
 def test_an_error_while_rendering_ahead_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    loader = OnGpu(DataLoader(Persons(), batch_size=10), monkeypatch)
+    loader = OnGpu(DataLoader(TrainingImages(), batch_size=10), monkeypatch)
     monkeypatch.setattr(loader, "rendered", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(loader)
@@ -230,21 +232,21 @@ def test_an_error_while_rendering_ahead_comes_out(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_rendering_ahead_gives_the_same_sequence() -> None:
-    pinned = DataLoader(Persons(), batch_size=6, pin_memory=True)
+    pinned = DataLoader(TrainingImages(), batch_size=6, pin_memory=True)
     ahead = epochs(RenderingLoader(pinned, make().cuda()))
     aug = make().cuda()
     for epoch, batches in enumerate(ahead):
         for number, batch in enumerate(batches):
             rows = slice(6 * number, 6 * number + 6)
-            data = Persons()
+            data = TrainingImages()
             out = aug(data.images[rows].cuda(), data.keypoints[rows].to("cuda"), keys=data.keys[rows], epoch=epoch)
             assert torch.equal(batch["images"], out.images)
             assert torch.equal(batch["is_synthetic"], out.is_synthetic)
 
 
 def test_an_epoch_reaches_the_wrapped_samplers() -> None:
-    sampler = DistributedSampler(Persons(), num_replicas=2, rank=0, shuffle=True)
-    loader = RenderingLoader(DataLoader(Persons(), batch_size=5, sampler=sampler), make())
+    sampler = DistributedSampler(TrainingImages(), num_replicas=2, rank=0, shuffle=True)
+    loader = RenderingLoader(DataLoader(TrainingImages(), batch_size=5, sampler=sampler), make())
     keys = []
     for epoch in (0, 1, 0):
         loader.set_epoch(epoch)

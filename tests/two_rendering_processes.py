@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from posing import make
-from test_rendering_loader import Persons
+from test_rendering_loader import TrainingImages
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
@@ -30,7 +30,7 @@ def main(out: Path) -> None:
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     model = DistributedDataParallel(Posed())
-    data = Persons()
+    data = TrainingImages()
     sampler = DistributedSampler(data, shuffle=True)
     loader = RenderingLoader(DataLoader(data, batch_size=3, sampler=sampler), model.module.augment)
     seen = {}

@@ -88,7 +88,7 @@ class Rendered:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Request:
     """The n rows of a batch that are to be rendered.
 
     Attributes:
@@ -107,11 +107,11 @@ class Asked:
     names: list[str] | None
     pids: np.ndarray | None
 
-    def __getitem__(self, some: np.ndarray) -> "Asked":
+    def __getitem__(self, some: np.ndarray) -> "Request":
         """Some of them."""
         names = None if self.names is None else [self.names[i] for i in some.tolist()]
         pids = None if self.pids is None else self.pids[some]
-        return Asked(self.rows[some], self.bank_rows[some], self.persons[some], self.poses[some], names, pids)
+        return Request(self.rows[some], self.bank_rows[some], self.persons[some], self.poses[some], names, pids)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,9 @@ from xingaug.augment.checks import (
     usable,
 )
 from xingaug.augment.gate import QualityGate
+from xingaug.augment.grounds import Grounds
 from xingaug.augment.output import PoseDraw, Skipped, XingPoseOutput, keep, merge, resized
-from xingaug.augment.reuse import Asked, Made, ReuseCache, ReuseSchedule, as_bytes, as_unit
+from xingaug.augment.reuse import Made, Request, ReuseCache, ReuseSchedule, as_bytes, as_unit
 from xingaug.errors import BadInput
 from xingaug.generators.core import Core, Runtime
 from xingaug.generators.fast import Dtype
@@ -57,6 +58,7 @@ class XingPose(nn.Module):
         reuse_device: torch.device | str | None = None,
         dtype: torch.dtype | Dtype | None = "auto",
         runtime: Runtime = "auto",
+        grounds: Grounds | None = None,
     ) -> None:
         """Takes the generator over: it is put in eval mode and its parameters are frozen (requires_grad False).
 
@@ -80,6 +82,7 @@ class XingPose(nn.Module):
             dtype: that a generator of this package computes in, as `Core` has it; "auto" is bfloat16 where the device
                 has it, else float32, and None what the generator is in. Other networks stay as they are.
             runtime: what computes, as `Core` has it: "torch", "openvino", or "auto".
+            grounds: put a share of the persons on other images' grounds, after the gate; None leaves each on its own.
 
         Raises:
             ValueError: an argument outside its range, an unknown sampler, mode, fit, dtype or runtime, a generator
@@ -104,6 +107,8 @@ class XingPose(nn.Module):
             raise ValueError(f"reuse: {reuse} times in {reuse_limit_mb} MB, needed at least 1, and more than 0 MB")
         if gate is not None and not isinstance(gate, QualityGate):
             raise ValueError(f"gate: {type(gate).__name__}, needed a QualityGate or None")
+        if grounds is not None and not isinstance(grounds, Grounds):
+            raise ValueError(f"grounds: {type(grounds).__name__}, needed Grounds or None")
         size = getattr(generator, "size", None)
         if (
             not isinstance(generator, nn.Module) or not isinstance(size, tuple | list) or len(size) != 2
@@ -117,7 +122,7 @@ class XingPose(nn.Module):
         self.bank = bank
         self.p, self.sampler, self.mode, self.sigma = float(p), sampler, mode, float(sigma)
         self.seed = checked_integer("seed", seed)
-        self.fit, self.gate, self.reuse = fit, gate, int(reuse)
+        self.fit, self.gate, self.grounds, self.reuse = fit, gate, grounds, int(reuse)
         self.size: tuple[int, int] = (int(size[0]), int(size[1]))
         self.core = Core(self.generator, self.sigma, dtype, runtime)
         self._check_frame = FrameCheck()
@@ -299,13 +304,15 @@ class XingPose(nn.Module):
         if not len(rows):
             return keep(images, keypoints, draw, skipped)
         chosen = persons[rows]
-        asked = Asked(
+        request = Request(
             rows, bank_rows[rows], chosen, self.poses(torch.from_numpy(bank_rows[rows]), chosen, size),
             None if names is None else [names[i] for i in rows.tolist()],
             None if identities is None else identities[rows],
         )  # fmt: skip
         made = (
-            self._reuse(images, asked) if self._cache is not None and names is not None else self._make(images, asked)
+            self._reuse(images, request)
+            if self._cache is not None and names is not None
+            else self._make(images, request)
         )
         scores = {name: torch.full((batch,), torch.nan) for name in made.scores}
         for name, values in made.scores.items():
@@ -317,14 +324,14 @@ class XingPose(nn.Module):
         pictures = made.images if len(kept) == len(rows) else made.images[torch.from_numpy(kept).to(images.device)]
         pictures = resized(as_unit(pictures), size).clamp(0, 1).to(images.dtype)
         return merge(
-            images, keypoints, rows[kept], pictures, asked.poses[kept], draw, skipped, scores, self.mode == "append"
+            images, keypoints, rows[kept], pictures, request.poses[kept], draw, skipped, scores, self.mode == "append"
         )
 
-    def _make(self, images: Tensor, asked: Asked) -> Made:
+    def _make(self, images: Tensor, request: Request) -> Made:
         """Gathers the rows that are asked for and renders them; the gate judges what comes out."""
         size, device = _size(images), images.device
-        sources = resized(images.index_select(0, torch.from_numpy(asked.rows).to(device)).float(), self.size)
-        starts, ends = asked.persons.resize(size, self.size), asked.poses.resize(size, self.size)
+        sources = resized(images.index_select(0, torch.from_numpy(request.rows).to(device)).float(), self.size)
+        starts, ends = request.persons.resize(size, self.size), request.poses.resize(size, self.size)
         xy = torch.stack([starts.xy, ends.xy], 1).to(device, non_blocking=True)
         visibility = torch.stack([starts.visibility, ends.visibility], 1).to(device, non_blocking=True)
         if self.generator.training:
@@ -335,25 +342,32 @@ class XingPose(nn.Module):
         made = signed_to_unit(made.float()).clamp(0, 1)
         if self.reuse > 1:
             made = as_bytes(made)
-        if self.gate is None:
-            return Made(made, np.ones(len(made), bool), {})
-        with torch.autocast(device.type, enabled=False):
-            verdict = self.gate(sources, as_unit(made), ends.to(device), asked.pids)
-        return Made(made, verdict.kept.cpu().numpy(), {name: v.cpu().float() for name, v in verdict.scores.items()})
+        kept, scores = np.ones(len(made), bool), {}
+        if self.gate is not None:
+            with torch.autocast(device.type, enabled=False):
+                verdict = self.gate(sources, as_unit(made), ends.to(device), request.pids)
+            kept = verdict.kept.cpu().numpy()
+            scores = {name: values.cpu().float() for name, values in verdict.scores.items()}
+        if self.grounds is not None:
+            names = request.names or [""] * len(made)
+            keys = [f"{name} {row}" for name, row in zip(names, request.bank_rows.tolist(), strict=True)]
+            made = self.grounds(as_unit(made), ends.to(device), keys)
+            made = as_bytes(made) if self.reuse > 1 else made
+        return Made(made, kept, scores)
 
-    def _reuse(self, images: Tensor, asked: Asked) -> Made:
+    def _reuse(self, images: Tensor, request: Request) -> Made:
         """As `_make`, but what the cache holds is taken from it, and twins in a batch are rendered once."""
-        cache, names, size = self._cache, asked.names, _size(images)
+        cache, names, size = self._cache, request.names, _size(images)
         assert cache is not None
         assert names is not None
         if self._cached_of is not self.bank:
             cache.clear()
             self._cached_of = self.bank
-        keys = [(name, (row, size)) for name, row in zip(names, asked.bank_rows.tolist(), strict=True)]
+        keys = [(name, (row, size)) for name, row in zip(names, request.bank_rows.tolist(), strict=True)]
         entries = {key: found for key in keys if (found := cache.get(*key)) is not None}
         new = np.array([keys.index(key) for key in dict.fromkeys(keys) if key not in entries], np.int64)
         if len(new):
-            made = self._make(images, asked[new])
+            made = self._make(images, request[new])
             rendered = made.rows([keys[i][1] for i in new.tolist()])
             for i, entry in zip(new.tolist(), rendered, strict=True):
                 entries[keys[i]] = entry

@@ -1,0 +1,148 @@
+"""Grounds of other images, on which rendered persons are put (our choice).
+
+Somebody who is always seen before the same ground can be told by the ground. A generator that keeps the ground keeps
+this shortcut too; here a share of what it renders is cut out and put on another image's ground, whose own person was
+taken out.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xingaug.generators.core import batches, filled
+from xingaug.generators.fast import resolved_dtype
+from xingaug.generators.ground import SourceSplit
+from xingaug.generators.pose import SIGMA, PoseMaps, Poses
+from xingaug.images import bytes_to_unit, signed_to_unit, unit_to_bytes, unit_to_signed
+from xingaug.keypoints import Keypoints
+from xingaug.poses.draws import keyed_uniforms
+
+COUNT = 512
+"""Grounds that are kept where nobody says it: 13 MB at 128x64 (our choice)."""
+
+
+class Grounds(nn.Module):
+    """Images without their persons, and the network that finds the persons who are to stand there.
+
+    Attributes:
+        share: of the rendered persons, that is put on another ground.
+    """
+
+    pictures: Tensor
+
+    def __init__(self, split: SourceSplit, pictures: Tensor, share: float, seed: int = 0) -> None:
+        """Takes what `of` makes.
+
+        Args:
+            split: of the generator; a copy is kept, in the fastest type of its device.
+            pictures: (K, 3, H, W) uint8, K at least 1.
+            share: probability in [0, 1] that a rendered person is put on another ground.
+            seed: of the draws.
+
+        Raises:
+            ValueError: no pictures, or a share outside its range.
+        """
+        super().__init__()
+        if not 0 <= share <= 1:
+            raise ValueError(f"ground: {share}, needed a probability in [0, 1]")
+        if not len(pictures):
+            raise ValueError("ground: no images whose persons can be taken out; needed at least one with keypoints")
+        device = next(split.parameters()).device
+        self.split = copy.deepcopy(split).eval().requires_grad_(False).to(resolved_dtype("auto", device))
+        self.maps = PoseMaps((pictures.shape[-2], pictures.shape[-1]))
+        self.register_buffer("pictures", pictures, persistent=False)
+        self.share, self.seed = float(share), seed
+        self.to(device)
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, generator: nn.Module, images: np.ndarray, keypoints: Keypoints, share: float = 0.5, seed: int = 0
+    ) -> Self:
+        """Takes the persons out of images.
+
+        Args:
+            generator: one that keeps the ground (`keep_ground`), on its device.
+            images: (K, H, W, 3) uint8 at the generator's size; `COUNT` of them are plenty.
+            keypoints: (K,) in the images' frame.
+            share: as above.
+            seed: as above.
+
+        Raises:
+            ValueError: a generator that keeps no ground, or what `__init__` refuses.
+        """
+        split = split_of(generator)
+        if split is None:
+            raise ValueError(
+                "ground: this generator does not tell persons from the ground; needed one that does, such as "
+                "market1501-augment, or ground 0"
+            )
+        device = next(split.parameters()).device
+        maps = PoseMaps((images.shape[1], images.shape[2])).to(device)
+        found = []
+        for start in range(0, len(images), 32):
+            part = slice(start, start + 32)
+            pixels = unit_to_signed(bytes_to_unit(torch.from_numpy(images[part]).to(device)))
+            _, ground = split(pixels, _means(maps, keypoints[part].to(device)))
+            found.append(unit_to_bytes(signed_to_unit(ground.clamp(-1, 1))).permute(0, 3, 1, 2).contiguous())
+        empty = torch.empty(0, 3, *images.shape[1:3], dtype=torch.uint8, device=device)
+        return cls(split, torch.cat(found) if found else empty, share, seed)
+
+    def describe(self) -> str:
+        """What is done, in words."""
+        return f"a share of {self.share:g} on those of {len(self.pictures)} other images"
+
+    @torch.no_grad()
+    def forward(self, rendered: Tensor, targets: Keypoints, keys: Sequence[str]) -> Tensor:
+        """Puts some of the rendered persons on other grounds.
+
+        Args:
+            rendered: (n, 3, H, W) float in [0, 1].
+            targets: (n,) their poses, in their frame, on their device.
+            keys: n names that the draws hang on: equal ones stand on equal grounds.
+
+        Returns:
+            (n, 3, H, W) in [0, 1]; a row does not depend on its company.
+        """
+        draws = keyed_uniforms(self.seed, 0, keys, "ground", 2)
+        rows = np.flatnonzero(draws[:, 0] < self.share)
+        if not len(rows):
+            return rendered
+        device = rendered.device
+        chosen = torch.from_numpy((draws[rows, 1] * len(self.pictures)).astype(np.int64)).to(device)
+        here = torch.from_numpy(rows).to(device)
+        persons, poses = rendered[here], targets[torch.from_numpy(rows)]
+        mask = self._find(unit_to_signed(persons), _means(self.maps, poses))
+        grounds = self.pictures[chosen].to(persons.dtype) / 255
+        return rendered.index_copy(0, here, torch.lerp(grounds, persons, mask.to(persons.dtype)))
+
+    def _find(self, images: Tensor, means: Tensor) -> Tensor:
+        """Masks (n, 1, H, W), in batches of fixed sizes as the core has them."""
+        with torch.autocast(images.device.type, enabled=False):
+            found = [
+                self.split.find(*(_laid_out(filled(x[a:b], size)) for x in (images, means)))[: b - a]
+                for a, b, size in batches(len(images), images.device.type)
+            ]
+        return torch.cat(found).sigmoid()
+
+
+def split_of(generator: nn.Module) -> SourceSplit | None:
+    """What tells persons from the ground in a generator; None in one without `keep_ground`."""
+    split = getattr(generator, "split", None)
+    return split if isinstance(split, SourceSplit) else None
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """With channels last: one row alone has no layout of its own, and other layouts round otherwise."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _means(maps: PoseMaps, keypoints: Keypoints) -> Tensor:
+    """(n, 18, H/4, W/4) means of the maps of poses, on their device."""
+    present = keypoints.visibility.float()
+    poses = Poses.of_joints(keypoints.xy, present, keypoints.xy, present, SIGMA)
+    return maps.means(poses, (maps.size[0], maps.size[1]))[:, : keypoints.xy.shape[-2]]
