@@ -1,8 +1,13 @@
 """Rendered persons on other images' grounds."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from generating import Blend, build_dataset, run, tree
 from posing import BANK, keys_of
 from posing import images_of as images_at
 from posing import persons as persons_at
@@ -10,6 +15,7 @@ from torch import Tensor
 
 from xingaug.augment.grounds import Grounds
 from xingaug.augment.transform import XingPose
+from xingaug.errors import BadInput
 from xingaug.generators import XingGANPlusPlus, load_generator
 from xingaug.keypoints import Keypoints
 
@@ -95,3 +101,23 @@ def test_a_ground_is_the_image_where_no_person_hides_it() -> None:
 def test_what_does_not_fit_is_told(network: XingGANPlusPlus, make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(network)  # type: ignore[operator]
+
+
+def test_generate_puts_its_images_on_other_grounds_unless_told_not_to(tmp_path: Path) -> None:
+    config = build_dataset(tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        keeping = XingGANPlusPlus(width=16, blocks=1, keep_ground=True).eval()
+    made = {}
+    for name, ground in (("placed", None), ("again", 1.0), ("kept", 0.0)):
+        out = tmp_path / name
+        run(replace(config, out=out, ground=ground), keeping)
+        made[name] = tree(out)
+        assert json.loads((out / "config.json").read_text())["ground"] == (1.0 if ground is None else ground or None)
+    assert made["placed"] == made["again"]
+    synthetic = [file for file in made["kept"] if "_x0" in file]
+    assert synthetic
+    assert not any(made["placed"][file] == made["kept"][file] for file in synthetic)
+    with pytest.raises(BadInput, match="ground: this generator does not tell persons from the ground"):
+        run(replace(config, out=tmp_path / "refused", ground=0.5), Blend())
+    assert not (tmp_path / "refused").exists()

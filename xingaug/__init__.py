@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xingaug.augment.gate import QualityGate as QualityGate
+    from xingaug.augment.grounds import Grounds as Grounds
     from xingaug.augment.transform import XingPose as XingPose
     from xingaug.errors import BadInput as BadInput
     from xingaug.errors import WorkFailed as WorkFailed
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BadInput": "xingaug.errors",
+    "Grounds": "xingaug.augment.grounds",
     "Keypoints": "xingaug.keypoints",
     "PoseBank": "xingaug.poses.bank",
     "QualityGate": "xingaug.augment.gate",

@@ -136,6 +136,14 @@ def split_of(generator: nn.Module) -> SourceSplit | None:
     return split if isinstance(split, SourceSplit) else None
 
 
+def default_share(generator: nn.Module) -> float:
+    """Of the rendered persons, that stands on other grounds where nobody says it: all if the generator can, else none.
+
+    With Market-1501 that was worth far more than any other choice (examples/results.md).
+    """
+    return float(split_of(generator) is not None)
+
+
 def _laid_out(x: Tensor) -> Tensor:
     """With channels last: one row alone has no layout of its own, and other layouts round otherwise."""
     return x.contiguous(memory_format=torch.channels_last)

@@ -73,6 +73,9 @@ def add_which_images(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--fit", choices=("frame", "source"), default="frame",
                       help="a pose stands where it was seen, or where and as large as the source")  # fmt: skip
+    what.add_argument("--ground", type=float, metavar="SHARE",
+                      help="share whose persons are put on other images' grounds (default: 1 with a generator that "
+                      "tells persons from the ground, such as market1501-augment, else 0)")  # fmt: skip
     what.add_argument("--seed", type=int, default=0, help="of the draws")
     what.add_argument("--allow-test", action="store_true", help="take poses of query and gallery images too")
     what.add_argument("--follow-links", action="store_true",

@@ -34,6 +34,8 @@ class GenerateConfig:
         budget: synthetic images in all, at most. Every image has its first copy before any has its second.
         sampler: a name in `xingaug.poses.samplers.SAMPLERS`, or a mixture such as "uniform=3,near=1".
         fit: "frame" puts a pose where it was seen, "source" where and as large as the source stands.
+        ground: share of the synthetic images whose person is put on another image's ground (`xingaug.augment.grounds`);
+            None is all where the generator tells persons from the ground, else none.
         seed: of every draw.
         gate: which rendered images are good enough to be kept; None keeps all.
         tries: poses that are tried, at most, for an image that the gate does not let through.
@@ -68,6 +70,7 @@ class GenerateConfig:
     budget: int | None = None
     sampler: str = "uniform"
     fit: Fit = "frame"
+    ground: float | None = None
     seed: int = 0
     gate: GateConfig | None = None
     tries: int = 3
@@ -93,6 +96,8 @@ class GenerateConfig:
             if value is not None and not 1 <= value <= most:
                 few = most == MAX_COPIES
                 raise BadInput(f"{name}: {value}, needed {f'1 to {most}' if few else f'at least 1, at most {most}'}")
+        if self.ground is not None and not 0 <= self.ground <= 1:
+            raise BadInput(f"ground: {self.ground}, needed a probability in [0, 1]")
         if not 0 <= self.seed < 2**63:
             raise BadInput(f"seed: {self.seed}, needed 0 or more, and below 2^63")
         if self.per_image is not None and self.per_identity is not None:

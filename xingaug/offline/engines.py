@@ -14,7 +14,7 @@ from torch import nn
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.journal import Journal
-from xingaug.offline.render import Progress, Renderer, WorkPart, build_transform
+from xingaug.offline.render import Progress, Renderer, WorkPart, build_transform, put_on_other_grounds
 from xingaug.training.processes import Processes, processes_of
 
 LEAST_BLOCKS, BLOCKS_EACH = 200, 20
@@ -134,6 +134,7 @@ class _Actor:
         torch.set_flush_denormal(True)
         config, generator, sources, store, batch_size, self.parts = ray.get(shared)
         aug = build_transform(config, config.device, generator)
+        put_on_other_grounds(aug, sources, config.ground)
         self.out = config.out
         self.renderer = Renderer(aug, sources, store, Journal(config.out), batch_size)
 

@@ -28,7 +28,7 @@ from xingaug.offline.formats import FolderStore, ShardStore, Store
 from xingaug.offline.journal import Journal
 from xingaug.offline.manifest import sha256_of
 from xingaug.offline.plan import Items, Sources, copies_per_source, find_sources, first_items
-from xingaug.offline.render import Renderer, build_transform
+from xingaug.offline.render import Renderer, build_transform, put_on_other_grounds
 from xingaug.offline.resources import fitting_batch_size, image_bytes
 from xingaug.offline.target import read_facts, require_linkable
 from xingaug.poses.bank import PoseBank
@@ -152,6 +152,7 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
     store: Store = FolderStore(config.out, batch_size)
     if config.format == "webdataset":
         store = ShardStore(config.out, config.shard_size)
+    put_on_other_grounds(aug, sources, config.ground)
     renderer = Renderer(aug, sources, store, Journal(config.out), batch_size)
     listing = _listing(train)
     facts = _facts(config, renderer, (train, *tests), listing)
@@ -261,6 +262,7 @@ def _facts(
         "budget": config.budget,
         "sampler": config.sampler,
         "fit": config.fit,
+        "ground": None if renderer.aug.grounds is None else renderer.aug.grounds.share,
         "seed": config.seed,
         "gate": gate,
         "tries": config.tries if gate else None,

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from xingaug.augment.gate import build_gate
+from xingaug.augment.grounds import COUNT, Grounds, default_share
 from xingaug.augment.transform import PoseDraw, XingPose
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators.store import load_generator
@@ -24,6 +25,7 @@ from xingaug.offline.formats import Sample, Store, hash_of
 from xingaug.offline.journal import Entry, Journal
 from xingaug.offline.plan import Items, Sources
 from xingaug.poses.bank import PoseBank
+from xingaug.poses.draws import keyed_uniform
 
 JPEG_QUALITY = 95
 GPU_THREADS = 4
@@ -78,6 +80,30 @@ def build_transform(config: GenerateConfig, device: str | torch.device, generato
         dtype=config.dtype,
         runtime=config.runtime,
     )
+
+
+def put_on_other_grounds(aug: XingPose, sources: Sources, share: float | None) -> None:
+    """Has the transform put a share of the persons on other sources' grounds.
+
+    Args:
+        aug: as `build_transform` gives it.
+        sources: whose grounds are taken, of some that follow from the seed.
+        share: as `GenerateConfig.ground`.
+
+    Raises:
+        BadInput: a share above 0 with a generator that does not tell persons from the ground.
+    """
+    wanted = default_share(aug.generator) if share is None else share
+    if not wanted or not len(sources):
+        return
+    draws = keyed_uniform(aug.seed, 0, sources.split.names.tolist(), "some")
+    rows = np.sort(np.argsort(draws, kind="stable")[:COUNT])
+    read = [(row, image) for row in rows.tolist() if (image := _read_source(sources, row, aug.size)) is not None]
+    pictures = np.stack([image for _, image in read]) if read else np.empty((0, *aug.size, 3), np.uint8)
+    try:
+        aug.grounds = Grounds.of(aug.generator, pictures, sources.keypoints[[row for row, _ in read]], wanted, aug.seed)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 Made = list[tuple[Entry, Sample | None]]
@@ -139,8 +165,9 @@ class Renderer:
         keypoints = self.sources.keypoints[rows]
         draw = PoseDraw(torch.ones(len(rows), dtype=torch.bool), torch.from_numpy(items.bank_rows))
         out = self.aug.render(
-            bytes_to_unit(torch.from_numpy(np.stack(images)).to(self.device)), keypoints.to(self.device), draw
-        )
+            bytes_to_unit(torch.from_numpy(np.stack(images)).to(self.device)), keypoints.to(self.device), draw,
+            [str(self.sources.split.names[row]) for row in items.sources.tolist()],
+        )  # fmt: skip
         if not bool(out.images.isfinite().all()):
             raise WorkFailed(
                 f"{names[0]} to {names[-1]}: the generator gives numbers that are not finite; train it anew"
