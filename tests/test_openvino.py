@@ -13,6 +13,7 @@ from xingaug.generators import XingGANPlusPlus, load_generator, save_generator
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.core import Core
 from xingaug.generators.openvino_core import ROWS, OpenVinoCore
+from xingaug.generators.signal_stack import current_signal_stack
 
 pytest.importorskip("openvino")
 SIGMA = 2.0
@@ -53,6 +54,21 @@ def test_it_gives_torchs_images_in_any_company_on_any_number_of_threads(
     for rows in ([2], [5, 2 * ROWS + 1]):
         assert torch.equal(one(*(x[rows] for x in inputs)), whole[rows])
     assert one(*(x[:0] for x in inputs)).shape == (0, 3, *network.size)
+
+
+def test_signals_keep_their_stack_which_openvino_would_take_and_free(network: PoseGenerator) -> None:
+    def stack() -> tuple[object, ...]:
+        found = current_signal_stack()
+        return () if found is None else (found.pointer, found.flags, found.size)
+
+    before = stack()
+    first, second = (OpenVinoCore(network, torch.float32, 1, SIGMA) for _ in range(2))
+    assert stack() == before
+    inputs = persons(2, network.size)
+    assert torch.equal(first(*inputs), second(*inputs))
+    del first
+    del second
+    assert stack() == before
 
 
 def test_a_graph_is_kept_and_a_damaged_one_made_again(

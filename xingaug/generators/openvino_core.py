@@ -26,6 +26,7 @@ from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_write
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.pose import Poses
+from xingaug.generators.signal_stack import signal_stack_kept
 
 ROWS = 16
 """Of a batch (measured: 8 are slower, 32 are no faster)."""
@@ -69,23 +70,28 @@ class OpenVinoCore:
         Raises:
             WorkFailed: its images are not those of torch.
         """
-        import openvino
-
         self.sigma, self.dtype = sigma, dtype
         self.exact = generator.optimize(torch.float32, channels_last=False)
         inputs = self._inputs(*_example(generator.size))
-        core = openvino.Core()
-        data = _kept(_digest(self.exact, inputs), lambda: _converted(core, self.exact, inputs))
-        model = core.read_model(model=data["xml"], weights=data["bin"])
-        settings = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[dtype], "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,  # other processes want cores too
-        }  # fmt: skip
-        compiled = core.compile_model(model, "CPU", settings)
+        with signal_stack_kept():
+            compiled = self._compiled(inputs, threads)
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(threads):
             self._idle.put(compiled.create_infer_request())
         self._require_torchs_images(inputs)
+
+    def _compiled(self, inputs: tuple[Tensor, ...], threads: int) -> Any:
+        import openvino
+
+        core = openvino.Core()
+        data = _kept(_digest(self.exact, inputs), lambda: _converted(core, self.exact, inputs))
+        model = core.read_model(model=data["xml"], weights=data["bin"])
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[self.dtype],
+            "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,  # other processes want cores too
+        }  # fmt: skip
+        return core.compile_model(model, "CPU", settings)
 
     def __call__(self, images: Tensor, xy: Tensor, visibility: Tensor) -> Tensor:
         """As `Core.__call__`."""
