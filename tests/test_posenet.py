@@ -1,6 +1,8 @@
 """PoseNet, the package's own estimator: its maps, its file, its training, and what the bundled weights find."""
 
+import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,11 @@ import pytest
 import torch
 from real_data import patn_file
 
+from xingaug.bench.launches import LaunchCounter
 from xingaug.config import load_config
 from xingaug.data.annotations import read_annotations
 from xingaug.data.pairs import pairs_from_pedestrians
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, WorkFailed
 from xingaug.images import read_image
 from xingaug.keypoints import FLIP_ORDER, Keypoints
 from xingaug.poses.estimators import BUNDLED, DEFAULT, load_estimator, posenet_file
@@ -36,6 +39,7 @@ from xingaug.training.estimator import (
     train_estimator,
 )
 from xingaug.training.losses import joint_losses, pose_loss
+from xingaug.training.steps import read
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SMALL = EstimatorConfig(
@@ -145,6 +149,23 @@ def test_one_batch_is_learned_by_heart() -> None:
     batch = draw_crops(data, config, 0)
     figures = [trainer.train_step(batch) for _ in range(40)]
     assert figures[-1]["total"] < 0.6 * figures[0]["total"]
+
+
+def test_a_step_reads_its_figures_at_once_and_one_that_fails_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = EstimatorTrainer(SMALL, torch.device("cpu"))
+    batch, reads = draw_crops(load_crops(SMALL.data, progress=False), SMALL, 0), []
+    monkeypatch.setattr("xingaug.training.estimator.read", lambda figures: reads.append(1) or read(figures))
+    with LaunchCounter() as counter:
+        trainer.train_step(batch)
+    assert not counter.reads
+    assert len(reads) == 1
+    before = copy.deepcopy(trainer.state())
+    with pytest.raises(WorkFailed, match=r"step 1: the loss is not finite .*'cells': nan.*; try a lower lr"):
+        trainer.train_step(replace(batch, xy=batch.xy * float("nan")))
+    for name in ("network", "average"):
+        for key, value in trainer.state()[name].items():
+            assert torch.equal(value, before[name][key]), (name, key)
+    assert trainer.step == 1
 
 
 def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path) -> None:

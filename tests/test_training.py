@@ -19,6 +19,7 @@ import yaml
 from torch import Tensor, nn
 from training_runs import ALONE, GENERATOR, SMALL, config, first_batch, trainer
 
+from xingaug.bench.launches import LaunchCounter
 from xingaug.config import from_mapping
 from xingaug.data.pairs import PairData, pairs_from_pedestrians
 from xingaug.errors import BadInput, WorkFailed
@@ -32,6 +33,7 @@ from xingaug.training.config import TrainConfig
 from xingaug.training.loop import plan, train
 from xingaug.training.processes import Processes
 from xingaug.training.rundir import RunDirectory
+from xingaug.training.steps import read, update_average
 from xingaug.training.trainer import Trainer
 
 
@@ -203,6 +205,32 @@ def test_the_average_moves_every_tensor_once(shared: bool, data: PairData) -> No
     decay = 1 / 10  # at the first step
     for old, now, average in zip(before, started.generator.parameters(), started.average.parameters(), strict=True):
         torch.testing.assert_close(average, old.lerp(now, 1 - decay))
+
+
+def test_averaged_weights_follow_and_counts_are_copied() -> None:
+    network, average = (nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)) for _ in range(2))
+    before = copy.deepcopy(average.state_dict())
+    network(torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)) + 5)
+    for step, decay, kept in ((0, 0.9, 0.1), (10**6, 0.9, 0.9)):  # the start is forgotten sooner
+        update_average(average, network, step, decay)
+        for name, value in average.state_dict().items():
+            now = network.state_dict()[name]
+            expected = kept * before[name] + (1 - kept) * now if value.is_floating_point() else now
+            torch.testing.assert_close(value, expected, msg=name)
+        before = copy.deepcopy(average.state_dict())
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_reads_its_figures_at_once_and_nothing_else(
+    accumulate: int, data: PairData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = trainer(accumulate=accumulate, discriminators={"start": 0.0}, losses={"r1": 1.0})
+    batch, reads = first_batch(started.config, data), []
+    monkeypatch.setattr("xingaug.training.trainer.read", lambda figures: reads.append(1) or read(figures))
+    with LaunchCounter() as counter:
+        started.train_step(batch)
+    assert not counter.reads
+    assert len(reads) == 1
 
 
 def test_discriminators_that_explode_leave_everything_as_it_was(

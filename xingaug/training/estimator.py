@@ -27,6 +27,7 @@ from xingaug.training.config import PedestrianData, TreeData, device_problem
 from xingaug.training.losses import joint_losses
 from xingaug.training.processes import processes_of
 from xingaug.training.rundir import Log, RunDirectory
+from xingaug.training.steps import Statistics, problem_of, read, update_average
 from xingaug.training.stopping import stop_on_signals
 
 FEWEST_JOINTS = 3
@@ -46,7 +47,7 @@ class EstimatorConfig:
         ema_decay: of the averaged weights that are saved, per step.
         seed: of weights, crops and their changes.
         device: such as cpu or cuda.
-            checkpoint_minutes: time between checkpoints.
+        checkpoint_minutes: time between checkpoints.
         tensorboard: write its event files too, where tensorboard is installed.
     """
 
@@ -181,38 +182,38 @@ class EstimatorTrainer:
             torch.manual_seed(config.seed)
             self.network = PoseNet().to(device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), config.lr, weight_decay=config.weight_decay)
+        self.statistics = Statistics(self.network)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
+        )
         self.step = 0
 
     def train_step(self, batch: Crops) -> dict[str, float]:
         """One update.
 
         Raises:
-            WorkFailed: the loss is not finite; weights and step are as before.
+            WorkFailed: the loss is not finite; weights, statistics and step are as before.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate(self.step)
         images = batch.images.to(self.device, memory_format=torch.channels_last)
+        self.statistics.keep()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device)):
             maps = self.network(images)
         terms = joint_losses(maps, batch.xy.to(self.device), batch.visible.to(self.device))
         total = torch.stack(list(terms.values())).sum()
-        if not bool(total.isfinite()):
-            raise WorkFailed(f"step {self.step}: the loss is not finite; try a lower lr")
         self.optimiser.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        figures = read({"total": total, **terms})
+        problem = problem_of(figures.values())
+        if problem is not None:
+            self.statistics.put_back()
+            raise WorkFailed(f"step {self.step}: {problem} {figures}; try a lower lr")
         self.optimiser.step()
+        update_average(self.average, self.network, self.step, self.config.ema_decay)
         self.step += 1
-        self._average()
-        return {"total": total.item(), **{name: value.item() for name, value in terms.items()}}
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.config.ema_decay, self.step / (self.step + 9))
-        kept, now = ([t for t in net.state_dict().values() if t.is_floating_point()]
-                     for net in (self.average, self.network))  # fmt: skip
-        torch._foreach_lerp_(kept, now, 1 - decay)
+        return figures
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""

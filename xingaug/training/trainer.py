@@ -27,6 +27,7 @@ from xingaug.training.perceptual import PerceptualLoss
 from xingaug.training.pool import ImagePool
 from xingaug.training.processes import Processes
 from xingaug.training.splitting import compose, split_losses, split_of
+from xingaug.training.steps import Statistics, problem_of, read, update_average
 
 KINDS = {"patch": PatchDiscriminator, "residual": ResidualDiscriminator}
 CONDITION_CHANNELS = {"appearance": 3, "shape": 18}
@@ -107,6 +108,7 @@ class Trainer:
                 self.judges[name] = DiscriminatorLoss(discriminator, chosen.loss, config.losses.r1)
         if config.compile:
             self.generator.compiled = torch.compile(self.generator.render)
+        self.statistics = Statistics(self.generator, self.judges)
         self.shared_generator = processes.share(Renderer(self.generator))
         self.shared_judges = {name: processes.share(judge) for name, judge in self.judges.items()}
 
@@ -171,8 +173,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = self.config.learning_rate(self.step)
         joined = self.step >= self.config.discriminators.start * self.config.steps and len(self.judges) > 0
-        buffers = [*self.generator.buffers(), *self.judges.buffers()]
-        before = [buffer.clone() for buffer in buffers]
+        self.statistics.keep()
         if self.config.target == "composite":
             with self.autocast():
                 parts = [compose(part, split_of(self.average.eval())) for part in parts]
@@ -183,11 +184,11 @@ class Trainer:
         try:
             logged = self._require_sane(self._mean_of(logs), parts)
         except WorkFailed:
-            torch._foreach_copy_(buffers, before)
+            self.statistics.put_back()
             raise
         self._update(joined)
-        self.processes.average(buffers)
-        self._update_average()
+        self.processes.average(self.statistics.tensors)
+        update_average(self.average, self.generator, self.step, self.config.ema_decay)
         self.step += 1
         return logged
 
@@ -295,38 +296,21 @@ class Trainer:
 
     def _mean_of(self, logs: list[dict[str, Tensor]]) -> dict[str, float]:
         """Means of each term over parts and processes."""
-        values = torch.stack([torch.stack([value.float() for value in log.values()]) for log in logs]).mean(0)
-        self.processes.average([values])
-        return dict(zip(logs[0], values.tolist(), strict=True))
+        means = torch.stack([torch.stack([value.float() for value in log.values()]) for log in logs]).mean(0)
+        self.processes.average([means])
+        return read(dict(zip(logs[0], means, strict=True)))
 
     def _require_sane(self, logged: dict[str, float], parts: list[Batch]) -> dict[str, float]:
         """The figures of the step, read from the device all at once, or WorkFailed."""
-        found = [value for name, value in logged.items() if name != "gradient"]
-        worst = max(found, key=lambda value: math.inf if math.isnan(value) else abs(value))
-        if not math.isfinite(worst):
-            what = "the loss is not finite"
-        elif abs(worst) > self.config.loss_limit:
-            what = f"the loss exceeds loss_limit {self.config.loss_limit:g}"
-        elif not self.scaler_g.is_enabled() and not math.isfinite(logged["gradient"]):
-            what = "the gradient is not finite"  # in float16 it may be, and the scaler skips the step
-        else:
+        problem = problem_of((v for name, v in logged.items() if name != "gradient"), self.config.loss_limit)
+        if problem is None and not self.scaler_g.is_enabled() and not math.isfinite(logged["gradient"]):
+            problem = "the gradient is not finite"  # in float16 it may be, and the scaler skips the step
+        if problem is None:
             return logged
-        raise WorkFailed(f"step {self.step}: {what} {logged}; {self._names(parts)}")
+        raise WorkFailed(f"step {self.step}: {problem} {logged}; {self._names(parts)}")
 
     def _names(self, parts: list[Batch]) -> str:
         return "images " + ", ".join(name for part in parts for name in part.names)
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        # A short memory at first, or the average would drag the random start along.
-        decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
-        # Not `state_dict`, which names a tensor twice that two modules share.
-        pairs = list(zip(_tensors(self.average), _tensors(self.generator), strict=True))
-        learned = [pair for pair in pairs if pair[0].is_floating_point()]
-        counted = [pair for pair in pairs if not pair[0].is_floating_point()]
-        torch._foreach_lerp_([value for value, _ in learned], [now.detach() for _, now in learned], 1 - decay)
-        for value, now in counted:
-            value.copy_(now)
 
     def state(self) -> dict[str, Any]:
         """All that resuming needs; to be called by every process."""
@@ -361,8 +345,3 @@ class Trainer:
 def _condition(name: str, source: Tensor, target_heatmaps: Tensor) -> Tensor:
     """What a discriminator judges an image by."""
     return source if name == "appearance" else target_heatmaps
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers, each once."""
-    return [*module.parameters(), *module.buffers()]
