@@ -77,12 +77,12 @@ def test_discriminators_are_switched_on_their_own(appearance: str, shape: str, d
     kinds = {"patch": PatchDiscriminator, "residual": ResidualDiscriminator}
     chosen = {name: kind for name, kind in (("appearance", appearance), ("shape", shape)) if kind != "none"}
     started = trainer(batch_size=2, discriminators={"appearance": appearance, "shape": shape, "start": 0.0})
-    judges = {name: type(judge.discriminator) for name, judge in started.judges.items()}
-    assert judges == {n: kinds[k] for n, k in chosen.items()}
-    before = [p.detach().clone() for p in started.judges.parameters()]
+    built = {name: type(loss.discriminator) for name, loss in started.discriminators.items()}
+    assert built == {n: kinds[k] for n, k in chosen.items()}
+    before = [p.detach().clone() for p in started.discriminators.parameters()]
     logged = started.train_step(first_batch(started.config, data))
     assert ({"adversarial", "feature_matching", "discriminators"} <= set(logged)) == bool(chosen)
-    moved = [not torch.equal(p, q) for p, q in zip(started.judges.parameters(), before, strict=True)]
+    moved = [not torch.equal(p, q) for p, q in zip(started.discriminators.parameters(), before, strict=True)]
     assert sum(moved) >= 0.8 * len(moved)  # a bias may find both sides alike
 
 
@@ -245,7 +245,7 @@ def test_discriminators_that_explode_leave_everything_as_it_was(
     monkeypatch.setitem(losses.ADVERSARIAL, "hinge", exploding)
     with pytest.raises(WorkFailed, match=r"step 1: the loss exceeds loss_limit .*'discriminators'"):
         one.train_step(batch)
-    for name in ("generator", "average", "judges"):
+    for name in ("generator", "average", "discriminators"):
         for key, value in one.state()[name].items():
             assert torch.equal(value, before[name][key]), (name, key)
 

@@ -35,7 +35,7 @@ def follow(trainer: Trainer, data: PairData) -> list[dict[str, object]]:
     for batch in batches(trainer, data):
         logged = trainer.train_step(batch)
         digest = hashlib.sha256()
-        for module in (trainer.generator, trainer.judges, trainer.average):
+        for module in (trainer.generator, trainer.discriminators, trainer.average):
             for value in module.state_dict().values():
                 digest.update(value.detach().contiguous().numpy().tobytes())
         seen.append({"logged": logged, "names": batch.names, "weights": digest.hexdigest()})

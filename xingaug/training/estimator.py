@@ -265,7 +265,7 @@ def train_estimator(config: EstimatorConfig, out: Path, progress: bool = True) -
                     run.save_checkpoint(trainer.state())
                     saved = time.monotonic()
                 if stop.signal:
-                    stop.end(trainer.step)
+                    stop.end(stop.signal, trainer.step)
         log.close()
         weights = out / "estimator.safetensors"
         return save_posenet(trainer.average, weights, {"training": to_mapping(config)})

@@ -65,18 +65,18 @@ def train(
         data, held_out = load_pairs(config, progress and processes.is_first)
         if run.checkpoints():
             trainer.restore(run.checkpoints()[-1])
-        judge = validator_of(trainer, held_out) if processes.is_first else None
-        with Recorder(run, trainer, held_out or data, judge, progress) as recorder:
+        validator = validator_of(trainer, held_out) if processes.is_first else None
+        with Recorder(run, trainer, held_out or data, validator, progress) as recorder:
             for batch in batches(trainer, data, overfit_one_batch):
                 recorder.log(trainer.train_step(batch))
                 is_best = recorder.validate()
                 recorder.draw_samples()
-                asked = processes.any(1 + stop.signal if stop.signal else int(is_best or recorder.checkpoint_is_due()))
-                if asked:
+                # What one process is told by a signal or the clock, all of them do.
+                signal, saves = processes.highest(stop.signal, is_best or recorder.checkpoint_is_due())
+                if saves or signal:
                     recorder.save_checkpoint(trainer.state(), is_best)
-                if asked > 1:
-                    stop.signal = asked - 1
-                    stop.end(trainer.step)
+                if signal:
+                    stop.end(signal, trainer.step)
         if processes.is_first:
             save_generator(trainer.average, run.generator, {"training": to_mapping(config)})
     return run.generator
@@ -86,9 +86,9 @@ class Recorder:
     """What a run leaves on disk as it goes; only the first process writes."""
 
     def __init__(
-        self, run: RunDirectory, trainer: Trainer, shown: PairData, judge: Validator | None, progress: bool
+        self, run: RunDirectory, trainer: Trainer, shown: PairData, validator: Validator | None, progress: bool
     ) -> None:
-        """Args: `run`; `trainer`; `shown`: pairs of the sample sheets; `judge`, if any is held out; `progress`."""
+        """Args: `run`; `trainer`; `shown`: of sample sheets; `validator`, if persons are held out; `progress`."""
         self.run, self.trainer, self.config = run, trainer, trainer.config
         self.writes = trainer.processes.is_first
         self.saved = time.monotonic()
@@ -98,7 +98,7 @@ class Recorder:
             count = min(SAMPLES, len(shown))
             sources, targets, mirror = shown.draw(count, self.config.seed + 1, 0)
             self.sheet = PairRows(sources, targets, np.zeros_like(mirror), np.zeros(count, np.int64))
-        self.shown, self.judge = shown, judge
+        self.shown, self.validator = shown, validator
         size = self.config.batch_size
         self.bar = ProgressBar[None](
             None, "training", self.config.steps * size, trainer.step * size, shown=progress and self.writes
@@ -127,9 +127,9 @@ class Recorder:
     def validate(self) -> bool:
         """Measures the held-out pairs when it is their turn; returns whether the weights are the best so far."""
         chosen = self.config.validation
-        if self.judge is None or not self._is_turn(chosen.every):
+        if self.validator is None or not self._is_turn(chosen.every):
             return False
-        figures = validate(self.trainer, self.judge)
+        figures = validate(self.trainer, self.validator)
         value = score(figures, chosen.measures)
         self.stats.add(self.trainer.step, {f"validation_{name}": value for name, value in figures.items()})
         if value <= self.trainer.best:
@@ -209,16 +209,16 @@ def validator_of(trainer: Trainer, held_out: PairData | None) -> Validator | Non
     return None if held_out is None else Validator(config.validation, held_out, config.network.size, trainer.device)
 
 
-def validate(trainer: Trainer, judge: Validator) -> dict[str, float]:
+def validate(trainer: Trainer, validator: Validator) -> dict[str, float]:
     """Measures the averaged weights on pairs of held-out persons, always the same ones."""
-    sources, targets, size = judge.sources, judge.targets, trainer.config.network.size
+    sources, targets, size = validator.sources, validator.targets, trainer.config.network.size
     generated = []
     for start in range(0, len(sources), trainer.config.batch_size):
         part = slice(start, start + trainer.config.batch_size)
         rows = PairRows(sources[part], targets[part], np.zeros(len(sources[part]), bool), targets[part])
-        batch = make_batch(judge.data, rows, size, trainer.device)
+        batch = make_batch(validator.data, rows, size, trainer.device)
         generated.append(unit_to_bytes(signed_to_unit(generate(trainer, batch))).cpu().numpy())
-    return judge.measure(np.concatenate(generated))
+    return validator.measure(np.concatenate(generated))
 
 
 def plan(config: TrainConfig, out: Path) -> str:
@@ -238,7 +238,7 @@ def plan(config: TrainConfig, out: Path) -> str:
             "held_out_images": 0 if held_out is None else len(held_out),
             "pairs_drawn": config.steps * config.batch_size,
             "generator_parameters": sum(p.numel() for p in trainer.generator.parameters()),
-            "discriminator_parameters": sum(p.numel() for p in trainer.judges.parameters()),
+            "discriminator_parameters": sum(p.numel() for p in trainer.discriminators.parameters()),
             "processes": processes.count,
             "goes_on_from": str(run.checkpoints()[-1]) if run.checkpoints() else None,
         }

@@ -65,13 +65,13 @@ class Processes:
         for tensor, mean in zip(chosen, flat.split([t.numel() for t in chosen]), strict=True):
             tensor.detach().copy_(mean.view_as(tensor))
 
-    def any(self, flag: int) -> int:
-        """The largest of the processes' flags."""
+    def highest(self, *numbers: int) -> list[int]:
+        """The largest of the processes' numbers, each for itself."""
         if self.count == 1:
-            return flag
-        shared = torch.tensor(flag, device=self.device)
+            return list(numbers)
+        shared = torch.tensor(numbers, device=self.device)
         dist.all_reduce(shared, dist.ReduceOp.MAX)
-        return int(shared)
+        return shared.tolist()
 
     def total(self, number: int) -> int:
         """The sum of the processes' numbers; all wait for one another."""

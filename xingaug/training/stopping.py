@@ -20,9 +20,14 @@ class Stop:
 
     signal: int = 0
 
-    def end(self, step: int) -> None:
-        """Leaves the program as its callers expect after such a signal."""
-        if self.signal == signal.SIGINT:
+    def end(self, number: int, step: int) -> None:
+        """Leaves the program as its callers expect after the signal of that number, which another process may have got.
+
+        Raises:
+            KeyboardInterrupt: for SIGINT.
+            Terminated: for any other.
+        """
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise Terminated(f"terminated after step {step}, which is saved; the same command goes on from there")
 
