@@ -244,12 +244,12 @@ def test_a_pose_judge_counts_what_can_be_found(tmp_path: Path) -> None:
     red[..., 0] = 200
     poses = load_estimator_file(tmp_path / "m.onnx")(torch.from_numpy(red).movedim(-1, 1) / 255)
     moved = Keypoints(poses.xy + torch.tensor([0.0, 20.0]), poses.visibility)
-    evaluator.look_at_true(red, poses)
+    evaluator.measure_true(red, poses)
     assert evaluator.scores(black)["pck"] == 1
-    evaluator.look_at_true(red, moved)
+    evaluator.measure_true(red, moved)
     assert evaluator.scores(red)["pck"] == 0
     with pytest.raises(BadInput, match=r"m.onnx: finds no joint of 2 true images"):
-        evaluator.look_at_true(black, poses)
+        evaluator.measure_true(black, poses)
 
 
 MOVENET = Path(__file__).resolve().parents[2] / "shared" / "weights" / "movenet-lightning.onnx"

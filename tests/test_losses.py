@@ -54,14 +54,14 @@ def test_adversarial_losses_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(losses.ADVERSARIAL))
-def test_a_better_image_lowers_the_generators_loss_and_a_better_judge_its_own(name: str) -> None:
+def test_a_better_image_lowers_the_generators_loss_and_a_better_discriminator_its_own(name: str) -> None:
     play = losses.ADVERSARIAL[name]
     low, high = torch.full((4,), -1.0), torch.full((4,), 1.0)
     assert play.generator(high) < play.generator(low)
     assert play.discriminator(high, low) < play.discriminator(low, high)
 
 
-def test_r1_of_a_linear_judge_is_its_squared_weight() -> None:
+def test_r1_of_a_linear_discriminator_is_its_squared_weight() -> None:
     weight = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
     images = torch.rand(5, 3, 4, 2, requires_grad=True)
     penalty = losses.r1_penalty((images * weight).sum((1, 2, 3))[:, None], images)

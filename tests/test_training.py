@@ -95,16 +95,16 @@ class Means(nn.Module):
 
 @pytest.mark.parametrize("loss", ["hinge", "bce", "least_squares"])
 def test_every_loss_is_logged_and_counts_with_its_weight(loss: str, data: PairData) -> None:
-    judging = {"start": 0.0, "loss": loss, "pool": 3}
+    chosen = {"start": 0.0, "loss": loss, "pool": 3}
     weights = {"l1": 3.0, "structural": 2.0, "adversarial": 0.5, "feature_matching": 0.25, "identity": 4.0, "r1": 1.0}
-    started = Trainer(config(batch_size=2, losses=weights, discriminators=judging), ALONE, Means())
+    started = Trainer(config(batch_size=2, losses=weights, discriminators=chosen), ALONE, Means())
     logged = started.train_step(first_batch(started.config, data))
     weighted = sum(weight * logged[name] for name, weight in weights.items() if name != "r1")
     assert logged["total"] == pytest.approx(weighted, rel=1e-4)
     assert logged["r1"] > 0
     assert set(logged) == {"total", "gradient", "discriminators", *weights}
     assert len(started.pool.entries) == 2
-    zero = trainer(batch_size=2, losses=dict.fromkeys(weights, 0.0) | {"l1": 1.0}, discriminators=judging)
+    zero = trainer(batch_size=2, losses=dict.fromkeys(weights, 0.0) | {"l1": 1.0}, discriminators=chosen)
     assert {"l1", "total"} <= set(zero.train_step(first_batch(zero.config, data)))
 
 

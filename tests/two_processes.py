@@ -17,7 +17,7 @@ from xingaug.training.loop import batches
 from xingaug.training.processes import processes_of
 from xingaug.training.trainer import Trainer
 
-JUDGING = {"start": 0.4, "appearance": "residual", "loss": "bce"}
+DISCRIMINATORS = {"start": 0.4, "appearance": "residual", "loss": "bce"}
 
 
 def frozen_norm(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def main(out: Path, statistics: str) -> None:
         nn.Dropout.forward = lambda self, x: x  # type: ignore[assignment, method-assign]
     with processes_of("cpu") as processes:
         losses = {"r1": 0.5}
-        trainer = Trainer(config(discriminators=JUDGING, losses=losses, accumulate=1), processes)
+        trainer = Trainer(config(discriminators=DISCRIMINATORS, losses=losses, accumulate=1), processes)
         seen = follow(trainer, world())
         (out / f"{processes.rank}.json").write_text(json.dumps(seen))
 

@@ -24,7 +24,7 @@ QUERIES = 64
 """Poses that are searched for, and images that a sampler draws for, at a time."""
 
 BEST = 10
-"""Poses that are asked for."""
+"""Poses that a search returns."""
 
 _JITTER_PX = 2.0
 _HIDDEN = 0.05

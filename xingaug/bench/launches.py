@@ -1,4 +1,4 @@
-"""What a computation asks of its device, told without one: operations that launch something, and reads by the host."""
+"""Counts what a computation launches on a device and reads back from it; no device is needed for that."""
 
 from collections import Counter
 from typing import Any
@@ -59,7 +59,7 @@ def _is_own(out: Any, args: Any, name: str) -> bool:
 
 
 def launches_of(function: Any, *args: Any) -> LaunchCounter:
-    """What one call asks of the device."""
+    """Counts of one call without gradients."""
     with LaunchCounter() as counter, torch.no_grad():
         function(*args)
     return counter

@@ -251,12 +251,12 @@ def _trainer(name: str, batch_size: int, device: str, released: bool) -> "Traine
     from xingaug.training.trainer import Trainer
 
     size_config(name)
-    judging = DiscriminatorConfig(start=0.0)
+    discriminators = DiscriminatorConfig(start=0.0)
     if released:
-        judging = DiscriminatorConfig("residual", "residual", "bce", pool=50, start=0.0)
+        discriminators = DiscriminatorConfig("residual", "residual", "bce", pool=50, start=0.0)
     precision: Literal["float32", "auto"] = "float32" if released else "auto"
     settings = TrainConfig(
-        "none", generator=name, discriminators=judging, batch_size=batch_size, precision=precision, device=device
+        "none", generator=name, discriminators=discriminators, batch_size=batch_size, precision=precision, device=device
     )
     return Trainer(settings, Processes(0, 1, torch.device(device)))
 

@@ -1,4 +1,4 @@
-"""From rows of pairs to what a step computes on: images, joints, masks."""
+"""Batches of pairs on the device, made from rows of the data: images, joints, masks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -44,12 +44,12 @@ class Batch:
 
     @property
     def joints(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the rendering core takes beside the images."""
+        """What the rendering core takes after the images: xy and visibility of source, then of target."""
         return self.xy[:, 0], self.visibility[:, 0], self.xy[:, 1], self.visibility[:, 1]
 
     @cached_property
     def target_heatmaps(self) -> Tensor:
-        """(B, 18, H, W) in [0, 1], drawn when a discriminator or a picture first asks for them."""
+        """(B, 18, H, W) in [0, 1], drawn when a discriminator or a sample sheet first needs them."""
         size = (self.source.shape[-2], self.source.shape[-1])
         return draw_maps(Poses.of_joints(*self.joints), size)[:, self.xy.shape[2] :]
 
@@ -70,7 +70,7 @@ class Batch:
 
 
 def _rows(column: Any, rows: slice) -> Any:
-    """Part of a column of a batch, where it has that column."""
+    """The rows of a column of a batch; None if the batch has no such column."""
     return None if column is None else column[rows]
 
 
@@ -125,40 +125,40 @@ def make_batch(
     sources, targets = data.images[rows.sources], data.images[rows.targets]
     if photometric is not None:
         sources, targets = _change_colours(photometric, sources, targets, rows.colour_seeds)
-    flip = _placed(rows.mirror, device)
-    # On the CPU, where checking their values makes nobody wait.
+    flip = _to_device(rows.mirror, device)
+    # On the CPU, where checking their values waits for no device.
     keypoints = [_keypoints(data, chosen, rows.mirror, size) for chosen in (rows.sources, rows.targets)]
     persons = None
     if data.masks is None:
         mask = pose_mask(keypoints[1].to(device), size)
     else:
         masks = np.stack([data.masks[rows.sources], data.masks[rows.targets]], 1)
-        persons = _mirrored(_placed(masks, device).float() / 255, flip)
-        mask = persons.amax(1, keepdim=True)  # the ground that a person leaves is as new in the target as the person is
+        persons = _mirrored(_to_device(masks, device).float() / 255, flip)
+        mask = persons.amax(1, keepdim=True)  # what the person uncovers is new in the target, too
     cameras = data.groups if data.camids is None else data.camids
     across = cameras[rows.sources] != cameras[rows.targets]
     names = zip(data.names[rows.sources], data.names[rows.targets], strict=True)
     return Batch(
         _signed(sources, flip),
         _signed(targets, flip),
-        _placed(torch.stack([kp.xy for kp in keypoints], 1), device),
-        _placed(torch.stack([kp.visibility for kp in keypoints], 1), device),
+        _to_device(torch.stack([kp.xy for kp in keypoints], 1), device),
+        _to_device(torch.stack([kp.visibility for kp in keypoints], 1), device),
         mask,
         persons,
-        _placed(across, device),
+        _to_device(across, device),
         [f"{source} -> {target}" for source, target in names],
     )
 
 
-def _placed(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """On the device; to a GPU through pinned memory, so that nobody waits for the copy."""
+def _to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """Copies to the device; to a GPU from pinned memory, so that the host does not wait for the copy."""
     tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _signed(images: np.ndarray, flip: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 to (B, 3, H, W) in [-1, 1], mirrored where marked."""
-    signed = unit_to_signed(bytes_to_unit(_placed(images, flip.device)))
+    signed = unit_to_signed(bytes_to_unit(_to_device(images, flip.device)))
     return _mirrored(signed, flip).contiguous(memory_format=torch.channels_last)
 
 
@@ -167,7 +167,7 @@ def _mirrored(images: Tensor, flip: Tensor) -> Tensor:
 
 
 def _keypoints(data: PairData, rows: np.ndarray, mirror: np.ndarray, size: tuple[int, int]) -> Keypoints:
-    """Of those rows, mirrored where marked, on the CPU."""
+    """Keypoints of rows of the data, mirrored where marked, on the CPU."""
     kp = Keypoints(torch.from_numpy(data.xy[rows]), torch.from_numpy(data.visibility[rows]))
     flip, mirrored = torch.from_numpy(mirror), kp.flip(size[1])
     xy = torch.where(flip[:, None, None], mirrored.xy, kp.xy)

@@ -1,14 +1,14 @@
 """Targets that a generator can know: the target's person, in the source's light, on the source's own ground.
 
-The picture that another camera took of a person asks for a background and a light that the source does not show; a
-network that is trained on it learns the mean of what may be there, which is fog. (Our choice.)
+Another camera's picture of a person has a background and a light that the source does not show. A network that is
+trained to reproduce them learns the mean of all that are possible, which looks like fog. (Our choice.)
 """
 
 import torch
 from torch import Tensor
 
 _MOST_STRETCH = 1.7
-"""How much the contrast of a person may be changed at most; more of it is a mask that went wrong."""
+"""Largest factor by which the contrast of a person is changed; a larger one means that a mask is wrong."""
 
 
 def composite_target(
@@ -37,7 +37,7 @@ def composite_target(
 
 
 def _statistics(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (B, 3, 1, 1) of the pixels that are surely the person's."""
+    """Mean and deviation (B, 3, 1, 1) of the pixels that belong to the person with a mask above 0.5."""
     inside = (mask > 0.5).to(image.dtype)
     count = inside.sum((2, 3), keepdim=True) + 1
     mean = (image * inside).sum((2, 3), keepdim=True) / count

@@ -110,7 +110,7 @@ class PerceptualConfig:
         layers: indices into `features` of torchvision's network after which features are compared; the released
             XingGAN uses 3 (relu1_2). VGG-16's relu2_2, relu3_3 and relu4_3 are 8, 15 and 22.
         distance: "l1", or "squared"; mean over all numbers of a layer.
-        normalised: bring the features at each place to unit length first, and sum over the channels (as LPIPS does).
+        normalised: bring the features at each position to unit length first, and sum over the channels (as LPIPS does).
     """
 
     network: Literal["vgg16", "vgg19"] = "vgg19"
@@ -135,12 +135,12 @@ class LossWeights:
         structural: of 1 - SSIM (our choice).
         perceptual: of the perceptual loss, where the run has one.
         identity: of 1 - cosine between features of the generated and the true image, where the run has a network.
-        pose: of the distance between the joints asked for and those that the project's pose estimator finds.
+        pose: of the distance between the joints wanted and those that the project's pose estimator finds.
         adversarial: of the mean of both adversarial terms.
         feature_matching: of both discriminators' feature matching (our choice).
         r1: of the discriminators' gradient penalty on true images, Mescheder et al. 2018; counted as r1 / 2.
         style: of the difference of Gram matrices of the perceptual loss's features inside the mask (Johnson et al.
-            2016): texture without a place, which keeps a person sharp where source and target cannot be aligned.
+            2016): texture regardless of position, which keeps a person sharp where source and target cannot be aligned.
         split: of both losses of a generator that keeps its source's ground (`training.splitting`).
         person: how much heavier than the background a person's pixel is in L1 and 1 - SSIM: inside the union of the
             masks beside both images, or where there are none inside the target's pose mask.
@@ -247,7 +247,7 @@ class TrainConfig:
 
     Attributes:
         perceptual: the perceptual loss, "vgg16" or "vgg19" for that network with torchvision's weights; "none" must be
-            written out, so that nobody goes without it unknowingly.
+            written out, so that training without it is a decision.
         data: where pairs come from.
         generator: the network: a named size (`generators.sizes`), or the switches of a XingGAN++.
         size: (height, width) in pixels of a named generator's images; None is 128x64.
@@ -261,7 +261,7 @@ class TrainConfig:
         losses: weights of the terms.
         identity_network: a `torch.export` program (.pt2), images (B, 3, H, W) in [0, 1] to features (B, D). It can run
             code when it is loaded, so name only a file that you trust; no gradient goes through ONNX, which cannot.
-        pose_estimator: what `losses.pose` asks: the name of a bundled PoseNet, or a file of `xingaug train-estimator`.
+        pose_estimator: for `losses.pose`: the name of a bundled PoseNet, or a file of `xingaug train-estimator`.
         steps: number of updates of the generator.
         batch_size: pairs a step, of all processes together.
         accumulate: parts that a process cuts its share of a step into, to save memory.

@@ -39,7 +39,7 @@ class EstimatorConfig:
     """A training run.
 
     Attributes:
-        data: where the crops come from; images are drawn from all alike.
+        data: where the crops come from; every image is drawn with the same probability.
         steps: updates.
         batch_size: crops a step.
         lr: AdamW's learning rate; it rises over 200 steps and falls to 0 as a cosine.
@@ -104,7 +104,7 @@ class Crops:
     def moved(self, matrix: Tensor, shift: Tensor) -> "Crops":
         """Scaled and turned about the middle by matrices (B, 2, 2), then shifted by (B, 2) pixels.
 
-        What comes into the picture repeats its border; joints that leave it cannot be seen.
+        New pixels at the edges repeat the border; joints that leave the image become invisible.
         """
         middle = torch.tensor([SIZE[1] - 1, SIZE[0] - 1]) / 2
         xy = (self.xy - middle) @ matrix.mT + middle + shift[:, None]

@@ -118,7 +118,7 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
         if "fid" in config.perceptual and len(pairs.true) < 2:
             raise BadInput(f"{config.pairs}: 1 pair to measure, fid needs at least 2")
         networks = load_networks(tuple(config.perceptual), size, config.inception, config.device)
-    # First on the true images, so that a network that does not fit is told before anything is rendered.
+    # First on the true images, so that a network that does not fit is reported before anything is rendered.
     evaluators = _Evaluators(config, pairs, progress)
     of_true = evaluators.scores("true", pairs.true, pairs.target_rows)
     of_true |= {} if config.frechet_weights is None else {"frechet": 0.0, "vgg_distance": 0.0}
@@ -198,7 +198,7 @@ class _Evaluators:
         self._poses = self._vgg = self._reid = None
         if config.pose_estimator is not None:
             self._poses = PoseEvaluator(config.pose_estimator, config.device, config.batch_size)
-            self._poses.look_at_true(pairs.true, pairs.target_keypoints, self._label("poses of the true images"))
+            self._poses.measure_true(pairs.true, pairs.target_keypoints, self._label("poses of the true images"))
         if config.frechet_weights is not None:
             self._vgg = VGGEvaluator(
                 config.frechet_weights, pairs.true, config.batch_size, config.device, "--frechet-weights"

@@ -46,7 +46,7 @@ def train(
             best), samples/, best.safetensors (the best checkpoint's averaged weights), and at the end
             generator.safetensors (the last step's).
         progress: show a bar on a terminal.
-        overfit_one_batch: take the first step's pairs at every step, to see whether the losses can fall at all.
+        overfit_one_batch: take the first step's pairs at every step, to see whether the losses fall at all.
         identity_network: in place of the configuration's: images (B, 3, H, W) in [0, 1] to features (B, D).
 
     Returns:
@@ -71,7 +71,7 @@ def train(
                 recorder.log(trainer.train_step(batch))
                 is_best = recorder.validate()
                 recorder.draw_samples()
-                # What one process is told by a signal or the clock, all of them do.
+                # A signal, or the time of a checkpoint, may come to one process alone; all act on it.
                 signal, saves = processes.highest(stop.signal, is_best or recorder.checkpoint_is_due())
                 if saves or signal:
                     recorder.save_checkpoint(trainer.state(), is_best)
@@ -222,7 +222,7 @@ def validate(trainer: Trainer, validator: Validator) -> dict[str, float]:
 
 
 def plan(config: TrainConfig, out: Path) -> str:
-    """What a run would do, as YAML: the resolved configuration and what its data and networks amount to.
+    """What a run would do, as YAML: the resolved configuration and the size of its data and networks.
 
     Reads the data and builds the networks, writes nothing.
     """
@@ -231,7 +231,7 @@ def plan(config: TrainConfig, out: Path) -> str:
         run.require_own(config)
         trainer = Trainer(config, processes)
         data, held_out = load_pairs(config)
-        validator_of(trainer, held_out)  # so that networks and pairs that do not fit are told now
+        validator_of(trainer, held_out)  # so that networks and pairs that do not fit are reported now
         summary = {
             "out": str(out),
             "images": len(data),

@@ -71,12 +71,12 @@ def identity_loss(network: Callable[[Tensor], Tensor], generated: Tensor, target
 
 
 def joint_losses(maps: tuple[Tensor, Tensor, Tensor], xy: Tensor, visible: Tensor) -> dict[str, Tensor]:
-    """What a pose network's maps are off: the terms of its training.
+    """Errors of a pose network's maps: the terms of its training.
 
     Args:
         maps: what `PoseNet` gives.
         xy: (B, 18, 2) pixels.
-        visible: (B, 18) bool; only such joints count for the places.
+        visible: (B, 18) bool; only such joints count for cells and offsets.
     """
     cells, offsets, scores = maps
     away = xy[..., None, None] - cell_centres(cells)  # (B, 18, 2, 32, 16) px from each cell's centre to the joint
@@ -93,12 +93,12 @@ def joint_losses(maps: tuple[Tensor, Tensor, Tensor], xy: Tensor, visible: Tenso
 
 
 def pose_loss(network: Callable[[Tensor], Maps], generated: Tensor, xy: Tensor, visibility: Tensor) -> Tensor:
-    """How far from the joints asked for a pose network finds those of generated images.
+    """Distance between the joints wanted and those that a pose network finds in generated images.
 
     Args:
         network: as `PoseNet`; no gradient reaches its weights.
         generated: (B, 3, H, W) in [-1, 1].
-        xy: (B, 18, 2) pixels, the pose asked for.
+        xy: (B, 18, 2) pixels, the pose wanted.
         visibility: (B, 18); joints at 0 do not count.
     """
     size = (generated.shape[-2], generated.shape[-1])
@@ -112,11 +112,11 @@ def pose_loss(network: Callable[[Tensor], Maps], generated: Tensor, xy: Tensor, 
 
 @dataclass(frozen=True)
 class Adversarial:
-    """One way to play against a discriminator, on its scores (logits), higher for real.
+    """An adversarial loss on a discriminator's scores (logits), which are higher for real images.
 
     Attributes:
-        generator: of the scores of generated images.
-        discriminator: of the scores of true and of generated images.
+        generator: its loss, from the scores of generated images.
+        discriminator: its loss, from the scores of true and of generated images.
     """
 
     generator: Callable[[Tensor], Tensor]

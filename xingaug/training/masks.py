@@ -1,4 +1,4 @@
-"""Where a person stands, told from the keypoints: PATN's pose mask."""
+"""The pixels of a person, estimated from keypoints: PATN's pose mask."""
 
 import torch
 import torch.nn.functional as F

@@ -75,7 +75,7 @@ def load_networks(
     if "lpips" in names and min(size) < _LPIPS_MIN:
         raise BadInput(f"lpips: images of {size[0]}x{size[1]}, AlexNet needs at least {_LPIPS_MIN} pixels on each side")
     try:
-        # What the two import needs no place in the output of a command, nor do their warnings.
+        # What the libraries print and warn of on import does not belong in the output of a command.
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             lpips = _load_lpips().to(device) if "lpips" in names else None
@@ -108,7 +108,7 @@ def perceptual_scores(
 
     Returns:
         For each set the metrics under their names: LPIPS (mean over the pairs) and FID, 0 for equal images, and IS,
-        from 1 up, which knows nothing of the true images.
+        from 1 up, which does not look at the true images.
     """
     scores: dict[str, dict[str, float]] = {name: {} for name in sets}
     if networks.lpips is not None:
@@ -149,7 +149,7 @@ def frechet_distance(features: Tensor, true: Tensor) -> float:
 
 
 def inception_score(logits: Tensor) -> float:
-    """IS by torchmetrics, of (N, classes) logits; drawn into 10 splits (fewer if N is), always alike."""
+    """IS by torchmetrics, of (N, classes) logits; drawn into 10 splits (fewer if N is), the same way every time."""
     from torchmetrics.image.inception import InceptionScore
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -161,7 +161,7 @@ def inception_score(logits: Tensor) -> float:
 
 
 class _Given(nn.Module):
-    """Stands where torchmetrics wants a feature network, and hands on features that are there already."""
+    """In place of the feature network that torchmetrics wants: returns features computed before."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def _load_lpips() -> Any:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
     from torchvision.models import AlexNet_Weights
 
-    path = _at_hand(AlexNet_Weights.DEFAULT.url, "AlexNet's weights for lpips", "")
+    path = _cached(AlexNet_Weights.DEFAULT.url, "AlexNet's weights for lpips", "")
     _require_tensors(path, "AlexNet's weights for lpips")
     try:
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
@@ -216,7 +216,7 @@ def _load_inception(path: Path | None) -> Any:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     if path is None:
-        path = _at_hand(URL_INCEPTION_V3, what, " or name it with --inception")
+        path = _cached(URL_INCEPTION_V3, what, " or name it with --inception")
         _require_tensors(path, what)
     try:
         return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path), antialias=True)
@@ -224,8 +224,8 @@ def _load_inception(path: Path | None) -> Any:
         raise BadInput(f"{path}: not torch-fidelity's weights of Inception v3; needed {INCEPTION}") from None
 
 
-def _at_hand(url: str, what: str, otherwise: str) -> Path:
-    """The place of a file in torch's cache, where the library that needs it looks; downloaded if it is not there."""
+def _cached(url: str, what: str, otherwise: str) -> Path:
+    """Path of a file in torch's cache, where the library that needs it looks; downloads it if it is missing."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if path.is_file():
         return path

@@ -8,7 +8,7 @@ class ImagePool:
     """Holds a number of entries; each is a tuple of tensors of one image, the generated one and its conditions."""
 
     def __init__(self, size: int) -> None:
-        """Args: `size`: entries at most; 0 hands back what it is given."""
+        """Args: `size`: entries at most; 0 returns each batch unchanged."""
         self.size = size
         self.entries: list[list[Tensor]] = []
 

@@ -1,4 +1,4 @@
-"""Whether generated persons stand in the poses that were asked for, measured by a pose estimator."""
+"""Whether generated persons stand in the poses wanted, measured by a pose estimator."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class PoseEvaluator:
     """An estimator, the poses that it should find, and which of their joints it finds in the true images.
 
     Attributes:
-        of_true: `scores` of the true images, after `look_at_true`.
+        of_true: `scores` of the true images, after `measure_true`.
     """
 
     of_true: dict[str, float]
@@ -54,7 +54,7 @@ class PoseEvaluator:
         self._estimator = load_estimator_file(path, device)
         self._path, self._batch_size = path, batch_size
 
-    def look_at_true(self, images: np.ndarray, poses: Keypoints, label: str | None = None) -> None:
+    def measure_true(self, images: np.ndarray, poses: Keypoints, label: str | None = None) -> None:
         """Takes (N, H, W, 3) uint8 true images and their (N,) poses, which `scores` then compares with.
 
         Raises:
@@ -73,7 +73,7 @@ class PoseEvaluator:
         """`pck`, over joints that are found in the true images, and `pckh` where heads are known.
 
         Args:
-            images: (N, H, W, 3) uint8, of the poses that `look_at_true` was given.
+            images: (N, H, W, 3) uint8, of the poses that `measure_true` was given.
             label: of the progress; None shows none.
         """
         return self._compare(estimate_poses(self._estimator, images, self._batch_size, label))

@@ -49,7 +49,7 @@ def ssim_map(generated: np.ndarray, true: np.ndarray, data_range: np.ndarray | N
 
 
 class _Workspace:
-    """Memory for SSIM of so few pairs that it stays in the processor's cache; taking it anew costs as much as SSIM."""
+    """Memory for SSIM of a few pairs, which stays in the processor's cache; allocating it takes as long as SSIM."""
 
     def __init__(self, count: int, height: int, width: int) -> None:
         self.size = (height - 2 * _RADIUS, width - 2 * _RADIUS)
@@ -164,7 +164,7 @@ def measure(
 def _sums(
     generated: np.ndarray, true: np.ndarray, masks: np.ndarray | None, pose_masks: np.ndarray | None
 ) -> np.ndarray:
-    """Sums over pairs of SSIM, mask-SSIM, person SSIM, L1 and PSNR; 0 for what is not known."""
+    """Sums over pairs of SSIM, mask-SSIM, person SSIM, L1 and PSNR; 0 where a mask is missing."""
     similarity = ssim_map(generated, true)
     masked, person = 0.0, 0.0
     if pose_masks is not None:
@@ -178,7 +178,7 @@ def _sums(
 
 
 def _l1_and_psnr(generated: np.ndarray, true: np.ndarray) -> tuple[float, float]:
-    """Of one pair: what it computes stays in the processor's cache."""
+    """Of one pair, so that intermediate results stay in the processor's cache."""
     difference = np.subtract(generated, true, dtype=np.float64).ravel()
     squared = max(float(difference @ difference) / difference.size / 255**2, 1e-10)
     return float(np.abs(difference).sum()) / difference.size / 255, -10 * np.log10(squared)
@@ -225,9 +225,9 @@ def pck(predicted: Keypoints, true: Keypoints, height: int, threshold: float = 0
     """Share of the joints that lie where they should, within a part of a torso (our definition).
 
     A joint that is present in the true pose is right if the predicted one lies within `threshold` times a quarter of
-    the image's height, which is about the torso of a person who fills the image: 6.4 px of 128 at 0.2. So nobody whose
-    hips are hidden is left out. The neck, which most networks derive from the shoulders, does not count. Leave out of
-    `true` what an estimator does not find in the true images either, and only the generated image is judged.
+    the image's height, which is about the torso of a person who fills the image: 6.4 px of 128 at 0.2. So persons whose
+    hips are hidden count, too. The neck, which most networks derive from the shoulders, does not count. Joints
+    that an estimator does not find in the true images should be left out of `true`: they say nothing of the generator.
 
     Args:
         predicted: (N,) poses; a place counts whatever its confidence.

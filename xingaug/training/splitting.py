@@ -1,7 +1,7 @@
-"""What a generator's split into person and ground learns from, beside the images that are rendered (our choice).
+"""Losses of a generator's split into person and ground, and targets made with it (our choice).
 
-Nobody has seen the ground behind a person. But where somebody else would stand in the picture it is to be seen: the
-masks of other persons, laid over the ground at the person's side, are holes whose filling is known.
+No image shows the ground behind its person, so filling it in cannot be learned there. Instead, the masks of other
+persons are laid over the ground beside the person: holes whose true filling is known.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from xingaug.training.composites import composite_target
 
 
 def split_of(generator: nn.Module) -> SourceSplit:
-    """What a generator that keeps its source's ground splits it by."""
+    """The part of a generator that splits its source into person and ground."""
     split = generator.get_submodule("split")
     assert isinstance(split, SourceSplit)
     return split

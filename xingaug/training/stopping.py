@@ -12,10 +12,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Whether somebody asked the run to stop.
+    """Whether a signal has come that ends the run.
 
     Attributes:
-        signal: the number of the signal that asked; 0 while nobody has.
+        signal: its number; 0 before one has come.
     """
 
     signal: int = 0

@@ -1,4 +1,4 @@
-"""What is measured on held-out persons during training, and which weights are the best."""
+"""Measures on held-out persons during training, and the score that picks the best weights."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from xingaug.training.vgg_metrics import VGGEvaluator
 
 
 class Validator:
-    """Measures generated images of a fixed list of pairs; what the true images give is computed once."""
+    """Measures generated images of a fixed list of pairs; figures of the true images are computed once."""
 
     def __init__(self, config: Validation, data: PairData, size: tuple[int, int], device: torch.device) -> None:
         """Draws the pairs and loads the networks that the configuration names.
@@ -44,13 +44,13 @@ class Validator:
         self._poses: PoseEvaluator | None = None
         if config.pose_estimator is not None:
             self._poses = PoseEvaluator(config.pose_estimator, device)
-            self._poses.look_at_true(self._true, poses)
+            self._poses.measure_true(self._true, poses)
 
     def _search_space(self, network: FeatureNetwork) -> Gallery:
         if self.data.camids is None:
             raise BadInput("validation.reid: the images have no cameras; needed a dataset that has them")
         gallery = Gallery(network(self.data.images[np.arange(len(self.data))]), self.data.pids, self.data.camids)
-        self._retrieve(gallery.features[self.targets], gallery)  # told before anything is trained
+        self._retrieve(gallery.features[self.targets], gallery)  # so that an error is reported before training
         return gallery
 
     def _retrieve(self, features: torch.Tensor, gallery: Gallery) -> dict[str, float]:

@@ -58,7 +58,7 @@ class VGGFeatures(nn.Module):
 
 
 def unit_channels(features: Tensor) -> Tensor:
-    """(B, C, h, w), of unit length at every place; as LPIPS (Zhang et al. 2018) compares features."""
+    """(B, C, h, w), of unit length at every position; as LPIPS (Zhang et al. 2018) compares features."""
     return features / (features.square().sum(1, keepdim=True) + 1e-10).sqrt()
 
 

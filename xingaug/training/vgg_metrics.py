@@ -50,7 +50,7 @@ class VGGEvaluator:
         Returns:
             For each set, both 0 for equal images: `frechet`, between Gaussians of the means over the image of relu4_3
             (512 numbers an image); `vgg_distance`, squared distance of the features of `LAYERS`, of unit length over
-            the channels at each place, averaged over places, layers and pairs.
+            the channels at each position, averaged over positions, layers and pairs.
         """
         means: dict[str, list[Tensor]] = {name: [] for name in ("", *sets)}
         distances: dict[str, list[Tensor]] = {name: [] for name in sets}
