@@ -65,7 +65,7 @@ def bench_generator(
     positive("batch_size", batch_size)
     positive("rounds", rounds)
     place = torch.device(device)
-    networks = {name: _network(name, place) for name in dict.fromkeys([BASELINE, *(names or SIZES)])}
+    networks = {name: network_to_bench(name, place) for name in dict.fromkeys([BASELINE, *(names or SIZES)])}
     inputs = {name: example_batch(network, batch_size, place) for name, network in networks.items()}
     costs = {name: _cost(network, inputs[name]) for name, network in networks.items()}
     variants = [v for name, network in networks.items() for v in _variants(name, network, inputs[name], compile)]
@@ -119,7 +119,7 @@ def _device_name(device: torch.device) -> str:
     return f"cpu, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _network(name: str, device: torch.device) -> PoseGenerator:
+def network_to_bench(name: str, device: torch.device) -> PoseGenerator:
     """A named size with random weights, or a stored generator, as it is trained."""
     if name not in SIZES:
         return load_generator(name, device, dtype=None)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xingaug.commands.parser import add_command, print_figures, print_table
-from xingaug.errors import BadInput
+from xingaug.errors import BadInput, WorkFailed
 
 _MODELS = ("resnet50", "osnet_x1_0", "osnet_x0_25")  # those of reid_integration.bench
 
@@ -16,7 +16,9 @@ def add(commands: Any) -> None:
     text = "Measure speed, the variants of one part alternating within one run."
     parser = add_command(commands, "bench", _bench, text, "xingaug bench generator --json")
     parser.add_argument(
-        "part", choices=("generator", "train", "augment", "bank", "offline", "evaluation"), help="what to measure"
+        "part",
+        choices=("generator", "train", "augment", "bank", "offline", "evaluation", "gpu"),
+        help="what to measure; gpu: all that a CUDA device is measured by, printed as JSON",
     )
     parser.add_argument("--generator", nargs="+", metavar="NAME",
                         help="sizes (xinggan, xinggan_pp, xinggan_pp_small), bundled names or .safetensors files; left "
@@ -25,7 +27,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[13_000, 100_000], metavar="N",
                         help="part bank: numbers of poses")  # fmt: skip
     parser.add_argument(
-        "--batch-size", type=int, help="images at a time (default: 8; part augment: 64; part offline: by memory)"
+        "--batch-size", type=int, help="images at a time (default: 8; parts augment, gpu: 64; part offline: by memory)"
     )
     parser.add_argument("--models", nargs="*", choices=_MODELS, default=_MODELS,
                         help="part augment: re-ID networks whose training step is measured")  # fmt: skip
@@ -43,14 +45,15 @@ def _bench(args: argparse.Namespace) -> None:
         bench_bank,
         bench_evaluation,
         bench_generator,
+        bench_gpu,
         bench_offline,
         bench_train,
     )
 
     if args.batch_size is None and args.part != "offline":
-        args.batch_size = 64 if args.part == "augment" else 8
+        args.batch_size = 64 if args.part in ("augment", "gpu") else 8
     names = args.generator or ["pedestrians-small"]
-    if args.part in ("augment", "offline") and len(names) > 1:
+    if args.part in ("augment", "offline", "gpu") and len(names) > 1:
         raise BadInput(f"--generator: {len(names)} names, the part {args.part} measures one")
     tables: list[str] = []
     if args.part == "generator":
@@ -60,6 +63,12 @@ def _bench(args: argparse.Namespace) -> None:
         figures, tables = bench_train(args.generator, args.batch_size, args.rounds, args.device), ["variants"]
     elif args.part == "bank":
         figures, tables = bench_bank(args.bank, args.sizes, args.rounds), ["banks", "samplers"]
+    elif args.part == "gpu":
+        figures = bench_gpu(names[0], args.batch_size, args.rounds, "cuda" if args.device == "cpu" else args.device)
+        print(json.dumps(figures))
+        if figures["failed"]:
+            raise WorkFailed(f'bench gpu: not measured: {", ".join(figures["failed"])}; see "failed" above')
+        return
     elif args.part == "evaluation":
         figures = bench_evaluation(args.rounds)
     elif args.part == "offline":

@@ -1,0 +1,159 @@
+"""Everything that is to be measured on a GPU, in one run, for machines that are at hand for minutes."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from xingaug.bench.augment import bench_augment, measured_by_reid_integration
+from xingaug.bench.launches import launches_of
+from xingaug.bench.networks import BASELINE, bench_train, example_batch, example_keypoints, forward_of, network_to_bench
+from xingaug.bench.timing import alternate, positive
+from xingaug.errors import BadInput, WorkFailed, first_line
+from xingaug.generators.core import Core
+from xingaug.generators.store import load_generator
+
+STEPS = {"resnet50": 1, "osnet_x1_0": 4}
+"""Re-ID networks whose training step is measured, and the reuse of rendered images with each."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured, and where.
+
+    Attributes:
+        device: of all parts.
+        generator: bundled name or file of a small generator.
+        size: name of the size that it has, for training.
+        batch_size: images at a time.
+        rounds: measured rounds; the median counts.
+    """
+
+    device: torch.device
+    generator: str
+    size: str = "xinggan_pp_small"
+    batch_size: int = 64
+    rounds: int = 12
+
+
+def bench_gpu(generator: str, batch_size: int, rounds: int, device: str = "cuda") -> dict[str, Any]:
+    """Measures rendering, `XingPose`, training steps with augmentation and generator training on a CUDA device.
+
+    Args:
+        generator: bundled name or file of a small generator.
+        batch_size: images at a time.
+        rounds: measured rounds of each part.
+        device: such as cuda or cuda:1.
+
+    Returns:
+        `device`, `torch`, `batch_size`, the figures of each of `PARTS` by its name; `left_out`, the parts that need
+        what is not installed, and `failed`, those that could not be measured, by name with the reason.
+
+    Raises:
+        BadInput: no such device or generator, or a number below 1.
+    """
+    positive("batch_size", batch_size)
+    positive("rounds", rounds)
+    place = torch.device(device)
+    if place.type != "cuda" or (place.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() or "none"
+        raise BadInput(
+            f"bench gpu: device '{device}', needed a CUDA device; this machine has {found} that torch can use"
+        )
+    load_generator(generator)
+    return {
+        "device": torch.cuda.get_device_name(place),
+        "torch": torch.__version__,
+        "batch_size": batch_size,
+        **measure(Measurement(place, generator, batch_size=batch_size, rounds=rounds)),
+    }
+
+
+def measure(asked: Measurement) -> dict[str, Any]:
+    """The figures of the parts by their names; one that fails does not stop the others."""
+    figures: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    for name, part in PARTS.items():
+        missing = [package for package in NEEDED.get(name, ()) if importlib.util.find_spec(package) is None]
+        if missing:
+            left_out[name] = f"{missing[0]} is not installed"
+            continue
+        try:
+            figures[name] = part(asked)
+        except (BadInput, WorkFailed, RuntimeError) as error:
+            failed[name] = first_line(error)
+    return {**figures, "left_out": left_out, "failed": failed}
+
+
+def rendering(asked: Measurement) -> dict[str, float]:
+    """Images per second of the rendering core and of the released network, written plainly in float32, alternating."""
+    baseline = network_to_bench(BASELINE, asked.device).to(memory_format=torch.contiguous_format)
+    plain = forward_of(baseline, example_batch(baseline, asked.batch_size, asked.device))
+    timed = alternate({"core": _core_of(asked), BASELINE: plain}, asked.rounds, asked.device)
+    return {
+        **{f"{name}_images_per_second": round(asked.batch_size / time.median, 1) for name, time in timed.items()},
+        f"ratio_to_{BASELINE}": round(timed[BASELINE].median / timed["core"].median, 2),
+    }
+
+
+def waiting(asked: Measurement) -> dict[str, Any]:
+    """Whether the host waits for the device inside the core: what torch says of it, None if it does not."""
+    run = _core_of(asked)
+    run()  # what is prepared once may wait
+    if asked.device.type != "cuda":
+        return {"core_waits": ", ".join(launches_of(run).reads) or None}
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    except RuntimeError as error:
+        return {"core_waits": first_line(error)}
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return {"core_waits": None}
+
+
+def transform(asked: Measurement) -> dict[str, float]:
+    """Rows per second of `XingPose` as a whole, and of its generator alone."""
+    figures = bench_augment(asked.generator, asked.batch_size, asked.rounds, str(asked.device))
+    rates = figures["images_per_second"]
+    return {"rows_per_second": rates["transform"], "generator_images_per_second": rates["generator"]}
+
+
+def training_step(asked: Measurement) -> list[dict[str, Any]]:
+    """Training steps of re-ID networks with augmentation against those without, a row for each of `STEPS`."""
+    rows: list[dict[str, Any]] = []
+    for model, reuse in STEPS.items():
+        rows += measured_by_reid_integration(
+            "--models", model, "--reuse", str(reuse), "--generator", asked.generator,
+            "--batch-size", str(asked.batch_size), "--rounds", str(asked.rounds), "--device", str(asked.device),
+        )  # fmt: skip
+    return rows
+
+
+def generator_training(asked: Measurement) -> list[dict[str, Any]]:
+    """Images per second of a generator's training steps, beside the released one's: the rows of `bench_train`."""
+    figures = bench_train([asked.size], asked.batch_size, asked.rounds, str(asked.device))
+    return list(figures["variants"])
+
+
+PARTS: dict[str, Callable[[Measurement], Any]] = {
+    part.__name__: part for part in (rendering, waiting, transform, generator_training, training_step)
+}
+"""What is measured, by its name."""
+
+NEEDED = {"training_step": ("reid_integration", "torchreid")}
+"""Packages without which a part is left out."""
+
+
+def _core_of(asked: Measurement) -> Callable[[], object]:
+    """A run of the core on a batch that lies on its device."""
+    network = load_generator(asked.generator, asked.device, dtype=None)
+    people = example_keypoints(asked.batch_size, network.size)
+    images = example_batch(network, asked.batch_size, asked.device)[0]
+    xy = torch.stack([people.xy, people.xy.roll(1, 0)], 1).to(asked.device)
+    visibility = torch.ones(asked.batch_size, 2, xy.shape[2], device=asked.device)
+    return partial(Core(network, dtype="auto"), images, xy, visibility)
