@@ -9,14 +9,14 @@ import torch
 from command_lines import TINY
 
 from xingaug.bench import gpu
-from xingaug.bench.gpu import PARTS, STEPS, Measurement, measure
+from xingaug.bench.gpu import PARTS, STEPS, Setup, measure
 from xingaug.errors import WorkFailed
 from xingaug.generators import SIZES
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.generators.xinggan import XingGANConfig
 from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
 
-TOY = Measurement(torch.device("cpu"), "tiny.safetensors", "xinggan_pp_small", batch_size=2, rounds=1)
+TOY = Setup(torch.device("cpu"), "tiny.safetensors", "xinggan_pp_small", batch_size=2, rounds=1)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_every_part_measures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_missing_is_left_out_and_what_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_: Measurement) -> None:
+    def fails(_: Setup) -> None:
         raise WorkFailed("no memory")
 
     monkeypatch.setattr(gpu, "PARTS", {"rendering": fails, "training_step": fails, "waiting": lambda _: {"a": 1}})

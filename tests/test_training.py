@@ -499,6 +499,16 @@ def test_a_damaged_checkpoint_is_named(given: PairData, tmp_path: Path) -> None:
     assert train(asked, tmp_path / "run", progress=False).read_bytes() == whole
 
 
+def test_a_checkpoint_with_the_discriminators_former_name_is_read(tmp_path: Path) -> None:
+    state = trainer(seed=1).state()
+    state["judges"] = state.pop("discriminators")
+    torch.save(state, tmp_path / "00000001.pt")
+    restored = trainer()
+    restored.restore(tmp_path / "00000001.pt")
+    for name, value in restored.discriminators.state_dict().items():
+        assert torch.equal(value, state["judges"][name]), name
+
+
 def test_another_configuration_on_a_run_is_refused(given: PairData, tmp_path: Path) -> None:
     train(config(steps=1), tmp_path / "run", progress=False)
     with pytest.raises(BadInput, match=r"run: was made with lr = .*, now it is 0.1; name another directory"):
@@ -535,6 +545,13 @@ def test_perceptual_must_be_written_out() -> None:
 
     with pytest.raises(BadInput, match="key 'perceptual' is missing; expected one of none, vgg16, vgg19 or a mapping"):
         from_mapping(TrainConfig, {})
+
+
+def test_a_run_without_a_loss_is_refused() -> None:
+    nothing = {"l1": 0.0, "structural": 0.0}
+    with pytest.raises(BadInput, match="losses: no term that has a weight and what it needs"):
+        trainer(losses=nothing)
+    trainer(losses=nothing, discriminators={"start": 0.0})  # theirs is one
 
 
 def test_a_batch_that_cannot_be_shared_out() -> None:

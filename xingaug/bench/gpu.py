@@ -21,8 +21,8 @@ STEPS = {"resnet50": 1, "osnet_x1_0": 4}
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What is measured, and where.
+class Setup:
+    """Settings of a run on one device.
 
     Attributes:
         device: of all parts.
@@ -68,11 +68,11 @@ def bench_gpu(generator: str, batch_size: int, rounds: int, device: str = "cuda"
         "device": torch.cuda.get_device_name(place),
         "torch": torch.__version__,
         "batch_size": batch_size,
-        **measure(Measurement(place, generator, batch_size=batch_size, rounds=rounds)),
+        **measure(Setup(place, generator, batch_size=batch_size, rounds=rounds)),
     }
 
 
-def measure(asked: Measurement) -> dict[str, Any]:
+def measure(setup: Setup) -> dict[str, Any]:
     """The figures of the parts by their names; one that fails does not stop the others."""
     figures: dict[str, Any] = {}
     left_out: dict[str, str] = {}
@@ -83,28 +83,28 @@ def measure(asked: Measurement) -> dict[str, Any]:
             left_out[name] = f"{missing[0]} is not installed"
             continue
         try:
-            figures[name] = part(asked)
+            figures[name] = part(setup)
         except (BadInput, WorkFailed, RuntimeError) as error:
             failed[name] = first_line(error)
     return {**figures, "left_out": left_out, "failed": failed}
 
 
-def rendering(asked: Measurement) -> dict[str, float]:
+def rendering(setup: Setup) -> dict[str, float]:
     """Images per second of the rendering core and of the released network, written plainly in float32, alternating."""
-    baseline = network_to_bench(BASELINE, asked.device).to(memory_format=torch.contiguous_format)
-    plain = forward_of(baseline, example_batch(baseline, asked.batch_size, asked.device))
-    timed = alternate({"core": _core_of(asked), BASELINE: plain}, asked.rounds, asked.device)
+    baseline = network_to_bench(BASELINE, setup.device).to(memory_format=torch.contiguous_format)
+    plain = forward_of(baseline, example_batch(baseline, setup.batch_size, setup.device))
+    timed = alternate({"core": _core_of(setup), BASELINE: plain}, setup.rounds, setup.device)
     return {
-        **{f"{name}_images_per_second": round(asked.batch_size / time.median, 1) for name, time in timed.items()},
+        **{f"{name}_images_per_second": round(setup.batch_size / time.median, 1) for name, time in timed.items()},
         f"ratio_to_{BASELINE}": round(timed[BASELINE].median / timed["core"].median, 2),
     }
 
 
-def waiting(asked: Measurement) -> dict[str, Any]:
+def waiting(setup: Setup) -> dict[str, Any]:
     """Whether the host waits for the device inside the core: what torch says of it, None if it does not."""
-    run = _core_of(asked)
+    run = _core_of(setup)
     run()  # what is prepared once may wait
-    if asked.device.type != "cuda":
+    if setup.device.type != "cuda":
         return {"core_waits": ", ".join(launches_of(run).reads) or None}
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -116,31 +116,31 @@ def waiting(asked: Measurement) -> dict[str, Any]:
     return {"core_waits": None}
 
 
-def transform(asked: Measurement) -> dict[str, float]:
+def transform(setup: Setup) -> dict[str, float]:
     """Rows per second of `XingPose` as a whole, and of its generator alone."""
-    figures = bench_augment(asked.generator, asked.batch_size, asked.rounds, str(asked.device))
+    figures = bench_augment(setup.generator, setup.batch_size, setup.rounds, str(setup.device))
     rates = figures["images_per_second"]
     return {"rows_per_second": rates["transform"], "generator_images_per_second": rates["generator"]}
 
 
-def training_step(asked: Measurement) -> list[dict[str, Any]]:
+def training_step(setup: Setup) -> list[dict[str, Any]]:
     """Training steps of re-ID networks with augmentation against those without, a row for each of `STEPS`."""
     rows: list[dict[str, Any]] = []
     for model, reuse in STEPS.items():
         rows += measured_by_reid_integration(
-            "--models", model, "--reuse", str(reuse), "--generator", asked.generator,
-            "--batch-size", str(asked.batch_size), "--rounds", str(asked.rounds), "--device", str(asked.device),
+            "--models", model, "--reuse", str(reuse), "--generator", setup.generator,
+            "--batch-size", str(setup.batch_size), "--rounds", str(setup.rounds), "--device", str(setup.device),
         )  # fmt: skip
     return rows
 
 
-def generator_training(asked: Measurement) -> list[dict[str, Any]]:
+def generator_training(setup: Setup) -> list[dict[str, Any]]:
     """Images per second of a generator's training steps, beside the released one's: the rows of `bench_train`."""
-    figures = bench_train([asked.size], asked.batch_size, asked.rounds, str(asked.device))
+    figures = bench_train([setup.size], setup.batch_size, setup.rounds, str(setup.device))
     return list(figures["variants"])
 
 
-PARTS: dict[str, Callable[[Measurement], Any]] = {
+PARTS: dict[str, Callable[[Setup], Any]] = {
     part.__name__: part for part in (rendering, waiting, transform, generator_training, training_step)
 }
 """What is measured, by its name."""
@@ -149,11 +149,11 @@ NEEDED = {"training_step": ("reid_integration", "torchreid")}
 """Packages without which a part is left out."""
 
 
-def _core_of(asked: Measurement) -> Callable[[], object]:
+def _core_of(setup: Setup) -> Callable[[], object]:
     """A run of the core on a batch that lies on its device."""
-    network = load_generator(asked.generator, asked.device, dtype=None)
-    people = example_keypoints(asked.batch_size, network.size)
-    images = example_batch(network, asked.batch_size, asked.device)[0]
-    xy = torch.stack([people.xy, people.xy.roll(1, 0)], 1).to(asked.device)
-    visibility = torch.ones(asked.batch_size, 2, xy.shape[2], device=asked.device)
+    network = load_generator(setup.generator, setup.device, dtype=None)
+    people = example_keypoints(setup.batch_size, network.size)
+    images = example_batch(network, setup.batch_size, setup.device)[0]
+    xy = torch.stack([people.xy, people.xy.roll(1, 0)], 1).to(setup.device)
+    visibility = torch.ones(setup.batch_size, 2, xy.shape[2], device=setup.device)
     return partial(Core(network, dtype="auto"), images, xy, visibility)
