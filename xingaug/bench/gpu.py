@@ -60,9 +60,7 @@ def bench_gpu(generator: str, batch_size: int, rounds: int, device: str = "cuda"
     place = torch.device(device)
     if place.type != "cuda" or (place.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count() or "none"
-        raise BadInput(
-            f"bench gpu: device '{device}', needed a CUDA device; this machine has {found} that torch can use"
-        )
+        raise BadInput(f"bench gpu: device '{device}', needed a CUDA device; torch finds {found} here")
     load_generator(generator)
     return {
         "device": torch.cuda.get_device_name(place),
