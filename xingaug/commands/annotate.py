@@ -33,8 +33,8 @@ def _add_annotate(commands: Any) -> None:
     way.add_argument(
         "--estimator",
         metavar="NAME",
-        help="posenet-market1501, which comes with its weights, keypoint-rcnn, rtmpose, vitpose, movenet, posenet or "
-        "program",
+        help="posenet-market1501 or posenet-pedestrians (drawn persons), which come with their weights, keypoint-rcnn, "
+        "rtmpose, vitpose, movenet, posenet or program",
     )
     parser.add_argument("--splits", nargs="+", choices=("train", "query", "gallery"),
                         help="of a dataset (default: train)")  # fmt: skip
