@@ -16,7 +16,7 @@ from torch import nn
 from reid_integration.config import AugmentConfig, listed
 from reid_integration.loader import PoseLoader, TrainingImages, attach_poses
 from xingaug.augment.gate import GateConfig, build_gate
-from xingaug.augment.grounds import COUNT, Grounds, default_share
+from xingaug.augment.grounds import COUNT, Grounds, wanted_share
 from xingaug.augment.transform import XingPose
 from xingaug.config import from_mapping, to_mapping
 from xingaug.data.names import ends_among
@@ -101,7 +101,7 @@ def other_grounds(generator: nn.Module, persons: TrainingImages, share: float | 
         BadInput: an image cannot be read.
         ValueError: a share above 0 with a generator that does not tell persons from the ground.
     """
-    wanted = default_share(generator) if share is None else share
+    wanted = wanted_share(generator, share)
     if not wanted:
         return None
     size = (int(generator.size[0]), int(generator.size[1]))  # type: ignore[index]

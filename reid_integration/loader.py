@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xingaug.augment.batch import build_batch_chain
 from xingaug.augment.checks import usable
+from xingaug.augment.grounds import drawn_rows
 from xingaug.augment.loader import RenderingLoader, take
 from xingaug.augment.output import PoseDraw, Skipped, XingPoseOutput
 from xingaug.augment.transform import XingPose
@@ -132,8 +133,7 @@ class TrainingImages:
             BadInput: an image cannot be read.
         """
         known = np.flatnonzero(~self.synthetic & usable(self.keypoints).numpy())
-        draws = keyed_uniform(seed, 0, [self.names[i] for i in known.tolist()], "some")
-        rows = np.sort(known[np.argsort(draws, kind="stable")[:count]])
+        rows = known[drawn_rows([self.names[i] for i in known.tolist()], seed, count)]
         frames = np.array([image_size(self.paths[i]) for i in rows.tolist()], np.int64).reshape(-1, 2)
         images = [read_image(self.paths[i], frame) for i in rows.tolist()]
         pictures = np.stack(images) if images else np.empty((0, *frame, 3), np.uint8)

@@ -146,7 +146,7 @@ class QualityGate(nn.Module):
         self.training = False
         for network in (self.features, self.estimator):
             if isinstance(network, nn.Module):
-                with suppress(NotImplementedError):
+                with suppress(NotImplementedError):  # of a program that torch.export saved
                     network.eval()
         return self
 

@@ -19,7 +19,7 @@ from xingaug.generators.ground import SourceSplit
 from xingaug.generators.pose import SIGMA, PoseMaps, Poses
 from xingaug.images import bytes_to_unit, signed_to_unit, unit_to_bytes, unit_to_signed
 from xingaug.keypoints import Keypoints
-from xingaug.poses.draws import keyed_uniforms
+from xingaug.poses.draws import keyed_uniform, keyed_uniforms
 
 COUNT = 512
 """Grounds that are kept where nobody says it: 13 MB at 128x64 (our choice)."""
@@ -136,12 +136,17 @@ def split_of(generator: nn.Module) -> SourceSplit | None:
     return split if isinstance(split, SourceSplit) else None
 
 
-def default_share(generator: nn.Module) -> float:
-    """Of the rendered persons, that stands on other grounds where nobody says it: all if the generator can, else none.
+def wanted_share(generator: nn.Module, share: float | None) -> float:
+    """The share that is meant: where nobody says it (None), all if the generator tells persons from the ground, else 0.
 
-    With Market-1501 that was worth far more than any other choice (examples/results.md).
+    With Market-1501 all was worth far more than none (examples/results.md).
     """
-    return float(split_of(generator) is not None)
+    return float(split_of(generator) is not None) if share is None else share
+
+
+def drawn_rows(names: Sequence[str], seed: int, count: int = COUNT) -> np.ndarray:
+    """Rows of the images whose grounds are taken, at most `count`, in order; they follow from names and seed."""
+    return np.sort(np.argsort(keyed_uniform(seed, 0, names, "some"), kind="stable")[:count])
 
 
 def _laid_out(x: Tensor) -> Tensor:

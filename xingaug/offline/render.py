@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from xingaug.augment.gate import build_gate
-from xingaug.augment.grounds import COUNT, Grounds, default_share
+from xingaug.augment.grounds import Grounds, drawn_rows, wanted_share
 from xingaug.augment.transform import PoseDraw, XingPose
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators.store import load_generator
@@ -25,7 +25,6 @@ from xingaug.offline.formats import Sample, Store, hash_of
 from xingaug.offline.journal import Entry, Journal
 from xingaug.offline.plan import Items, Sources
 from xingaug.poses.bank import PoseBank
-from xingaug.poses.draws import keyed_uniform
 
 JPEG_QUALITY = 95
 GPU_THREADS = 4
@@ -93,11 +92,10 @@ def put_on_other_grounds(aug: XingPose, sources: Sources, share: float | None) -
     Raises:
         BadInput: a share above 0 with a generator that does not tell persons from the ground.
     """
-    wanted = default_share(aug.generator) if share is None else share
+    wanted = wanted_share(aug.generator, share)
     if not wanted or not len(sources):
         return
-    draws = keyed_uniform(aug.seed, 0, sources.split.names.tolist(), "some")
-    rows = np.sort(np.argsort(draws, kind="stable")[:COUNT])
+    rows = drawn_rows(sources.split.names.tolist(), aug.seed)
     read = [(row, image) for row in rows.tolist() if (image := _read_source(sources, row, aug.size)) is not None]
     pictures = np.stack([image for _, image in read]) if read else np.empty((0, *aug.size, 3), np.uint8)
     try:
