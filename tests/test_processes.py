@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from training_runs import ALONE, SMALL, config
-from two_processes import DISCRIMINATORS, follow, frozen_norm, world
+from training_runs import ALONE, SMALL, config, small_data
+from two_processes import DISCRIMINATORS, follow, frozen_norm
 
 from xingaug.generators import load_generator
 from xingaug.training.trainer import Trainer
@@ -37,7 +37,7 @@ def test_two_processes_learn_together(statistics: str, tmp_path: Path, monkeypat
     if statistics == "without-statistics":
         monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_norm)
         monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
-    alone = follow(Trainer(config(discriminators=DISCRIMINATORS, losses={"r1": 0.5}), ALONE), world())
+    alone = follow(Trainer(config(discriminators=DISCRIMINATORS, losses={"r1": 0.5}), ALONE), small_data())
     assert len(first) == len(alone) == 4
     for a, b, one in zip(first, second, alone, strict=True):
         assert a["names"] + b["names"] == one["names"]  # disjoint, and together those of one process

@@ -1,14 +1,8 @@
-"""Generator training: one step, the loop, what it leaves on disk, how it stops and goes on."""
+"""Generator training: one step, the loop, and what it leaves on disk."""
 
 import copy
 import json
-import os
-import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +12,11 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
-from training_runs import ALONE, GENERATOR, SMALL, config, first_batch, trainer
+from training_runs import ALONE, GENERATOR, NARROW, config, first_batch, small_data, stats_of, trainer
 
 from xingaug.bench.launches import LaunchCounter
 from xingaug.config import from_mapping
-from xingaug.data.pairs import PairData, pairs_from_pedestrians
+from xingaug.data.pairs import PairData
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators import SIZES, XingGAN, load_generator
 from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
@@ -33,14 +27,13 @@ from xingaug.training.batches import make_batch, rows_of_steps
 from xingaug.training.config import TrainConfig
 from xingaug.training.loop import plan, train
 from xingaug.training.processes import Processes
-from xingaug.training.rundir import RunDirectory
 from xingaug.training.steps import read, update_average
 from xingaug.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
 def data() -> PairData:
-    return pairs_from_pedestrians(3, 2, 3, seed=5, workers=1, progress=False).usable()
+    return small_data()
 
 
 @pytest.fixture
@@ -52,15 +45,7 @@ def given(data: PairData, monkeypatch: pytest.MonkeyPatch) -> PairData:
 
 @pytest.fixture(autouse=True)
 def narrow_discriminators(monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = {"patch": partial(PatchDiscriminator, width=4), "residual": partial(ResidualDiscriminator, width=4)}
-    monkeypatch.setattr("xingaug.training.trainer.KINDS", kinds)
-
-
-def stats_of(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
-
-
-# A step
+    monkeypatch.setattr("xingaug.training.trainer.KINDS", NARROW)
 
 
 def test_overfits_one_batch(data: PairData) -> None:
@@ -265,9 +250,6 @@ def test_a_loss_that_is_not_finite_or_explodes_stops_the_run_before_the_weights_
         strict.train_step(batch)
 
 
-# The loop and its directory
-
-
 def test_a_run_describes_itself_and_leaves_the_global_rng_alone(given: PairData, tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     run = tmp_path / "run"
@@ -390,144 +372,6 @@ def test_training_goes_on_from_given_weights(given: PairData, tmp_path: Path) ->
     assert not (tmp_path / "second").exists()
 
 
-# Stopping and going on
-
-DROPPING = {
-    "generator": {**GENERATOR, "dropout": 0.5}, "discriminators": {"appearance": "residual", "pool": 3, "start": 0.0},
-    "validation": {"identities": 1, "pairs": 2, "every": 2}, "photometric": {},
-}  # fmt: skip
-
-
-def twice(number: signal.Signals) -> None:
-    """Two signals at nearly the same time; from a thread, or the first one's handler would end before the second."""
-
-    def send() -> None:
-        os.kill(os.getpid(), number)
-        time.sleep(0.01)
-        os.kill(os.getpid(), number)
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    sender.join()
-
-
-@pytest.mark.parametrize("changes", [{}, DROPPING], ids=["default", "dropout, pool, colours, validation"])
-@pytest.mark.parametrize(
-    "stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, None], ids=["SIGINT", "SIGTERM", "SIGHUP", "failure"]
-)
-def test_a_stopped_run_continues_bit_for_bit(
-    stop: signal.Signals | None, changes: dict[str, object], given: PairData, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    handler = signal.getsignal(signal.SIGINT)  # of a test run in the background not Python's own
-    asked = config(checkpoint_minutes=0 if stop is None else 60, **changes)
-    whole = train(asked, tmp_path / "whole", progress=False)
-    step = Trainer.train_step
-
-    def stops_in_the_third(self: Trainer, batch: Any) -> dict[str, float]:
-        if self.step == 2 and stop is not None:
-            twice(stop)  # as `timeout` and torchrun do
-        elif self.step == 3:
-            raise ZeroDivisionError
-        return step(self, batch)
-
-    if stop == signal.SIGHUP and signal.getsignal(stop) is signal.SIG_IGN:
-        pytest.skip("run by nohup, which has it ignored")
-    expected = {signal.SIGINT: KeyboardInterrupt, None: ZeroDivisionError}.get(stop, WorkFailed)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stops_in_the_third)
-        with pytest.raises(expected):
-            train(asked, tmp_path / "stopped", progress=False)
-    assert [p.name for p in (tmp_path / "stopped" / "checkpoints").glob("0*")][-1:] != []
-    assert signal.getsignal(signal.SIGINT) is handler
-    with (tmp_path / "stopped" / "stats.jsonl").open("a") as stats:
-        stats.write('{"step": 4, "l1"')  # a line torn by the stop
-    continued = train(asked, tmp_path / "stopped", progress=False)
-    assert continued.read_bytes() == whole.read_bytes()
-    assert stats_of(tmp_path / "stopped") == stats_of(tmp_path / "whole")
-
-
-def run_train(run: Path, file: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "xingaug", "train", str(file), "--out", str(run), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < end, "nothing happened for five minutes"
-        time.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing stops, beside its configuration run.yaml.
-
-    In a process of its own, as are those compared with it: a command flushes denormal numbers for its process.
-    """
-    place = tmp_path_factory.mktemp("training")
-    (place / "run.yaml").write_text(yaml.safe_dump({**SMALL, "steps": 12, "checkpoint_minutes": 0.001}))
-    with run_train(place / "whole", place / "run.yaml") as process:
-        _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return place / "whole"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_process_stopped_from_outside_ends_with_the_same_weights(
-    number: signal.Signals, whole_run: Path, tmp_path: Path
-) -> None:
-    file, run = whole_run.parent / "run.yaml", tmp_path / "run"
-    with run_train(run, file) as process:
-        try:
-            wait_for(lambda: len(list((run / "checkpoints").glob("0*.pt"))) == 2, process)
-            process.send_signal(number)
-            if number != signal.SIGKILL:
-                process.send_signal(number)  # as `timeout` does
-            _, said = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 1, signal.SIGINT: 130}[number]
-    if number == signal.SIGTERM:
-        assert "which is saved; the same command goes on from there" in said
-    assert not (run / "generator.safetensors").exists()
-    with run_train(run, file) as process:
-        out, said = process.communicate(timeout=300)
-    assert out.strip() == str(run / "generator.safetensors"), said
-    for name in ("generator.safetensors", "stats.jsonl"):
-        assert (run / name).read_bytes() == (whole_run / name).read_bytes()
-    assert [line["step"] for line in stats_of(run)] == list(range(1, 13))
-
-
-def test_a_damaged_checkpoint_is_named(given: PairData, tmp_path: Path) -> None:
-    asked = config(checkpoint_minutes=0)
-    whole = train(asked, tmp_path / "run", progress=False).read_bytes()
-    last = tmp_path / "run" / "checkpoints" / "00000004.pt"
-    last.write_bytes(last.read_bytes()[:1000])
-    with pytest.raises(BadInput, match=r"00000004.pt: .*cut off or damaged.*; remove it to go on from the one before"):
-        train(asked, tmp_path / "run", progress=False)
-    last.unlink()
-    assert train(asked, tmp_path / "run", progress=False).read_bytes() == whole
-
-
-def test_a_checkpoint_with_the_discriminators_former_name_is_read(tmp_path: Path) -> None:
-    state = trainer(seed=1).state()
-    state["judges"] = state.pop("discriminators")
-    torch.save(state, tmp_path / "00000001.pt")
-    restored = trainer()
-    restored.restore(tmp_path / "00000001.pt")
-    for name, value in restored.discriminators.state_dict().items():
-        assert torch.equal(value, state["judges"][name]), name
-
-
-def test_another_configuration_on_a_run_is_refused(given: PairData, tmp_path: Path) -> None:
-    train(config(steps=1), tmp_path / "run", progress=False)
-    with pytest.raises(BadInput, match=r"run: was made with lr = .*, now it is 0.1; name another directory"):
-        train(config(steps=1, lr=0.1), tmp_path / "run", progress=False)
-
-
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
@@ -572,17 +416,6 @@ def test_a_batch_that_cannot_be_shared_out() -> None:
         Trainer(config(), Processes(0, 3, torch.device("cpu")))
     with pytest.raises(BadInput, match="needed a multiple of 1 processes times accumulate 3"):
         trainer(accumulate=3)
-
-
-def test_two_runs_do_not_share_a_directory_and_one_that_wrote_nothing_leaves_none(tmp_path: Path) -> None:
-    out = tmp_path / "runs" / "a"
-    with RunDirectory(out).claimed(True):
-        RunDirectory(out).require_own(config())
-        with pytest.raises(BadInput, match="another process is training into it; wait for it or name another"):
-            train(config(), out, progress=False)
-        with RunDirectory(out).claimed(False):  # another process of the same run
-            pass
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """Tiny training runs."""
 
+import json
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from xingaug.config import from_mapping
-from xingaug.data.pairs import PairData
+from xingaug.data.pairs import PairData, pairs_from_pedestrians
+from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscriminator
 from xingaug.training.batches import Batch, make_batch, rows_of_steps
 from xingaug.training.config import TrainConfig
 from xingaug.training.processes import Processes
@@ -23,7 +27,21 @@ SMALL: Mapping[str, Any] = {
     "validation": {"identities": 0}, "sample_every": 2, "precision": "float32", "tensorboard": False,
 }  # fmt: skip
 
+NARROW = {
+    "patch": partial(PatchDiscriminator, width=4),
+    "residual": partial(ResidualDiscriminator, width=4),
+}
+"""Discriminators by their kinds."""
+
 ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def small_data() -> PairData:
+    return pairs_from_pedestrians(3, 2, 3, seed=5, workers=1, progress=False).usable()
+
+
+def stats_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
 
 
 def config(**changes: object) -> TrainConfig:

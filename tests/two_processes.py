@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from training_runs import config
+from training_runs import config, small_data
 
-from xingaug.data.pairs import PairData, pairs_from_pedestrians
+from xingaug.data.pairs import PairData
 from xingaug.training.loop import batches
 from xingaug.training.processes import processes_of
 from xingaug.training.trainer import Trainer
@@ -23,10 +23,6 @@ DISCRIMINATORS = {"start": 0.4, "appearance": "residual", "loss": "bce"}
 def frozen_norm(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """A batch norm that asks no batch; nor may dropout draw, which it does for each process."""
     return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps)
-
-
-def world() -> PairData:
-    return pairs_from_pedestrians(3, 2, 3, seed=5, workers=1, progress=False).usable()
 
 
 def follow(trainer: Trainer, data: PairData) -> list[dict[str, object]]:
@@ -49,7 +45,7 @@ def main(out: Path, statistics: str) -> None:
     with processes_of("cpu") as processes:
         losses = {"r1": 0.5}
         trainer = Trainer(config(discriminators=DISCRIMINATORS, losses=losses, accumulate=1), processes)
-        seen = follow(trainer, world())
+        seen = follow(trainer, small_data())
         (out / f"{processes.rank}.json").write_text(json.dumps(seen))
 
 
