@@ -8,6 +8,7 @@ import torch
 from networks import TINY, awake
 from torch import Tensor
 
+from xingaug.bench.networks import example_batch, variants_of
 from xingaug.errors import BadInput
 from xingaug.generators import XingGANPlusPlus, load_generator, save_generator
 from xingaug.generators.base import PoseGenerator
@@ -101,3 +102,11 @@ def test_auto_takes_it_for_a_loaded_generator_on_a_cpu(network: PoseGenerator, m
     monkeypatch.setattr("xingaug.generators.openvino_core.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"'openvino', but openvino is not installed; pip install 'xingaug\[openvino\]'"):
         Core(network, runtime="openvino").plan()
+
+
+def test_bench_measures_it_beside_the_other_forms(network: PoseGenerator) -> None:
+    variants = {(v.form, v.dtype): v.run for v in variants_of("ground", network, example_batch(network, 2))}
+    plain, openvino = (variants[form, "float32"]() for form in ("plain", "openvino"))
+    assert isinstance(plain, Tensor)
+    assert isinstance(openvino, Tensor)
+    torch.testing.assert_close(openvino, plain, atol=1e-3, rtol=0)

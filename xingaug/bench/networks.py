@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from xingaug.bench.timing import Timing, alternate, positive
 from xingaug.generators.base import PoseGenerator
+from xingaug.generators.core import Core
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.sizes import SIZES, size_config
 from xingaug.generators.store import load_generator, network_of
@@ -56,11 +57,11 @@ def bench_generator(
         compile: also measure the fast form through `torch.compile`.
 
     Returns:
-        `variants`: a row for each network, form (plain, optimized, compiled), dtype and layout: images per second,
-        ms an image, peak memory in MB beyond what was held before, GFLOP/s, its share of the device's own measured
-        matrix product (above 1 where Winograd's method multiplies less than is counted), and how many times as fast
-        as the plain baseline. `training_step`: the same of forward and backward in float32. `networks`: parameters and
-        GFLOP an image.
+        `variants`: a row for each network, form (plain, optimized, compiled, and openvino for stored generators where
+        that is installed, 16 rows to a thread), dtype and layout: images per second, ms an image, peak memory in MB
+        beyond what was held before, GFLOP/s, its share of the device's own measured matrix product (above 1 where
+        Winograd's method multiplies less than is counted), and how many times as fast as the plain baseline.
+        `training_step`: the same of forward and backward in float32. `networks`: parameters and GFLOP an image.
     """
     positive("batch_size", batch_size)
     positive("rounds", rounds)
@@ -68,7 +69,7 @@ def bench_generator(
     networks = {name: network_to_bench(name, place) for name in dict.fromkeys([BASELINE, *(names or SIZES)])}
     inputs = {name: example_batch(network, batch_size, place) for name, network in networks.items()}
     costs = {name: _cost(network, inputs[name]) for name, network in networks.items()}
-    variants = [v for name, network in networks.items() for v in _variants(name, network, inputs[name], compile)]
+    variants = [v for name, network in networks.items() for v in variants_of(name, network, inputs[name], compile)]
     memory = {v.key: peak_memory_mb(v.run, place) for v in ProgressBar(variants, "memory", unit="variant")}
     timed, peak = _timed_with_peak({v.key: v.run for v in variants}, rounds, place)
     base = timed[variants[0].key].median
@@ -137,7 +138,7 @@ def _cost(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, float]:
     }
 
 
-def _variants(name: str, network: PoseGenerator, inputs: Sequence[Tensor], compile: bool) -> list[Variant]:
+def variants_of(name: str, network: PoseGenerator, inputs: Sequence[Tensor], compile: bool = False) -> list[Variant]:
     """The plain network first, then its fast forms."""
     plain = network.to(memory_format=torch.contiguous_format)
     found = [Variant(name, "plain", "float32", "contiguous", forward_of(plain, inputs))]
@@ -150,6 +151,10 @@ def _variants(name: str, network: PoseGenerator, inputs: Sequence[Tensor], compi
             placed = [x.contiguous(memory_format=layouts[layout]) for x in inputs]
             fast = network.optimize(dtype, form == "compiled", layout == "channels_last")
             found.append(Variant(name, form, kind, layout, forward_of(fast, placed)))
+        core = Core(network, dtype=dtype, runtime="auto")
+        if core.plan()[0] == "openvino":
+            rows = (inputs[0], *example_joints(len(inputs[0]), network.size))
+            found.append(Variant(name, "openvino", kind, "its own", partial(core, *rows)))
     return found
 
 
@@ -274,14 +279,13 @@ def example_pairs(count: int, device: torch.device, size: tuple[int, int] = (128
 
     rng = torch.Generator().manual_seed(0)
     source, target = (torch.rand(count, 3, *size, generator=rng).to(device) * 2 - 1 for _ in range(2))
-    people = example_keypoints(count, size)
-    xy = torch.stack([people.xy, people.xy.roll(1, 0)], 1).to(device)
+    xy, visibility = (x.to(device) for x in example_joints(count, size))
     mask = torch.ones(count, 1, *size, device=device)
     return Batch(
         source,
         target,
         xy,
-        torch.ones(count, 2, 18, device=device),
+        visibility,
         mask,
         None,
         torch.zeros(count, dtype=torch.bool, device=device),
@@ -339,6 +343,12 @@ def example_batch(
     source = torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     maps = render_heatmaps(example_keypoints(count, size), size).to(device)
     return source.to(device), maps, maps.roll(1, 0)
+
+
+def example_joints(count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The poses of `example_batch` as a `Core` takes them: (n, 2, 18, 2) pixels, (n, 2, 18) visibility."""
+    people = example_keypoints(count, size)
+    return torch.stack([people.xy, people.xy.roll(1, 0)], 1), torch.ones(count, 2, 18)
 
 
 def forward_of(generator: nn.Module, batch: Sequence[Tensor]) -> Callable[[], object]:
