@@ -145,6 +145,9 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
         BadInput: as `cell_configs` and `run`; also when a finished cell was run with another configuration.
     """
     cells = cell_configs(config)
+    if progress:
+        print(f"{len(cells)} trainings of {config.iterations} iterations; {config.out}/report.html grows with them",
+              file=sys.stderr, flush=True)  # fmt: skip
     # What can be complained of before any work.
     finished = {key: _finished(cell, generator) for key, cell in cells.items()}
     for (arm, cut, _), done in zip(cells, finished.values(), strict=True):
@@ -243,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="YAML file with out, base, arms, seeds, iterations")
     what.add_argument("--data", type=Path, metavar="DIR",
-                      help="or a dataset alone, such as one of xingaug augment, for a first answer in minutes: real "
+                      help="or a dataset alone, such as one of xingaug augment, for a first answer: real "
                       "images, the same twice, and with synthetic ones")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as iterations=400")

@@ -10,7 +10,7 @@ from reid_world import write_tree
 from telling import told
 
 from reid_integration.compare import cell_configs, main
-from reid_integration.first import first_comparison
+from reid_integration.first import FEWEST_ITERATIONS, first_comparison
 from xingaug.data.annotations import read_npz, write_npz
 
 SMALL = ["iterations=2", "seeds=[1]", "common.train.batch_size=8", "common.data.height=32", "common.data.width=16"]
@@ -51,6 +51,16 @@ def test_a_real_dataset_is_rendered_in_the_loop(tmp_path: Path) -> None:
     assert len(cells) == 3 * 2
     for (arm, _, _), cell in cells.items():
         assert (cell.augmentation is not None) == (arm == "online")
+
+
+def test_more_persons_are_trained_for_longer(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree")
+    assert first_comparison(tree).iterations == FEWEST_ITERATIONS
+    (image, *_) = sorted((tree / "bounding_box_train").glob("*.jpg"))
+    for pid in range(1, 752):
+        shutil.copyfile(image, image.with_name(f"{pid:04d}_c1s1_000001_01.jpg"))
+    assert first_comparison(tree).iterations == pytest.approx(1800, abs=30)
+    assert first_comparison(tree, ["iterations=7"]).iterations == 7
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
