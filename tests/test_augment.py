@@ -176,6 +176,18 @@ def test_a_layout_without_room_is_told_before_any_work(crops: Path, world: Path,
 # Keypoints
 
 
+def test_links_out_of_the_dataset_are_told_before_any_work(world: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "linked", tmp_path / "new"
+    shutil.copytree(world, root)
+    image = min((root / "query").glob("*.jpg"))
+    image.unlink()
+    image.symlink_to(world / "query" / image.name)
+    assert f"{image}: leads to" in told(augmented, root, out)
+    assert not out.exists()
+    assert not (tmp_path / "work").exists()
+    assert augmented(root, out, generating={"follow_links": True})["real"] == 12
+
+
 def test_an_estimator_is_asked_once(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(crops / "train", tmp_path / "flat")
     found = read_annotations(crops / "annotations.npz")

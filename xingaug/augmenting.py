@@ -27,7 +27,14 @@ from xingaug.data.names import SplitName
 from xingaug.data.readers import Dataset, layout_of, open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput, say
-from xingaug.files import atomic_directory, atomic_write, claimed_directory, require_new_directory, require_writable
+from xingaug.files import (
+    atomic_directory,
+    atomic_write,
+    claimed_directory,
+    require_new_directory,
+    require_no_links_out,
+    require_writable,
+)
 from xingaug.generators.store import load_generator
 from xingaug.images import size_or_none
 from xingaug.inputs import read_json
@@ -242,6 +249,9 @@ def _require_place(config: FolderConfig, found: Found) -> None:
     for what, path in (("--out", out), ("--work", config.work_folder.resolve())):
         if path.is_relative_to(root) or root.is_relative_to(path):
             raise BadInput(f"{what}: {path} and the dataset {root} lie in one another; name a directory outside")
+    if not config.generating.get("follow_links", False):
+        paths = [split.path(i) for split in found.splits.values() for i in range(len(split))]
+        require_no_links_out(found.dataset.root, paths, "--follow-links")
     if config.layout == "same" and found.dataset.config.layout != "market1501":
         require_same_layout(found.dataset)
         if not (config.out / DONE_NAME).exists():
