@@ -29,7 +29,7 @@ def checkpoint_of(engine: Any, progress: dict[str, Any]) -> dict[str, Any]:
         "optimizer": engine.optimizer.state_dict(),
         "scheduler": engine.scheduler.state_dict(),
         "scaler": {} if scaler is None else scaler.state_dict(),
-        "average": {} if engine.average is None else engine.average.model.state_dict(),
+        "average": {} if engine.average is None else engine.average.state_dict(),
         "progress": progress,
         "python": random.getstate(),
         "numpy": [numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *map(float, numpy[2:])],
@@ -77,7 +77,7 @@ def load_checkpoint(directory: Path, engine: Any) -> dict[str, Any] | None:
         if state["scaler"]:
             engine.forward_backward.scaler.load_state_dict(state["scaler"])
         if engine.average is not None:
-            engine.average.model.load_state_dict(state["average"])
+            engine.average.load_state_dict(state["average"])
     except BadInput as error:
         raise BadInput(f"{error}; remove the folder to start again") from None
     except Exception:  # what a damaged file raises differs

@@ -1,5 +1,6 @@
 """torchreid's engine round the model that a configuration names, with a step of ours where it is asked for."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from reid_integration.compat import load_torchreid, quiet
 from reid_integration.config import AugmentConfig, ReidConfig
 from reid_integration.loader import synthetic_rows
-from reid_integration.loop import MovingAverage
 from reid_integration.models import Neck, bare_model, build_model, logits_of
 from reid_integration.policies import hardest_triplets, label_targets, supervised, weighted_cross_entropy
 from reid_integration.weights import load_weights
@@ -64,13 +64,13 @@ def build_engine(config: ReidConfig, manager: Any) -> Any:
         teacher = _teacher(config, manager.num_train_pids)
         # The stock engine in everything but the step.
         engine.forward_backward = PolicyStep(config, engine, teacher)
-    engine.average = MovingAverage(model, train.ema) if train.ema else None
+    engine.average = copy.deepcopy(model).requires_grad_(False) if train.ema else None
     return engine
 
 
 def tested_model(engine: Any) -> nn.Module:
     """What of an engine is tested and saved: the moving average of its model, if the configuration asks for one."""
-    model: nn.Module = engine.model if engine.average is None else engine.average.model
+    model: nn.Module = engine.model if engine.average is None else engine.average
     return model
 
 

@@ -5,14 +5,12 @@ instead of returning, counts in epochs alone, and writes checkpoints that today'
 """
 
 import contextlib
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
 
 from reid_integration.checkpoint import checkpoint_of, copy_on_cpu, save_checkpoint
 from reid_integration.compat import quiet
@@ -23,24 +21,7 @@ from xingaug.augment.gate import KeptCounts
 from xingaug.errors import WorkFailed
 from xingaug.progress import ProgressBar
 from xingaug.stats import StatsLog
-
-
-class MovingAverage:
-    """A model whose weights and statistics follow those of another, as their moving average."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        """Starts with the weights of `model`; `decay` is the share of the average that a step keeps."""
-        self.model, self.decay = copy.deepcopy(model).requires_grad_(False), decay
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the weights after a step, counted from 1; the first ones count for more, or the start would stay."""
-        decay = min(self.decay, step / (step + 10))
-        for mine, theirs in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - decay)
-            else:
-                mine.copy_(theirs)
+from xingaug.training.steps import update_average
 
 
 class Training:
@@ -118,7 +99,7 @@ class Training:
                 entry = step(engine, batch, self.epoch, iteration)
             result.iterations = iteration
             if engine.average is not None:
-                engine.average.update(engine.model, iteration)
+                update_average(engine.average, engine.model, iteration - 1, train.ema)
             self.rows, self.synthetic = (
                 self.rows + len(batch["pid"]),
                 self.synthetic + entry["synthetic"] * len(batch["pid"]),

@@ -12,11 +12,10 @@ from test_xinggan import inputs, released_state, write
 from torch import Tensor, nn
 
 from xingaug.bench.networks import example_batch
-from xingaug.generators import XingGANPlusPlus, load_generator, load_official_checkpoint, save_generator
 from xingaug.generators import fast as fast_module
+from xingaug.generators import load_generator, load_official_checkpoint, save_generator
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import has_bfloat16
-from xingaug.generators.winograd import WinogradConv
 
 TOLERANCE = 3e-5
 
@@ -57,53 +56,6 @@ def test_in_full_precision_it_gives_the_same_images(network: PoseGenerator, chan
     assert not network.is_fast
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
-
-
-@pytest.mark.parametrize("mode", ["zeros", "reflect"])
-@pytest.mark.parametrize("size", [(8, 4), (9, 6), (4, 11)])
-@pytest.mark.parametrize("bias", [True, False])
-def test_winograds_convolution_is_the_convolution(size: tuple[int, int], mode: str, bias: bool) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        conv = nn.Conv2d(96, 100, 3, padding=1, padding_mode=mode, bias=bias).double()  # type: ignore[arg-type]
-        x = torch.randn(2, 96, *size, dtype=torch.float64)
-    assert WinogradConv.fits(conv)
-    with torch.no_grad():
-        torch.testing.assert_close(WinogradConv(conv).by_tiles(x), conv(x), rtol=0, atol=1e-10)
-        single, got = conv.float(), WinogradConv(conv.float()).by_tiles(x.float())
-        torch.testing.assert_close(got, single(x.float()), rtol=0, atol=1e-4)
-    for other in (nn.Conv2d(96, 95, 3, padding=1), nn.Conv2d(96, 96, 3, padding=1, stride=2), nn.Conv2d(96, 96, 3),
-                  nn.Conv2d(96, 96, 1), nn.Linear(96, 96)):  # fmt: skip
-        assert not WinogradConv.fits(other)
-
-
-@pytest.mark.parametrize("starved", [True, False])
-def test_wide_convolutions_are_done_by_winograd_where_it_pays(starved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2" if starved else "AVX512")
-    calls = []
-    by_tiles = WinogradConv.by_tiles
-    monkeypatch.setattr(WinogradConv, "by_tiles", lambda conv, x: calls.append(1) or by_tiles(conv, x))  # type: ignore[func-returns-value]
-    network = awake(
-        lambda: XingGANPlusPlus(size=SIZE, width=96, blocks=1, decoder_widths=(4, 4), map_widths=(4, 4))
-    ).eval()
-    expected = render(network)
-    assert least_effect(network, inputs(SIZE, 2)) > 100 * TOLERANCE
-
-    def used(fast: PoseGenerator, atol: float = TOLERANCE) -> bool:
-        calls.clear()
-        torch.testing.assert_close(render(fast), expected, rtol=0, atol=atol)
-        return bool(calls)
-
-    fast = network.optimize(torch.float32)
-    assert used(fast) == starved
-    assert used(fast.optimize(torch.float32)) == starved
-    for other in (network, fast.optimize(torch.float32, channels_last=False)):
-        assert not used(other)
-        assert not any(isinstance(m, WinogradConv) for m in other.modules())
-    # Wherever it does not pay, a wrapped convolution is a plain one: in another type, under autocast, on a GPU.
-    assert not used(fast.to(torch.bfloat16), atol=0.3)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not used(network.optimize(torch.float32), atol=0.3)
 
 
 def test_a_fast_form_can_be_made_again_but_not_saved(network: PoseGenerator, tmp_path: Path) -> None:

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from command_lines import EVALUATE
 from torch import nn
 
 from xingaug.errors import BadInput
 from xingaug.training.perceptual_metrics import (
-    frechet_distance,
     inception_score,
     load_networks,
     perceptual_scores,
@@ -73,25 +71,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "empty" / "hub" / "checkpoints"
 
 
-def test_frechet_distance_is_its_formula() -> None:
-    rng = np.random.default_rng(0)
-    for counts, dimensions in (((50, 40), 5), ((6, 4), 24)):  # more samples than dimensions, and fewer
-        a = rng.normal(size=(counts[0], dimensions))
-        b = rng.normal(size=(counts[1], dimensions)) * 1.5 + 0.3
-        covariances = [np.cov(side, rowvar=False) for side in (a, b)]
-        root = scipy.linalg.sqrtm(covariances[0] @ covariances[1] + 1e-14 * np.eye(dimensions))
-        means = ((a.mean(0) - b.mean(0)) ** 2).sum()
-        expected = means + np.trace(covariances[0] + covariances[1] - 2 * root.real)
-        assert frechet_distance(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(expected, rel=1e-4)
-
-
-def test_frechet_distance_of_equal_and_of_moved_sets() -> None:
-    features = torch.rand(5, 16, generator=torch.Generator().manual_seed(0))
-    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-6)
-    moved = features + torch.tensor([3.0, 4.0] + 14 * [0.0])
-    assert frechet_distance(moved, features) == pytest.approx(25, abs=1e-4)
-
-
 def test_inception_score_is_its_formula_and_leaves_the_draws_alone() -> None:
     sure = torch.eye(4).repeat(10, 1) * 100  # every image of one class of four, all classes alike
     torch.manual_seed(0)
@@ -129,9 +108,10 @@ def test_fid_and_is_equal_torchmetrics_own_way(cache: Path, tmp_path: Path, no_n
     networks = load_networks(("is", "fid"), (32, 16), inception=cache / INCEPTION)  # the file alone, without a cache
     assert networks.names == ("fid", "is")
     scores = perceptual_scores(networks, {"same": true, "flat": flat}, true, batch_size=3)
-    wide = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(cache / INCEPTION)).inception
-    features = [wide(torch.from_numpy(images).movedim(-1, 1)) for images in (flat, true)]
-    expected = frechet_distance(*features)
+    metric = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(cache / INCEPTION))
+    for images in (flat, true):
+        metric.update(torch.from_numpy(images).movedim(-1, 1), real=images is true)
+    expected = metric.compute().item()
     assert scores["flat"]["fid"] == pytest.approx(expected, rel=1e-3)
     assert scores["flat"]["fid"] > 1e-3
     assert scores["same"]["fid"] == pytest.approx(0, abs=1e-6 * expected)

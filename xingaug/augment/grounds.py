@@ -97,19 +97,22 @@ class Grounds(nn.Module):
         return f"a share of {self.share:g} on those of {len(self.pictures)} other images"
 
     @torch.no_grad()
-    def forward(self, rendered: Tensor, targets: Keypoints, keys: Sequence[str]) -> Tensor:
+    def forward(
+        self, rendered: Tensor, targets: Keypoints, keys: Sequence[str], kept: np.ndarray | None = None
+    ) -> Tensor:
         """Puts some of the rendered persons on other grounds.
 
         Args:
             rendered: (n, 3, H, W) float in [0, 1].
             targets: (n,) their poses, in their frame, on their device.
             keys: n names that the draws hang on: equal ones stand on equal grounds.
+            kept: (n,) bool, who may be put there; None for all.
 
         Returns:
             (n, 3, H, W) in [0, 1]; a row does not depend on its company.
         """
         draws = keyed_uniforms(self.seed, 0, keys, "ground", 2)
-        rows = np.flatnonzero(draws[:, 0] < self.share)
+        rows = np.flatnonzero((draws[:, 0] < self.share) & (True if kept is None else kept))
         if not len(rows):
             return rendered
         device = rendered.device

@@ -351,7 +351,7 @@ class XingPose(nn.Module):
         if self.grounds is not None:
             names = request.names or [""] * len(made)
             keys = [f"{name} {row}" for name, row in zip(names, request.bank_rows.tolist(), strict=True)]
-            made = self.grounds(as_unit(made), ends.to(device), keys)
+            made = self.grounds(as_unit(made), ends.to(device), keys, kept)
             made = as_bytes(made) if self.reuse > 1 else made
         return Made(made, kept, scores)
 

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from xingaug.generators.winograd import WinogradConv, lacks_avx512
-
 if TYPE_CHECKING:
     from xingaug.generators.base import PoseGenerator
 
@@ -63,8 +61,7 @@ def optimize(
     Args:
         network: `XingGAN` or `XingGANPlusPlus`; it stays as it is. A fast form may be made again in another type.
         dtype: of weights and computation. "auto" is bfloat16 where the device has it, else float32. Images go in and
-            come out in full precision, and the candidates are summed in it. In float32 with channels last a processor
-            with no more than AVX2 does wide 3x3 convolutions by Winograd's method; a GPU rounds to TF32 inside
+            come out in full precision, and the candidates are summed in it. In float32 a GPU rounds to TF32 inside
             convolutions as `torch.backends.cudnn.allow_tf32` says.
         compile: hand it to `torch.compile` (needs a C++ compiler on a CPU); the first call then takes a minute.
         channels_last: keep feature maps with channels last, as the convolutions of CPUs and GPUs like them.
@@ -84,11 +81,7 @@ def optimize(
         if callable(fold):
             fold()
     fast = fast.to(dtype).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    device = next(fast.parameters()).device
-    slow_products = channels_last and dtype == torch.float32 and lacks_avx512(device)
-    _use_winograd(fast, slow_products)
-    if not slow_products:
-        _fuse_relu(fast, fuses_relu(device, dtype))
+    _fuse_relu(fast, fuses_relu(next(fast.parameters()).device, dtype))
     if dtype != torch.float32 and fast.content_hash:
         fast.content_hash = hashlib.sha256(f"{fast.content_hash} {dtype}".encode()).hexdigest()  # it gives other images
     if compile:
@@ -165,17 +158,6 @@ def _refill(module: nn.Sequential, layers: list[nn.Module]) -> None:
     module._modules.clear()
     for number, layer in enumerate(layers):
         module.add_module(str(number), layer)
-
-
-def _use_winograd(module: nn.Module, wanted: bool) -> None:
-    """Wraps the wide 3x3 convolutions, or unwraps those of an earlier fast form."""
-    for name, child in module.named_children():
-        if isinstance(child, WinogradConv):
-            module.add_module(name, WinogradConv(child.conv) if wanted else child.conv)
-        elif wanted and WinogradConv.fits(child):
-            module.add_module(name, WinogradConv(child))
-        else:
-            _use_winograd(child, wanted)
 
 
 def _fold(module: nn.Module) -> None:

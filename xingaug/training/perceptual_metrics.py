@@ -1,4 +1,4 @@
-"""LPIPS, FID and IS through torchmetrics, each set of images passed through a feature network once."""
+"""LPIPS, FID and IS on the networks that torchmetrics has, each set of images passed through once."""
 
 import http.client
 import sys
@@ -15,6 +15,7 @@ from xingaug.errors import BadInput, first_line
 from xingaug.images import bytes_to_unit
 from xingaug.progress import ProgressBar
 from xingaug.tensors import read_tensors
+from xingaug.training.vgg_metrics import frechet
 
 _INCEPTION = "Inception v3 of torch-fidelity (TensorFlow's of 2015-12-05)"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
@@ -120,32 +121,10 @@ def perceptual_scores(
             if "fid" in networks.names:
                 if name == next(iter(sets)):
                     of_true = _features(networks, true, batch_size, "Inception on true" if progress else None)
-                scores[name]["fid"] = frechet_distance(features, of_true)
+                scores[name]["fid"] = frechet(features, of_true)
             if "is" in networks.names:
                 scores[name]["is"] = inception_score(features @ networks.inception.fc.weight.T)
     return scores
-
-
-def frechet_distance(features: Tensor, true: Tensor) -> float:
-    """FID by torchmetrics, of features that are computed already, in double precision.
-
-    Few samples are first turned into a basis of what they span. That changes no distance, but spares the eigenvalues of
-    a large matrix that is almost empty.
-
-    Args:
-        features: (N, D), N at least 2.
-        true: (M, D), M at least 2.
-    """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    features, true = features.double(), true.double()
-    if len(features) + len(true) < features.shape[1]:
-        basis = torch.linalg.qr(torch.cat([features, true]).T).Q
-        features, true = features @ basis, true @ basis
-    metric = FrechetInceptionDistance(feature=_Given(features.shape[1])).to(features.device)
-    metric.update(true, real=True)
-    metric.update(features, real=False)
-    return max(float(metric.compute()), 0.0)  # equal sets can come out below 0 by rounding
 
 
 def inception_score(logits: Tensor) -> float:
