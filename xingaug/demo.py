@@ -36,7 +36,7 @@ from xingaug.offline.generate import generate
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
 from xingaug.report.demo import Pairs, write_demo_page
-from xingaug.runs import require_own, require_same
+from xingaug.runs import require_own, require_same_or_write
 from xingaug.training.quality import measure
 
 WORLD_IDENTITIES = 100
@@ -166,22 +166,14 @@ def _claim(config: DemoConfig) -> None:
     """Writes the configuration into `out`, or makes sure that it is this demo's."""
     path = config.out / "demo.json"
     wanted = {key: value for key, value in to_mapping(config).items() if key != "out"}
-    if path.exists():
-        try:
-            found = dict(read_json(path, "description of a demo", _MOST_BYTES))
-        except (ValueError, TypeError):
-            raise BadInput(f"{path}: damaged; remove {config.out}, or name another --out") from None
-        require_same(config.out, found, wanted, "name another --out, or remove it first")
-        return
     require_own(config.out, path.name, "name a new directory with --out")
     load_generator(config.generator)  # before anything is written
-    if config.data is not None and config.annotations is not None:
+    if config.data is not None and config.annotations is not None and not path.exists():
         require_market_tree(config.data, "demo")
         annotated_training(config.data, config.annotations)
         for split in FOLDERS:
             read_split(config.data, split)
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=1))
+    require_same_or_write(path, wanted, "name another --out, or remove it first")
 
 
 def _once(path: Path, make: Callable[[], object]) -> None:

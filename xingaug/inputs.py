@@ -1,6 +1,7 @@
 """Reading files that somebody else wrote: regular files only, of a size that is judged before they are read."""
 
 import ast
+import hashlib
 import itertools
 import json
 import math
@@ -70,6 +71,12 @@ def read_bytes(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES)
             return file.read(most)
         except OSError as error:
             raise BadInput(f"{path}: cannot be read as {what} ({error.strerror})") from None
+
+
+def sha256_of(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES) -> str:
+    """SHA-256 of a regular file's bytes, hexadecimal; errors as `open_regular`."""
+    with open_regular(path, what, most) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def read_text(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES) -> str:

@@ -1,5 +1,6 @@
 """The directory of a run: absent, empty or its own, and made with the settings of the command that would go on."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +8,13 @@ from typing import Any
 
 from xingaug.config import read_yaml, to_mapping, to_yaml
 from xingaug.errors import BadInput
-from xingaug.inputs import read_text
+from xingaug.files import atomic_write
+from xingaug.inputs import read_json, read_text
 
 SHOWN = 4
 """Differences that a message names."""
+
+_MOST_BYTES = 1_000_000
 
 
 def require_own(folder: Path, marker: str, hint: str) -> None:
@@ -51,6 +55,21 @@ def require_same_config(file: Path, config: Any, hint: str) -> None:
     """As `require_same`, of the YAML file in which a run keeps its configuration."""
     if read_text(file, "configuration") != to_yaml(config):
         require_same(file.parent, read_yaml(file), to_mapping(config), hint)
+
+
+def require_same_or_write(file: Path, now: Mapping[str, Any], hint: str) -> None:
+    """As `require_same`, of the JSON file in which a run keeps its settings; where there is none, it is written."""
+    if not file.exists():
+        with atomic_write(file, durable=True) as temporary:
+            temporary.write_text(json.dumps(dict(now), indent=2) + "\n", encoding="utf-8")
+        return
+    try:
+        before = read_json(file, "settings of a run", _MOST_BYTES)
+    except BadInput:
+        before = None
+    if not isinstance(before, dict):
+        raise BadInput(f"{file}: does not say what it was made with; {hint}")
+    require_same(file, before, now, hint)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> list[str]:

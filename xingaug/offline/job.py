@@ -22,11 +22,11 @@ from xingaug.errors import BadInput
 from xingaug.files import require_no_links_out
 from xingaug.generators.core import OPENVINO_PAYS, Runtime
 from xingaug.generators.fast import Dtype, has_bfloat16
-from xingaug.inputs import MAX_ARRAY_BYTES
+from xingaug.images import MAX_BYTES
+from xingaug.inputs import MAX_ARRAY_BYTES, sha256_of
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.formats import FolderStore, ShardStore, Store
 from xingaug.offline.journal import Journal
-from xingaug.offline.manifest import sha256_of
 from xingaug.offline.plan import Items, Sources, copies_per_source, find_sources, first_items
 from xingaug.offline.render import Renderer, build_transform, put_on_other_grounds
 from xingaug.offline.resources import fitting_batch_size, image_bytes
@@ -231,7 +231,7 @@ def _listing(train: Split) -> dict[str, str]:
 
     def hash_of_file(file: str) -> str:
         try:
-            return sha256_of(train.root / file)
+            return sha256_of(train.root / file, "image", MAX_BYTES)
         except (BadInput, OSError):
             return ""
 
@@ -246,7 +246,7 @@ def _facts(
     images = "".join(f"{file} {sha256}\n" for file, sha256 in listing.items())
     gate = None
     if config.gate is not None:
-        features = None if config.gate.features is None else sha256_of(Path(config.gate.features), MAX_PROGRAM_BYTES)
+        features = None if config.gate.features is None else sha256_of(config.gate.features, most=MAX_PROGRAM_BYTES)
         gate = {**vars(config.gate), "features": features}
     return {
         "version": 2,
@@ -254,7 +254,7 @@ def _facts(
         "shard_size": config.shard_size if config.format == "webdataset" else None,
         "data": hashlib.sha256(images.encode()).hexdigest(),
         "images": {split.split: len(split) for split in splits},
-        "annotations": sha256_of(config.annotations, MAX_ARRAY_BYTES),
+        "annotations": sha256_of(config.annotations, most=MAX_ARRAY_BYTES),
         "generator": str(renderer.aug.generator.content_hash),
         "bank": renderer.aug.bank.content_hash,
         "per_image": config.per_image,

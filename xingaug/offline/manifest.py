@@ -1,7 +1,6 @@
 """Names and facts of synthetic images: the file-name rule and `manifest.jsonl`."""
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -13,7 +12,6 @@ from xingaug.config import shown
 from xingaug.data.market1501 import parse_name
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
-from xingaug.images import MAX_BYTES
 from xingaug.inputs import open_regular, parse_json
 from xingaug.keypoints import JOINTS
 
@@ -81,20 +79,6 @@ def synthetic_name(source: str, copy: int) -> str:
     if parse_name(source).synthetic is not None:
         raise BadInput(f"{source}: is synthetic itself; needed a real image's name")
     return f"{source.rpartition('.')[0]}_x{copy:03d}.jpg"
-
-
-def sha256_of(path: Path, most: int = MAX_BYTES) -> str:
-    """SHA-256 of a file's bytes, hexadecimal.
-
-    Args:
-        path: the file.
-        most: bytes that it may have; by default those of an image.
-
-    Raises:
-        BadInput: no such file, or something else, such as a pipe, whose end would never come.
-    """
-    with open_regular(path, "file", most) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def write_manifest(path: Path, lines: Iterable[ManifestLine]) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 from xingaug.data.market1501 import FOLDERS
 from xingaug.errors import BadInput
+from xingaug.images import MAX_BYTES
+from xingaug.inputs import sha256_of
 from xingaug.offline.formats import Expected, Sample, ShardStore
 from xingaug.offline.job import Job
-from xingaug.offline.manifest import sha256_of
 from xingaug.offline.render import rounded
 from xingaug.offline.target import copy_or_link
 from xingaug.progress import ProgressBar
@@ -32,7 +33,7 @@ def place_real(job: Job, progress: bool) -> dict[str, str]:
 
 def _holds(target: Path, sha256: str) -> bool:
     try:
-        return sha256_of(target) == sha256
+        return sha256_of(target, "image", MAX_BYTES) == sha256
     except BadInput:  # not there, or no file
         return False
 

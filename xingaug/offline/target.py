@@ -1,6 +1,5 @@
 """The directory that a dataset is generated into: one owner at a time, one configuration, nothing half-written."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 from xingaug.errors import BadInput
 from xingaug.files import LOCK_NAME, atomic_write, locked
 from xingaug.inputs import read_json
-from xingaug.runs import require_own, require_same
+from xingaug.runs import require_own, require_same_or_write
 
 CONFIG_NAME = "config.json"
 HINT = "use the same to continue, or name a new directory"
@@ -35,22 +34,10 @@ def claimed(out: Path, facts: Facts) -> Iterator[None]:
         BadInput: `out` holds something else, belongs to other facts, is in use, or cannot be written.
     """
     require_own(out, CONFIG_NAME, HINT)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / LOCK_NAME).touch()
-    except OSError as error:
-        raise BadInput(f"{out}: cannot be written ({error.strerror}); name another directory") from None
     with locked(out / LOCK_NAME, f"{out}: another process is generating into it; wait for it or name another one"):
         for leftover in out.rglob(".*.tmp"):
             leftover.unlink()
-        if (out / CONFIG_NAME).exists():
-            before = read_facts(out)
-            if not before:
-                raise BadInput(f"{out / CONFIG_NAME}: not a configuration of generate; name a new directory")
-            require_same(out / CONFIG_NAME, before, facts, HINT)
-        else:
-            with atomic_write(out / CONFIG_NAME, durable=True) as temporary:
-                temporary.write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
+        require_same_or_write(out / CONFIG_NAME, facts, HINT)
         yield
 
 

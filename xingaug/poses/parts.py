@@ -5,7 +5,6 @@ done, and made again as a whole where it is missing: an image then has the same 
 uninterrupted run.
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +16,9 @@ import numpy as np
 
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write, locked
-from xingaug.inputs import read_arrays, read_json
+from xingaug.inputs import read_arrays
 from xingaug.keypoints import JOINTS
-from xingaug.runs import require_own, require_same
+from xingaug.runs import require_own, require_same_or_write
 
 _CONFIG, _LOCK = "config.json", ".lock"
 
@@ -62,16 +61,11 @@ class Parts:
         hint = "parts of the work go there; remove it or name another --out"
         require_own(self.folder, _CONFIG, hint)
         with locked(self.folder / _LOCK, f"{self.folder}: another process is annotating; wait for it to end"):
-            config = self.folder / _CONFIG
             for leftover in self.folder.glob("*" if restart else ".*.tmp"):
                 if leftover.name != _LOCK:
                     leftover.unlink()
-            if config.exists():
-                hint = "use the same to continue, or --restart to begin anew"
-                require_same(config, _read_facts(config), facts, hint)
-            else:
-                with atomic_write(config, durable=True) as temporary:
-                    temporary.write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
+            hint = "use the same to continue, or --restart to begin anew"
+            require_same_or_write(self.folder / _CONFIG, facts, hint)
             try:
                 yield
             except BaseException:
@@ -101,10 +95,3 @@ class Parts:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:09d}.npz"
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    try:
-        return dict(read_json(path, "description of the work"))
-    except (TypeError, ValueError):
-        raise BadInput(f"{path}: does not say what it was made with; use --restart to begin anew") from None

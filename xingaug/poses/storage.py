@@ -1,6 +1,5 @@
 """A pose bank's directory: one .npy file for each array, and bank.json with what they are and their checksums."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from xingaug.errors import BadInput, first_line
-from xingaug.inputs import is_text_array, open_regular, read_json
+from xingaug.inputs import is_text_array, read_json, sha256_of
 from xingaug.keypoints import JOINTS, Keypoints
 from xingaug.poses.descriptor import DESCRIPTOR_LENGTH, is_usable
 from xingaug.poses.kernel import FEATURES, LANDMARKS
@@ -59,7 +58,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray], described: Mapp
     for name, (_, dtype, _) in ARRAYS.items():
         array = np.asarray(arrays[name], dtype=None if dtype == "U" else dtype)
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    checksums = {file.name: _sha256(file, _MOST_INDEX_BYTES) for file in sorted(folder.iterdir())}
+    checksums = {file.name: sha256_of(file, most=_MOST_INDEX_BYTES) for file in sorted(folder.iterdir())}
     manifest = {"format": FORMAT, "version": VERSION, **described, "sha256": checksums}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -107,11 +106,6 @@ def _wrong_values(arrays: Mapping[str, np.ndarray], frame: tuple[int, int]) -> I
             yield "clusters.npy: a usable pose without a group"
 
 
-def _sha256(path: Path, most: int) -> str:
-    with open_regular(path, "file of a pose bank", most) as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / _MANIFEST
     if not file.exists():
@@ -140,7 +134,7 @@ def _require_intact(file: Path, manifest: Mapping[str, Any], most: int) -> None:
     if size > most:
         raise BadInput(f"{file}: truncated or changed, it has {size} bytes, at most {most} fit; build the bank again")
     try:
-        intact = _sha256(file, most) == manifest["sha256"].get(file.name)
+        intact = sha256_of(file, "file of a pose bank", most) == manifest["sha256"].get(file.name)
     except OSError as error:
         raise BadInput(f"{file}: not readable ({error}); build the bank again") from None
     if not intact:
