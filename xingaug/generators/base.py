@@ -1,4 +1,4 @@
-"""What every generator is: checked inputs in, an image out."""
+"""The base class of every generator: checked inputs in, an image out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from xingaug.generators.pose import Poses
 
 
 class PoseGenerator(nn.Module, ABC):
-    """A network that renders the source person in the target pose; subclasses say how, in `render`.
+    """A network that renders the source person in the target pose; subclasses implement `pose_inputs` and `translate`.
 
     Attributes:
         config: the dataclass that it was built from, with `size`, (height, width) in pixels.
-        content_hash: tells its stored weights and configuration apart; empty unless it was loaded from a file.
+        content_hash: identifies its stored weights and configuration; empty unless it was loaded from a file.
         is_fast: whether it is a fast form (`optimize`), which can neither be trained nor saved.
-        compiled: what `torch.compile` made of `render`; a copy goes without.
+        compiled: `render` compiled by `torch.compile`; not copied or pickled with the generator.
     """
 
     config: Any
@@ -29,7 +29,7 @@ class PoseGenerator(nn.Module, ABC):
     compiled: Callable[[Tensor, Poses], Tensor] | None
 
     def __init__(self, config: Any) -> None:
-        """Args: `config`: the network's."""
+        """Args: `config`: of the network."""
         super().__init__()
         self.config = config
         self.content_hash = ""
@@ -37,7 +37,7 @@ class PoseGenerator(nn.Module, ABC):
         self.compiled = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the compiled code, which belongs to this object."""
+        """Everything but the compiled code, which cannot be copied."""
         return {**super().__getstate__(), "compiled": None}
 
     @property
@@ -48,12 +48,12 @@ class PoseGenerator(nn.Module, ABC):
 
     @property
     def required_size(self) -> tuple[int, int] | None:
-        """The one size that it takes, or None where it takes any with sides divisible by 4."""
+        """The only size that it accepts, or None if it accepts any with sides divisible by 4."""
         return None
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in; of a fast form perhaps another than the images', which come and go as float32."""
+        """The type that it computes in; of a fast form perhaps another than float32, the type of its images."""
         return next(self.parameters()).dtype
 
     def settings(self) -> dict[str, Any]:
@@ -77,17 +77,17 @@ class PoseGenerator(nn.Module, ABC):
 
         Raises:
             ValueError: an argument of another shape, type, device, size or range. Inside a user's own `torch.compile`
-                ranges are not looked at; `optimize(compile=True)` keeps that check.
+                ranges are not checked; `optimize(compile=True)` keeps that check.
         """
         check_inputs(source, source_heatmaps, target_heatmaps, self.required_size)
         return self.run(source, Poses.of_heatmaps(source_heatmaps, target_heatmaps))
 
     def run(self, images: Tensor, poses: Poses) -> Tensor:
-        """`render`, compiled where it was."""
+        """`render`, in its compiled form if there is one."""
         return (self.compiled or self.render)(images, poses)
 
     def render(self, images: Tensor, poses: Poses) -> Tensor:
-        """What the network computes, on inputs that have been checked: no checks, no reads by the host in here.
+        """The computation itself, on inputs that have been checked: no checks and no device-to-host reads in here.
 
         Args:
             images: (B, 3, H, W) in [-1, 1].
@@ -100,7 +100,7 @@ class PoseGenerator(nn.Module, ABC):
 
     @abstractmethod
     def pose_inputs(self, poses: Poses, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """What the network sees of the poses, in full precision; nothing in it is learned.
+        """The network's inputs computed from the poses, in full precision; nothing in it is learned.
 
         Args:
             poses: `poses.xy` and `poses.present` are always there, maps are drawn by `generators.pose.PoseMaps`.
@@ -109,4 +109,4 @@ class PoseGenerator(nn.Module, ABC):
 
     @abstractmethod
     def translate(self, images: Tensor, *seen: Tensor) -> Tensor:
-        """`render` from what `pose_inputs` gives."""
+        """The network, applied to images and the output of `pose_inputs`."""

@@ -1,4 +1,4 @@
-"""What every generator asks of its size and of its inputs."""
+"""Checks of every generator's size and inputs."""
 
 import torch
 from torch import Tensor
@@ -6,16 +6,16 @@ from torch import Tensor
 JOINT_MAPS = 18
 
 LARGEST_SIDE = 2048
-"""Pixels of an image's side."""
+"""Longest side of an image, in pixels."""
 
 MOST_BLOCKS = 64
-"""Stages of a network."""
+"""Most stages (blocks) of a network."""
 
 MOST_NUMBERS = 2**29
-"""That a network may hold, 2 GB of them: judged before any is allocated."""
+"""Most parameters of a network (2 GB in float32); checked before any is allocated."""
 
 SMALLEST_SIDE = 8
-"""Pixels: below that a reflection pad at a quarter of the size has nothing to reflect."""
+"""Shortest side of an image, in pixels: below it, reflection padding at a quarter of the size fails."""
 
 
 def check_size(size: tuple[int, int]) -> None:
@@ -36,12 +36,12 @@ def check_numbers(count: int) -> None:
 def check_inputs(
     source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor, size: tuple[int, int] | None
 ) -> None:
-    """Raises a `ValueError` that names the argument, what came and what is needed.
+    """Raises a `ValueError` that names the argument, its value and what is needed.
 
     Args:
-        source: to be (B, 3, H, W) floating point in [-1, 1], B at least 1.
-        source_heatmaps: to be (B, 18, H, W) floating point in [0, 1], on the source's device.
-        target_heatmaps: to be (B, 18, H, W) floating point in [0, 1], on the source's device.
+        source: must be (B, 3, H, W) floating point in [-1, 1], B at least 1.
+        source_heatmaps: must be (B, 18, H, W) floating point in [0, 1], on the source's device.
+        target_heatmaps: must be (B, 18, H, W) floating point in [0, 1], on the source's device.
         size: the only (H, W) accepted, or None for any divisible by 4 and at least 8.
     """
     named = {"source": source, "source_heatmaps": source_heatmaps, "target_heatmaps": target_heatmaps}
@@ -73,7 +73,7 @@ def check_inputs(
 
 def _check_ranges(named: dict[str, Tensor]) -> None:
     bounds = [torch.stack(tensor.detach().aminmax()).double() for tensor in named.values()]
-    # All at once, because reading from a GPU waits for it.
+    # All in one read, because each read from a GPU waits for it.
     for (name, tensor), (low, high) in zip(named.items(), torch.stack(bounds).tolist(), strict=True):
         lowest = -1.0 if name == "source" else 0.0
         slack = 1e-2 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-4

@@ -16,17 +16,17 @@ from xingaug.generators.pose import SIGMA
 from xingaug.generators.render import render
 
 SIZES = (8, 16, 32, 64, 128, 256)
-"""Rows of a batch on a CUDA device; what is between is filled up."""
+"""Batch sizes on a CUDA device; other sizes are padded to the next one."""
 
 Runtime = Literal["auto", "torch", "openvino"]
 RUNTIMES: tuple[Runtime, ...] = ("auto", "torch", "openvino")
-"""What computes; "auto" is OpenVINO where it is installed and takes the generator, which it computes sooner."""
+"""Inference runtimes; "auto" is OpenVINO, the faster one, where it is installed and supports the generator."""
 
 OPENVINO_PAYS = 1000
-"""Images from which on its conversion, once for a generator, costs less than it saves (our estimate)."""
+"""Number of images from which on converting the generator for OpenVINO, once, pays (our estimate)."""
 
 CPU_SIZE = 8
-"""Rows of a batch on a CPU. One size alone, so that an image's pixels do not depend on how many others there are."""
+"""Batch size on a CPU. Only one, so that an image's pixels do not depend on how many others there are."""
 
 _LOG = logging.getLogger(__name__)
 Rows = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -35,9 +35,9 @@ Rows = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Core:
     """Renders any number of persons by `render`, in batches whose size does not depend on how many they are.
 
-    On a CUDA device each size is captured as a CUDA graph and replayed on the stream of the caller; where that fails it
-    is compiled, and where that fails too it runs as it is. Which it is goes to the log, once. Networks that are no
-    `PoseGenerator` are called with just the rows that are asked for, in the type that they have.
+    On a CUDA device each size is captured as a CUDA graph and replayed on the caller's stream; where that fails it
+    is compiled, and where that fails too it runs eagerly. Which one is logged, once. Networks that are not a
+    `PoseGenerator` are called with the given rows, unpadded, in their own type.
     """
 
     def __init__(
@@ -47,15 +47,15 @@ class Core:
         dtype: torch.dtype | Dtype | None = None,
         runtime: Runtime = "torch",
     ) -> None:
-        """Takes what it renders with.
+        """Sets the generator and how it is computed.
 
         Args:
             generator: as `render` takes it.
             sigma: of its heatmaps in pixels.
-            dtype: that a `PoseGenerator` computes in; it stays as it is, and a fast copy renders for it where that is
-                another. "auto" is bfloat16 where the device has it, else float32, but leaves alone what is in half
-                precision already; None renders with the generator itself.
-            runtime: what computes it. "auto" is OpenVINO for a generator that was loaded from a file, on a CPU, where
+            dtype: that a `PoseGenerator` computes in; if it differs from the generator's own, a fast copy renders and
+                the generator stays as it is. "auto" is bfloat16 where the device has it, else float32, but keeps a
+                generator that is in half precision already; None renders with the generator itself.
+            runtime: one of `RUNTIMES`. "auto" is OpenVINO for a generator that was loaded from a file, on a CPU, where
                 that is installed, else torch.
 
         Raises:
@@ -67,23 +67,23 @@ class Core:
             raise ValueError(f"runtime: '{runtime}', needed one of {', '.join(RUNTIMES)}")
         self.generator, self.sigma, self.dtype, self.runtime = generator, sigma, dtype, runtime
         self._threads = torch.get_num_threads()
-        self._made: tuple[tuple[Any, ...], PoseGenerator | OpenVinoCore] | None = None
+        self._engine: tuple[tuple[Any, ...], PoseGenerator | OpenVinoCore] | None = None
         self._prepared: dict[tuple[Any, ...], Rows] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what was made of the generator, which belongs to this object."""
+        """Everything but the prepared engine, which cannot be copied."""
         return {name: getattr(self, name) for name in ("generator", "sigma", "dtype", "runtime")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy prepares anew."""
+        """Restores a copy, which prepares its own engine."""
         self.__init__(**state)  # type: ignore[misc]
 
     def plan(self) -> tuple[Literal["torch", "openvino"], torch.dtype, torch.device]:
-        """What will compute, in which type, where.
+        """The runtime, type and device that rendering will use.
 
         Raises:
-            BadInput: OpenVINO was asked for, but is not installed, or does not take the generator.
+            BadInput: OpenVINO was requested, but is not installed, or does not support the device or type.
         """
         generator = self.generator
         parameter = next(generator.parameters(), torch.empty(0))
@@ -104,7 +104,7 @@ class Core:
         return f"{str(dtype).removeprefix('torch.')} by {runtime} on {device.type}"
 
     def engine(self) -> "nn.Module | OpenVinoCore":
-        """What renders: the generator itself, or what was made of it, which follows its weights and its device."""
+        """The generator itself or its fast form, which is made anew when weights or device have changed."""
         generator = self.generator
         runtime, dtype, device = self.plan()
         if not isinstance(generator, PoseGenerator) or (runtime, dtype) == ("torch", generator.dtype):
@@ -112,14 +112,14 @@ class Core:
         tensors = [*generator.parameters(), *generator.buffers()]
         state = (runtime, dtype, device, sum(0 if x.is_inference() else x._version for x in tensors))
         with self._lock:
-            if self._made is None or self._made[0] != state:
+            if self._engine is None or self._engine[0] != state:
                 _LOG.info("rendering: %s", self.describe())
-                made = (
+                built = (
                     generator.optimize(dtype) if runtime == "torch"
                     else OpenVinoCore(generator, dtype, self._threads, self.sigma)
                 )  # fmt: skip
-                self._made, self._prepared = (state, made), {}
-            return self._made[1]
+                self._engine, self._prepared = (state, built), {}
+            return self._engine[1]
 
     @torch.no_grad()
     def __call__(self, images: Tensor, xy: Tensor, visibility: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class Core:
         if isinstance(network, OpenVinoCore):
             return network(images, xy, visibility)
         run = partial(_rendered, network, self.sigma)
-        with torch.autocast(images.device.type, enabled=False):  # or pixels would depend on where the call stands
+        with torch.autocast(images.device.type, enabled=False):  # or pixels would depend on the caller's autocast
             if not isinstance(network, PoseGenerator):
                 return run(images, xy, visibility)
             parts = [
@@ -147,13 +147,13 @@ class Core:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _part(self, network: nn.Module, run: Rows, rows: tuple[Tensor, Tensor, Tensor], size: int) -> Tensor:
-        """At most `size` rows, rendered as so many."""
+        """Renders at most `size` rows, padded to `size`."""
         images = rows[0]
         if not images.is_cuda:
             return run(*(filled(x, size) for x in rows))[: len(images)]
         parameter = next(network.parameters())
         key = (size, images.shape[1:], images.device, parameter.data_ptr(), torch.cuda.current_stream().cuda_stream)
-        with self._lock:  # the graph's own memory is written here and read by its replay
+        with self._lock:  # a replay reads the graph's own memory, which this call writes
             if key not in self._prepared:
                 self._prepared[key] = self._prepare(run, *(filled(x, size) for x in rows))
             return self._prepared[key](*rows)
@@ -171,14 +171,14 @@ class Core:
         try:
             compiled = torch.compile(run, dynamic=False)
             compiled(*inputs)
-        except Exception as other:  # whatever a compiler brings up
+        except Exception as other:  # a compiler may raise anything
             _LOG.warning("rendering: batches of %d as they are; no CUDA graph (%s), not compiled (%s)", rows, reason,
                          type(other).__name__)  # fmt: skip
             chosen: Rows = run
         else:
             _LOG.warning("rendering: batches of %d compiled; no CUDA graph (%s)", rows, reason)
             chosen = compiled
-        return lambda *given: chosen(*(filled(x, rows) for x in given))[: len(given[0])]
+        return lambda *inputs: chosen(*(filled(x, rows) for x in inputs))[: len(inputs[0])]
 
 
 def _rendered(network: nn.Module, sigma: float, images: Tensor, xy: Tensor, visibility: Tensor) -> Tensor:
@@ -186,39 +186,39 @@ def _rendered(network: nn.Module, sigma: float, images: Tensor, xy: Tensor, visi
 
 
 class _Graph:
-    """A captured batch: its inputs lie in memory of its own."""
+    """A CUDA graph of one batch size, with its own input memory."""
 
     def __init__(self, run: Rows, inputs: tuple[Tensor, ...]) -> None:
-        """Args: `run` the core; `inputs` of the shapes that are to be captured."""
+        """Args: `run`: what to capture; `inputs`: of the shapes to capture."""
         self.inputs = [x.clone() for x in inputs]
         device = inputs[0].device
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
             for _ in range(3):  # libraries choose their algorithms before anything is captured
                 run(*self.inputs)
-        torch.cuda.current_stream(device).wait_stream(aside)
+        torch.cuda.current_stream(device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=aside, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
             self.output = run(*self.inputs)
 
-    def __call__(self, *given: Tensor) -> Tensor:
-        """The rows that are given; what is left of earlier ones is rendered beside them and not looked at."""
-        rows = len(given[0])
-        for memory, values in zip(self.inputs, given, strict=True):
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Renders the given rows; rows left over from earlier calls are rendered along and ignored."""
+        rows = len(inputs[0])
+        for memory, values in zip(self.inputs, inputs, strict=True):
             memory[:rows].copy_(values)
         self.graph.replay()
         return self.output[:rows].clone()
 
 
 def batches(rows: int, device: str) -> list[tuple[int, int, int]]:
-    """How so many rows are cut: first, end, and the size of the batch that they are rendered in."""
+    """Splits rows into batches: start, end, and the padded batch size of each."""
     largest = SIZES[-1] if device == "cuda" else CPU_SIZE
     cuts = [(start, min(start + largest, rows)) for start in range(0, rows, largest)]
     return [(a, b, next(s for s in SIZES if s >= b - a) if device == "cuda" else CPU_SIZE) for a, b in cuts]
 
 
 def filled(rows: Tensor, size: int) -> Tensor:
-    """(n, ...) to (size, ...), the last row over and over where there are fewer."""
+    """(n, ...) to (size, ...), padded with copies of the last row."""
     missing = size - len(rows)
     return rows if not missing else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])

@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 
 
 def export_onnx(name_or_path: str | Path, out: Path) -> dict[str, Any]:
-    """Writes a generator as ONNX, its batch size free, and compares the file with torch by onnxruntime.
+    """Writes a generator as ONNX with a dynamic batch size and compares its images, by onnxruntime, with torch's.
 
     The file takes `source` (B, 3, H, W) float32 in [-1, 1], `source_heatmaps` and `target_heatmaps` (B, 18, H, W)
     float32 in [0, 1], and gives `generated_image` (B, 3, H, W) in [-1, 1]. It does not check its inputs.
@@ -45,7 +45,7 @@ def export_onnx(name_or_path: str | Path, out: Path) -> dict[str, Any]:
         raise BadInput(f"{out}: an exported generator is saved as .onnx")
     stored = load_generator(name_or_path, dtype=None)
     _require_onnx()
-    # Contiguous and with ordinary convolutions, as ONNX knows no other layout.
+    # Contiguous and with ordinary convolutions, as ONNX has no channels-last layout.
     generator = stored.optimize(torch.float32, channels_last=False)
     with atomic_write(out) as temporary:
         _export(generator, temporary)
@@ -75,22 +75,22 @@ def _export(generator: PoseGenerator, path: Path) -> None:
 def write_onnx(
     network: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], output: str, path: Path, free: Any = None
 ) -> None:
-    """Writes a network as ONNX, in quiet.
+    """Writes a network as ONNX, without the exporter's output.
 
     Args:
-        network: what to write.
-        inputs: an example of each.
+        network: to write.
+        inputs: example inputs.
         names: of the inputs.
         output: its name.
         path: the file to write.
-        free: axes whose length is free, as `torch.onnx.export` takes them; None fixes all.
+        free: dynamic axes, as `torch.onnx.export` takes them; None fixes all.
     """
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own passes about themselves
+            warnings.simplefilter("ignore")  # the exporter warns about its own internals
             program = torch.onnx.export(
                 network, inputs, dynamo=True, verbose=False, input_names=list(names), output_names=[output],
                 dynamic_shapes=free,
@@ -102,7 +102,7 @@ def write_onnx(
 
 
 class _Unchecked(nn.Module):
-    """A generator without the checks of its inputs, which read values, as a graph cannot."""
+    """A generator without its input checks, which read values: a graph cannot."""
 
     def __init__(self, generator: PoseGenerator) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The fast form of a generator: the same weights, arranged for inference."""
+"""The fast form of a generator: the same weights, optimised for inference."""
 
 import copy
 import functools
@@ -16,13 +16,13 @@ Network = TypeVar("Network", bound="PoseGenerator")
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = ("auto", "float32", "bfloat16")
-"""What a generator can be rendered with; "auto" is bfloat16 where the device has it, else float32."""
+"""Types that a generator can render in; "auto" is bfloat16 where the device has it, else float32."""
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 def has_bfloat16(device: torch.device | str) -> bool:
-    """Whether a device computes in bfloat16 by instructions of its own; without them it is far slower than float32."""
+    """Whether a device has bfloat16 instructions; without them bfloat16 is far slower than float32."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -33,14 +33,14 @@ def has_bfloat16(device: torch.device | str) -> bool:
 
 
 def resolved_dtype(dtype: torch.dtype | str, device: torch.device | str) -> torch.dtype:
-    """What computes on a device.
+    """The type to compute in on a device.
 
     Args:
         dtype: a floating point type, or one of `DTYPES`.
-        device: where.
+        device: to compute on.
 
     Raises:
-        ValueError: neither.
+        ValueError: another dtype.
     """
     if dtype == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
@@ -59,12 +59,12 @@ def optimize(
     """A copy of a generator for inference: batch norms folded into the convolutions, dropout gone.
 
     Args:
-        network: `XingGAN` or `XingGANPlusPlus`; it stays as it is. A fast form may be made again in another type.
+        network: `XingGAN` or `XingGANPlusPlus`; it stays as it is. A fast form can be optimised again in another type.
         dtype: of weights and computation. "auto" is bfloat16 where the device has it, else float32. Images go in and
             come out in full precision, and the candidates are summed in it. In float32 a GPU rounds to TF32 inside
             convolutions as `torch.backends.cudnn.allow_tf32` says.
-        compile: hand it to `torch.compile` (needs a C++ compiler on a CPU); the first call then takes a minute.
-        channels_last: keep feature maps with channels last, as the convolutions of CPUs and GPUs like them.
+        compile: use `torch.compile` (needs a C++ compiler on a CPU); the first call then takes a minute.
+        channels_last: keep feature maps channels last, which is faster for convolutions on CPUs and GPUs.
 
     Returns:
         A generator of the same class in eval mode, gradients off, which cannot be trained or saved.
@@ -90,7 +90,7 @@ def optimize(
 
 
 class ConvRelu(nn.Module):
-    """A convolution and the ReLU behind it in one operation of the device's library, for inference."""
+    """A convolution fused with the ReLU after it (cuDNN or oneDNN), for inference."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         """Args: `conv`, padded with zeros, on the device and in the type that it will be used in."""
@@ -119,7 +119,7 @@ def _conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def fuses_relu(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a device's library computes a convolution with its ReLU as it should: tried out on a small one."""
+    """Whether the fused convolution and ReLU of a device is available and correct, tried on a small one."""
     if device.type not in ("cpu", "cuda"):
         return False
     rng = torch.Generator().manual_seed(0)
@@ -136,7 +136,7 @@ def fuses_relu(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _fuse_relu(module: nn.Module, wanted: bool) -> None:
-    """Joins convolutions with the ReLU behind them, or parts those of an earlier fast form."""
+    """Fuses convolutions with the ReLU after them, or undoes the fusion of an earlier fast form."""
     for child in module.children():
         _fuse_relu(child, wanted)
     if not isinstance(module, nn.Sequential):

@@ -1,8 +1,8 @@
-"""Person and ground of the source: where the person stands, and the same picture without the person (our choice).
+"""Splits the source into person and ground: the person's mask, and the image without the person (our choice).
 
 An augmented image keeps its source's camera, so it keeps its ground, pixel for pixel where the person does not hide it.
-What the person hides is guessed from around it: means over ever larger squares first, then a network that corrects
-them.
+The hidden part is inpainted: first by means of its surroundings over ever larger squares, then by a network that
+corrects them.
 """
 
 import torch
@@ -10,22 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDEN_PX = 5
-"""Side of the square by which a mask grows before it is cut out: what shines through at its edge is the person's."""
+"""Side of the square by which a mask is dilated before it is cut out, as pixels at its edge still show the person."""
 
 _LEVELS = 5
-"""Halvings of the picture; the coarsest mean is over 32 pixels squared."""
+"""How often the image is halved; the coarsest mean is over 32x32 pixels."""
 
 
 class UNet(nn.Module):
-    """Half-resolution features to a picture, by way of an eighth of that resolution and back."""
+    """Half-resolution features to an image, through an eighth of that resolution and back."""
 
     def __init__(self, inputs: int, joined: int, outputs: int, widths: tuple[int, int, int, int]) -> None:
         """Builds the network.
 
         Args:
-            inputs: channels in, at half the picture's resolution.
-            joined: channels that join at a quarter of it; 0 for none.
-            outputs: channels out, at the picture's resolution.
+            inputs: channels in, at half the image's resolution.
+            joined: channels concatenated at a quarter of it; 0 for none.
+            outputs: channels out, at the image's resolution.
             widths: channels at a half, a quarter, an eighth and a sixteenth of it.
         """
         super().__init__()
@@ -40,7 +40,7 @@ class UNet(nn.Module):
         self.leave = nn.Conv2d(a, 4 * outputs, 3, padding=1)
 
     def forward(self, half: Tensor, quarter: Tensor | None = None) -> Tensor:
-        """(B, inputs, H/2, W/2), at choice (B, joined, H/4, W/4), to (B, outputs, H, W); H, W divisible by 16."""
+        """(B, inputs, H/2, W/2), optionally (B, joined, H/4, W/4), to (B, outputs, H, W); H, W divisible by 16."""
         half = self.enter(half)  # (B, a, H/2, W/2)
         down = self.down_quarter(half)
         fourth = self.mix_quarter(down if quarter is None else torch.cat([down, quarter], 1))  # (B, b, H/4, W/4)
@@ -75,7 +75,7 @@ class SourceSplit(nn.Module):
         return mask, self.fill(image, widen(mask))
 
     def find(self, image: Tensor, means: Tensor) -> Tensor:
-        """Logits (B, 1, H, W) float32 of a pixel's being the person's; arguments as `forward`'s."""
+        """Logits (B, 1, H, W) float32 of the person's mask; arguments as for `forward`."""
         dtype = self.mask.leave.weight.dtype
         logits: Tensor = self.mask(F.pixel_unshuffle(image, 2).to(dtype), means.to(dtype)).float()
         return logits
@@ -85,7 +85,7 @@ class SourceSplit(nn.Module):
 
         Args:
             image: (B, 3, H, W) in [-1, 1].
-            hole: (B, 1, H, W) in [0, 1], 1 where nothing of the image is to be seen.
+            hole: (B, 1, H, W) in [0, 1], 1 where the image is hidden.
 
         Returns:
             (B, 3, H, W) float32, the image itself outside the holes.
@@ -98,12 +98,12 @@ class SourceSplit(nn.Module):
 
 
 def widen(mask: Tensor, side: int = WIDEN_PX) -> Tensor:
-    """A mask (B, 1, H, W) grown by the square of an odd side in pixels."""
+    """Dilates a mask (B, 1, H, W) by a square of an odd side in pixels."""
     return F.max_pool2d(mask, side, stride=1, padding=side // 2)
 
 
 def spread(known: Tensor, weight: Tensor) -> Tensor:
-    """Fills what is not known by weighted means of what is, over squares that double until something is seen.
+    """Fills unknown pixels with weighted means of known ones, over squares that double until they contain some.
 
     Args:
         known: (B, 3, H, W) float32, already multiplied by the weight; H, W divisible by 32, or fewer levels are used.

@@ -1,4 +1,4 @@
-"""Weights of a generator that does not keep the ground, as the beginning of one that does."""
+"""Starts a generator that keeps the ground from the weights of one that does not."""
 
 import torch
 from torch import Tensor
@@ -6,19 +6,19 @@ from torch import Tensor
 from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
 
 _SOURCE = 12
-"""Inputs of the flow's last layers that are the source's, 4 channels of half resolution for each of its colours."""
+"""Input channels of the flow's output layers that hold the source: 4 at half resolution for each colour."""
 
 _MASK = 4
-"""Inputs that are the carried mask's."""
+"""Input channels that hold the warped mask."""
 
 
 def with_ground(state: dict[str, Tensor], own: dict[str, Tensor], config: XingGANPlusPlusConfig) -> dict[str, Tensor]:
-    """Weights that render as before where the ground is the source itself: new inputs count for nothing yet.
+    """Weights that render as before where the ground is the source itself: new inputs have weight 0.
 
     Args:
         state: weights of a network with a limb warp that does not keep the ground.
-        own: fresh weights of the same network that does; what the first one lacks is taken from here.
-        config: of either.
+        own: fresh weights of the same network that does, used for tensors that `state` lacks.
+        config: of the second network.
 
     Returns:
         Weights of the second network.
@@ -30,9 +30,9 @@ def with_ground(state: dict[str, Tensor], own: dict[str, Tensor], config: XingGA
         inputs = before.shape[1] if before.dim() > 1 else 0
         if before.shape == value.shape:
             continue
-        if name == "flow.out.0.weight":  # ..., carried mask, source, its mask, ground
+        if name == "flow.out.0.weight":  # ..., warped mask, source, its mask, ground
             kept = [*range(inputs - _SOURCE), *range(inputs - _SOURCE + _MASK, inputs + _MASK)]
-        elif ".decode_" in name:  # ..., carried mask, ground, texture
+        elif ".decode_" in name:  # ..., warped mask, ground, texture
             kept = [*range(inputs - texture), *range(value.shape[1] - texture, value.shape[1])]
         else:  # ..., masks
             kept = list(range(inputs))

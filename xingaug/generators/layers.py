@@ -1,4 +1,4 @@
-"""What XingGAN++ is built of: convolutions, the pyramid of regions, layers side by side, products of batches."""
+"""Building blocks of XingGAN++: convolutions, the pyramid of regions, stacked layers, batched products."""
 
 import functools
 import math
@@ -39,7 +39,7 @@ def conv3(inputs: int, outputs: int, bias: bool = False, padding: Padding = "zer
 
 
 def region_bounds(length: int, regions: int) -> list[tuple[int, int]]:
-    """Start and end of each of `regions` parts of `length`, as adaptive average pooling cuts them."""
+    """Start and end of each of `regions` parts of `length`, split as by adaptive average pooling."""
     return [(i * length // regions, -((i + 1) * length // -regions)) for i in range(regions)]
 
 
@@ -72,10 +72,10 @@ def pyramid_matrix(
 
 
 class KeyTokens(nn.Module):
-    """What can be asked: every position of a feature map, or its means over a pyramid of sub-regions.
+    """The tokens attended to: every position of a feature map, or its means over a pyramid of sub-regions.
 
-    Pooling is linear, so that a code is pooled once, before the projections of both directions, and those run on
-    S regions instead of N positions.
+    Pooling is linear, so a code is pooled once, before the projections of both directions, which then run on S
+    regions instead of N positions.
     """
 
     matrix: Tensor | None
@@ -86,9 +86,9 @@ class KeyTokens(nn.Module):
         """Builds the pooling.
 
         Args:
-            grid: (h, w) of the codes; other grids are taken too, at the cost of a matrix made on the way.
-            pyramid: regions along the width at each level; None takes every position.
-            full_resolution: whether the pyramid has the unpooled positions too.
+            grid: (h, w) of the codes; other grids work too, at the cost of computing their matrix.
+            pyramid: regions along the width at each level; None uses every position.
+            full_resolution: whether the unpooled positions are keys too.
             aspect: how many times as many regions there are along the height.
         """
         super().__init__()
@@ -108,7 +108,7 @@ class KeyTokens(nn.Module):
 def sine_positions(centres: Tensor, channels: int) -> Tensor:
     """Fixed two-dimensional sine code: (S, 2) in [0, 1] to (S, channels), half for y and half for x.
 
-    Frequencies go in equal ratios from half a period over the picture to 16 (our choice; the sources say only "sine").
+    Frequencies rise geometrically from half a period over the image to 16 (our choice; the sources say only "sine").
     """
     frequencies = math.pi * 2.0 ** torch.linspace(0, 5, channels // 4)
     angles = centres[:, :, None] * frequencies
@@ -116,7 +116,7 @@ def sine_positions(centres: Tensor, channels: int) -> Tensor:
 
 
 class Linears(nn.Module):
-    """Linear layers side by side, one for each direction; one alone serves as many as are asked of it."""
+    """Stacked linear layers, one for each direction; a single one is broadcast to all directions."""
 
     bias: nn.Parameter | None
 
@@ -129,7 +129,7 @@ class Linears(nn.Module):
         self.bias = None if biases is None else nn.Parameter(biases)  # (count, 1, outputs)
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """(directions, B, n, inputs), and at choice (directions, B, n, outputs) to add, to that."""
+        """(directions, B, n, inputs) to (directions, B, n, outputs); `add`, of that shape, replaces the bias."""
         flat, weight = x.flatten(1, 2), self.weight.transpose(1, 2).expand(x.shape[0], -1, -1)
         offset = self.bias if add is None else add.flatten(1, 2)
         out = torch.bmm(flat, weight) if offset is None else torch.baddbmm(offset, flat, weight)
@@ -137,7 +137,7 @@ class Linears(nn.Module):
 
 
 class Norms(nn.Module):
-    """Layer norms side by side, one for each direction; one alone serves as many as are asked of it."""
+    """Stacked layer norms, one for each direction; a single one is broadcast to all directions."""
 
     def __init__(self, count: int, width: int) -> None:
         """Args: `count` of layers; `width`: channels."""
@@ -147,18 +147,18 @@ class Norms(nn.Module):
         self.bias = nn.Parameter(torch.zeros(count, 1, 1, width))
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """(directions, B, n, width), and at choice what is added to every image (n, width), to the first's shape."""
+        """(directions, B, n, width) to the same; `add` (n, width) is added to the result of every image."""
         normed = F.layer_norm(x, (self.width,))
         offset = self.bias if add is None else self.bias + add
         offset, weight = offset.to(normed.dtype), self.weight.to(normed.dtype)
-        if torch.compiler.is_compiling():  # which takes another memory layout of addcmul's for granted than it has
+        if torch.compiler.is_compiling():  # the compiler assumes another memory layout for addcmul than it has
             return normed * weight + offset
         return torch.addcmul(offset, normed, weight)
 
 
 def times(left: Tensor, right: Tensor, factor: float, add: Tensor | None = None) -> Tensor:
-    """`factor` * left right + add, in one operation, of (.., .., n, m), (.., .., m, k) and (.., .., n, k)."""
-    offset = left.new_empty((1, 1, 1)) if add is None else add.flatten(0, 1)  # with beta 0 it is not looked at
+    """`factor` * left @ right + add in one operation, for (.., .., n, m), (.., .., m, k) and (.., .., n, k)."""
+    offset = left.new_empty((1, 1, 1)) if add is None else add.flatten(0, 1)  # with beta 0 it is not read
     product = torch.baddbmm(offset, left.flatten(0, 1), right.flatten(0, 1), beta=0 if add is None else 1, alpha=factor)
     return product.unflatten(0, left.shape[:2])
 
@@ -166,8 +166,8 @@ def times(left: Tensor, right: Tensor, factor: float, add: Tensor | None = None)
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """softmax(scale * q k^T) v of (.., .., N, d), (.., .., S, d), (.., .., S, c): (.., .., N, c).
 
-    On a GPU torch picks its fastest kernel. On a CPU it has none for c other than d, and three products are twice as
-    fast as what it falls back to (measured).
+    On a GPU torch picks its fastest kernel. On a CPU it has none for c other than d, and three explicit products are
+    twice as fast as its fallback (measured).
     """
     if query.is_cuda:
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
@@ -176,7 +176,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 
 def patch_side(grid: tuple[int, int], limit: int) -> int:
-    """The smallest side k of square patches that leaves at most `limit` of them on a grid (h, w)."""
+    """The smallest side k for which at most `limit` patches of k x k cover a grid (h, w)."""
     return next(k for k in range(1, max(grid) + 1) if -(-grid[0] // k) * -(-grid[1] // k) <= limit)
 
 
@@ -190,8 +190,8 @@ def weighted_sum(logits: Tensor, candidates: list[Tensor]) -> Tensor:
     Returns:
         (B, 3, H, W) float32.
     """
-    # Plane by plane in full precision: with channels last each product would be over three numbers.
-    whole = torch.cat(candidates, 1).float().contiguous()  # of several types it is of the widest already
-    planes = whole.unflatten(1, (-1, 3))  # (B, K, 3, H, W)
+    # Contiguous, in full precision: with channels last each product would be over only three numbers.
+    stacked = torch.cat(candidates, 1).float().contiguous()
+    planes = stacked.unflatten(1, (-1, 3))  # (B, K, 3, H, W)
     maps = logits.float().softmax(1).contiguous()
     return (maps.unsqueeze(2) * planes).sum(1)

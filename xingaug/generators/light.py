@@ -1,6 +1,6 @@
-"""XingGAN++ with what is ours on top of the paper: light stems and decoders, texture attention, limb warp and flow.
+"""XingGAN++ with our additions to the paper: light stems and decoders, texture attention, limb warp and flow.
 
-Each stands for itself and is a setting of `VariantConfig`; without any of them this is the paper's generator.
+Each is independent and a setting of `VariantConfig`; without any of them this is the paper's generator.
 """
 
 from typing import Any
@@ -23,13 +23,13 @@ class ImageStem(nn.Module):
     """Image to appearance code at a quarter of the resolution: light (our choice), or XingGAN's encoder."""
 
     def __init__(self, width: int, released: bool = False, channels: int = 3) -> None:
-        """Args: `width`: channels C of the code; `released`: whether it is XingGAN's encoder; `channels` in."""
+        """Args: `width`: channels C of the code; `released`: use XingGAN's encoder; `channels`: of the input."""
         super().__init__()
         if released:
             layers = encoder(3, width // 4)
             self.fine, self.coarse = layers[:6], layers[6:]
             return
-        # Unshuffled pixels instead of a convolution at full resolution.
+        # Pixel unshuffle instead of a convolution at full resolution.
         self.fine = nn.Sequential(
             nn.PixelUnshuffle(2), conv3(4 * channels, width // 2), nn.BatchNorm2d(width // 2), nn.ReLU(inplace=True)
         )
@@ -48,7 +48,7 @@ class ImageStem(nn.Module):
 class PoseStem(nn.Module):
     """Both poses to a shape code: light (our choice), or XingGAN's encoder.
 
-    The maps are smooth (sigma 6 px), so that the light stem loses nothing by beginning with their 4x4 means.
+    The maps are smooth (sigma 6 px), so the light stem loses nothing by starting from their 4x4 means.
     """
 
     def __init__(self, width: int, joints: int = 18, released: bool = False, hints: int = 0) -> None:
@@ -58,7 +58,7 @@ class PoseStem(nn.Module):
             width: channels C of the code.
             joints: maps per pose.
             released: whether it is XingGAN's encoder.
-            hints: channels of a picture of the target pose that the light stem sees too; 0 for none.
+            hints: channels of further maps of the target pose (the limb warp) for the light stem; 0 for none.
         """
         super().__init__()
         self.mix = encoder(2 * joints, width // 4) if released else nn.Sequential(
@@ -71,7 +71,7 @@ class PoseStem(nn.Module):
 
         Args:
             maps: of both poses, (B, 36, H, W) for XingGAN's encoder, (B, 36, h, w) 4x4 means for the light one.
-            hints: at choice (B, hints, H, W).
+            hints: optional (B, hints, H, W).
         """
         return self.mix(maps if hints is None else torch.cat([maps, F.pixel_unshuffle(hints, 4)], 1))
 
@@ -86,8 +86,8 @@ class ShuffleDecoder(nn.Module):
             inputs: channels of the code.
             widths: channels at half and at full resolution.
             outputs: channels out.
-            skip: channels of the features that join at half resolution; 0 for none.
-            last: what the outputs go through, such as a tanh.
+            skip: channels of the features concatenated at half resolution; 0 for none.
+            last: final activation, such as a tanh.
         """
         super().__init__()
         self.up1 = shuffle_up(inputs, widths[0])
@@ -95,7 +95,7 @@ class ShuffleDecoder(nn.Module):
         self.out = nn.Sequential(conv3(widths[1], outputs, bias=True), last)
 
     def forward(self, code: Tensor, skip: Tensor | None = None) -> Tensor:
-        """(B, C, h, w), and at choice (B, skip, H/2, W/2), to (B, outputs, H, W)."""
+        """(B, C, h, w), and optionally (B, skip, H/2, W/2), to (B, outputs, H, W)."""
         half = self.up1(code)
         return self.out(self.up2(half if skip is None else torch.cat([half, skip], 1)))
 
@@ -110,8 +110,8 @@ def shuffle_up(inputs: int, outputs: int) -> nn.Sequential:
 class TextureAttention(nn.Module):
     """Moves the source's 4x4 pixel blocks and fine features to where the target pose needs them (our choice).
 
-    Codes at a quarter of the resolution wash out stripes and logos. Here the final shape code asks, at every target
-    position, which source position shows the same piece of clothing, and what lies there is carried over unreduced.
+    Codes at a quarter of the resolution wash out stripes and logos. Here the final shape code attends, from every
+    target position, to the source positions of the same piece of clothing, and copies their pixels at full resolution.
     """
 
     def __init__(self, config: XingGANPlusPlusConfig, joints: int = 18) -> None:
@@ -131,7 +131,7 @@ class TextureAttention(nn.Module):
     def forward(
         self, image: Tensor, fine: Tensor, source_code: Tensor, maps: Tensor, shape_code: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Carries pixels and features to the target pose.
+        """Moves pixels and features to the target pose.
 
         Args:
             image: (B, 3, H, W), the source.
@@ -148,7 +148,7 @@ class TextureAttention(nn.Module):
         key = self._split(self.key(torch.cat([source_code, maps], 1)))
         pixels = F.pixel_unshuffle(image, 4).flatten(2).transpose(1, 2)  # (B, N, 48)
         features = F.pixel_unshuffle(self.reduce(fine), 2).flatten(2).transpose(1, 2)  # (B, N, C)
-        value = torch.cat([pixels.to(features.dtype), features], -1)  # (B, N, 48 + C), of all heads the same
+        value = torch.cat([pixels.to(features.dtype), features], -1)  # (B, N, 48 + C), shared by all heads
         attention = times(query, key.transpose(2, 3), query.shape[-1] ** -0.5).softmax(-1)  # (B, heads, N, N)
         moved = (attention.flatten(1, 2) @ value).unflatten(1, (self.heads, -1)).transpose(2, 3)
         # (B, heads, 48 + C, N)
@@ -162,9 +162,9 @@ class TextureAttention(nn.Module):
 
 
 class FlowCorrection(nn.Module):
-    """Displacements that the network adds: two corrections of the limb warp, and one of the source as it stands.
+    """Learned displacements: two corrections of the limb warp, and one of the unwarped source.
 
-    The last one can fill the ground that the person leaves with ground from beside it.
+    The last one can fill the ground that the person uncovers with ground from beside it.
     """
 
     candidates = 3
@@ -174,11 +174,11 @@ class FlowCorrection(nn.Module):
         super().__init__()
         self.up = shuffle_up(2 * width, 32)
         last = conv3(48, 2 * self.candidates, bias=True)
-        nn.init.normal_(last.weight, std=0.02)  # a tenth of a pixel: enough to tell both corrections apart
+        nn.init.normal_(last.weight, std=0.02)  # a tenth of a pixel: enough to make both corrections differ
         self.out = nn.Sequential(conv3(32 + fine, 48), nn.BatchNorm2d(48), nn.ReLU(inplace=True), last)
 
     def forward(self, shift: Tensor, shape_code: Tensor, fine: Tensor) -> Tensor:
-        """Where three images are taken from.
+        """Computes the shifts of three warped images.
 
         Args:
             shift: (B, 2, H, W), of the limb warp.
@@ -190,12 +190,12 @@ class FlowCorrection(nn.Module):
         """
         half = self.out(torch.cat([self.up(shape_code), fine], 1)).float()  # (B, 6, H/2, W/2) in pixels
         shifts = F.interpolate(half, scale_factor=2, mode="bilinear")
-        shifts.unflatten(1, (self.candidates, 2))[:, :-1].add_(shift[:, None])  # the last corrects the source itself
+        shifts.unflatten(1, (self.candidates, 2))[:, :-1].add_(shift[:, None])  # the last one shifts the source itself
         return shifts
 
 
 class LightFusion(CoAttentionFusion):
-    """DCCF with light decoders, and with the candidates that are made of the source's pixels."""
+    """DCCF with light decoders, and with candidates that move the source's pixels."""
 
     def __init__(self, config: XingGANPlusPlusConfig) -> None:
         """Args: `config` of the generator."""
@@ -213,7 +213,7 @@ class XingGANPlusPlus(PaperGenerator):
     """The generator with every setting: source image, source pose and target pose in; the person in that pose out."""
 
     def __init__(self, **config: Any) -> None:
-        """Args: `config`: the fields of `XingGANPlusPlusConfig`, in their sections or flat."""
+        """Args: `config`: the fields of `XingGANPlusPlusConfig`, nested in sections or flat."""
         super().__init__(XingGANPlusPlusConfig.of(**config))
 
     def _build_ends(self) -> None:
@@ -227,16 +227,16 @@ class XingGANPlusPlus(PaperGenerator):
         self.pose_stem = PoseStem(c.width, released=released, hints=variant.hints)
         self.split = SourceSplit() if variant.keep_ground else None
         self.warp = LimbWarp(c.size) if variant.limb_warp else None
-        self.carry = ShiftWarp(c.size)
+        self.warp_pixels = ShiftWarp(c.size)
         seen = variant.hints + variant.source_channels + (3 if variant.keep_ground else 0)
         self.flow = FlowCorrection(c.width, 4 * seen) if variant.limb_warp and variant.flow else None
         self.texture = TextureAttention(c) if variant.texture_attention else None
         self.fusion = CoAttentionFusion(c) if variant.decoder == "released" else LightFusion(c)
 
     def pose_inputs(self, poses: Poses, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Means of the heatmaps (B, 36, h, w), heatmaps (B, 36, H, W) for a released stem, and what the limb warp says.
+        """Means of the heatmaps (B, 36, h, w), heatmaps (B, 36, H, W) for a released stem, and the limb warp's output.
 
-        That is the shift (B, 2, H, W) and how near a limb each pixel is (B, 1, H, W).
+        The latter is the shift (B, 2, H, W) and how near a limb each pixel is (B, 1, H, W).
         """
         variant = self.config.variant
         if variant.is_paper:
@@ -253,30 +253,31 @@ class XingGANPlusPlus(PaperGenerator):
         source, ground, hints, fine = images, [], None, []
         if self.split is not None:
             mask, behind = self.split(images, means[:, :JOINT_MAPS])  # (B, 1, H, W), (B, 3, H, W)
-            # What the split learns it learns from losses of its own.
+            # Detached: the split learns from its own losses only.
             source, ground = torch.cat([images, mask.detach()], 1), [behind.detach()]
         moved = [*ground] or [images]
         image = source.to(self.dtype)
         if self.warp is not None:
             shift, nearness = seen[-2:]  # (B, 2, H, W), (B, 1, H, W)
-            carried = self.carry(source, shift)  # (B, 3 or 4, H, W), with the mask of what was carried
-            warped, hidden = carried[:, :3], [carried[:, 3:]] if ground else []
-            given = torch.cat([warped, nearness, *hidden, source, *ground], 1).to(self.dtype)  # (B, 7 or 12, H, W)
-            hints, image = given.split([self.config.variant.hints, source.shape[1], 3 * len(ground)], 1)[:2]
+            moved_source = self.warp_pixels(source, shift)  # (B, 3 or 4, H, W), with the person's mask, if split
+            warped, warped_mask = moved_source[:, :3], [moved_source[:, 3:]] if ground else []
+            inputs = torch.cat([warped, nearness, *warped_mask, source, *ground], 1).to(self.dtype)
+            # (B, 7 or 12, H, W)
+            hints, image = inputs.split([self.config.variant.hints, source.shape[1], 3 * len(ground)], 1)[:2]
         appearance, finer = self.image_stem(image)  # (B, C, h, w), (B, C/2, H/2, W/2)
         shape = self.pose_stem(maps, hints)  # (B, C, h, w)
         joined = self.cross(appearance, shape)  # T times (B, 2C, h, w)
         if self.warp is not None:
             more = []
             if self.flow is not None:
-                shifts = self.flow(shift, joined[-1], F.pixel_unshuffle(given, 2))
-                corrected = self.carry(images, shifts)  # (B, 9, H, W)
+                shifts = self.flow(shift, joined[-1], F.pixel_unshuffle(inputs, 2))
+                corrected = self.warp_pixels(images, shifts)  # (B, 9, H, W)
                 warped, more = corrected[:, :3], [corrected[:, 3:]]
             moved += [warped, *more]
-            pixels = torch.cat([warped, nearness, images, *more, *hidden, *ground], 1).to(self.dtype)
+            pixels = torch.cat([warped, nearness, images, *more, *warped_mask, *ground], 1).to(self.dtype)
             fine.append(F.pixel_unshuffle(pixels, 2))  # (B, 28 to 68, H/2, W/2)
         if self.texture is not None:
-            candidates, carried = self.texture(image[:, :3], finer, appearance, means, joined[-1])
+            candidates, texture = self.texture(image[:, :3], finer, appearance, means, joined[-1])
             moved += candidates.unbind(1)
-            fine.append(carried)
+            fine.append(texture)
         return self.fusion(joined, moved, fine)

@@ -24,19 +24,19 @@ def render_images(
     """Renders every person in the target pose.
 
     Args:
-        generator: on `device`; its `size` is the images' size. A `Core` says besides what it is rendered with.
+        generator: on `device`; its `size` is the images' size. A `Core` also fixes runtime and type.
         images: (N, H, W, 3) uint8.
         source: (N,) keypoints of the images, in pixels.
-        target: (N,) keypoints wanted.
+        target: (N,) keypoints of the target poses, in pixels.
         batch_size: images at a time; pixels do not depend on it.
-        device: where to compute.
+        device: to compute on.
         progress: label of the bar shown on a terminal; None for none.
 
     Returns:
         (N, H, W, 3) uint8.
 
     Raises:
-        WorkFailed: the generator gives numbers that are not finite.
+        WorkFailed: the generator's output is not finite.
     """
     core = generator if isinstance(generator, Core) else Core(generator)
     rendered = np.empty_like(images)

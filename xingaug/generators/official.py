@@ -21,29 +21,29 @@ def load_official_checkpoint(
 ) -> XingGAN:
     """Loads the weights that the authors of XingGAN released or that their code has written (`*_net_netG.pth`).
 
-    The number of blocks, the width and whether there is dropout are told by the keys and shapes. Keys may begin with
+    The number of blocks, the width and whether there is dropout follow from the keys and shapes. Keys may begin with
     `model.` and `module.`, and BatchNorm may lack `num_batches_tracked`, as before PyTorch 0.4.1.
 
     Args:
         path: the state dict, as `torch.save` wrote it; no code in it is run.
         device: where to put the network.
-        size: (height, width) in pixels at which it is used; the file does not say.
+        size: (height, width) in pixels at which it is used; the file does not hold it.
 
     Returns:
         The generator in eval mode, gradients off, in full precision.
 
     Raises:
-        BadInput: no such file, not a state dict, or not of this network; the first key at fault is named.
-        ValueError: a size that no network takes.
+        BadInput: no such file, not a state dict, or not of this network; the first wrong key is named.
+        ValueError: a size out of range.
     """
     path = Path(path)
-    XingGANConfig(size=size)  # complains before the file is read
+    XingGANConfig(size=size)  # reports a wrong size before the file is read
     released, names = _bare_keys(path, read_tensors(path, "a released XingGAN checkpoint, such as latest_net_netG.pth"))
     blocks = len({key.split(".")[1] for key in released if key.startswith("att.")})
     dropout = not any(re.match(r"att\.\d+\.conv_block_stream2\.5\.", key) for key in released)
     first = released.get(_FIRST, torch.empty(0))
     width = first.shape[0] if first.ndim == 4 and first.shape[0] in range(2, 129, 2) else 64
-    with torch.random.fork_rng(devices=[]):  # leaves the caller's draws as they were
+    with torch.random.fork_rng(devices=[]):  # keeps the caller's random state
         network = XingGAN(size=size, blocks=blocks or 9, width=width, dropout=0.5 if dropout else 0.0)
     state = _translate(path, network, released, names, official_modules(blocks or 9, dropout))
     network.load_state_dict(state)
@@ -76,14 +76,14 @@ def official_modules(blocks: int, dropout: bool) -> dict[str, str]:
 
     Args:
         blocks: T.
-        dropout: whether the released blocks have dropout layers, which shift the numbers of those behind them.
+        dropout: whether the released blocks have dropout layers, which shift the indices of the layers after them.
     """
     names = {
         "shape_squeeze.0": "x2_con", "shape_squeeze.1": "x2_norm",
         "map_decoder.0": "atte_con", "map_decoder.1": "atte_norm",
         "map_decoder.3": "atte_con1", "map_decoder.4": "atte_norm1", "map_decoder.6": "atte_con2",
     }  # fmt: skip
-    # Released reflection pads are layers with a number of their own.
+    # Reflection pads are layers with an index of their own in the released network.
     second = 6 if dropout else 5
     for branch, stream in (("appearance", 1), ("shape", 2)):
         names |= {f"{branch}_encoder.{i}": f"stream{stream}_down.{i + 1}" for i in (0, 1, 3, 4, 6, 7)}
@@ -99,7 +99,7 @@ def official_modules(blocks: int, dropout: bool) -> dict[str, str]:
 
 
 def _bare_keys(path: Path, state: object) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict under keys without prefixes, and what the file calls each of them."""
+    """The state dict under keys without prefixes, and each key as the file has it."""
     if not isinstance(state, dict):
         raise BadInput(f"{path}: holds {_a(type(state).__name__)}, needed the state dict of a released XingGAN netG")
     bare: dict[str, Tensor] = {}

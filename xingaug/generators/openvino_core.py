@@ -1,7 +1,7 @@
-"""A generator computed by OpenVINO: on a CPU in batches of one fixed size, each of them by one thread.
+"""A generator run by OpenVINO: on a CPU, in batches of one fixed size, one thread for each batch.
 
-The graph comes by way of ONNX, which takes a while, and is kept in `$XDG_CACHE_HOME/xingaug/openvino` (by default below
-`~/.cache`) under a hash of the network and of the code that made it.
+The graph is converted through ONNX, which takes a while, and cached in `$XDG_CACHE_HOME/xingaug/openvino` (by default
+below `~/.cache`) under a hash of the network and of the code that built it.
 """
 
 import hashlib
@@ -29,25 +29,25 @@ from xingaug.generators.pose import Poses
 from xingaug.generators.signal_stack import signal_stack_kept
 
 ROWS = 16
-"""Of a batch (measured: 8 are slower, 32 are no faster)."""
+"""Batch size (measured: 8 is slower, 32 no faster)."""
 
 LEAST_PSNR = 40.0
-"""Decibels from torch's images in full precision, on noise, that a graph must reach."""
+"""PSNR in decibels that a graph must reach on noise, against torch's images in full precision."""
 
 _NEEDED = ("openvino", "onnx", "onnxscript")
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-"""What it computes in, by its own names."""
+"""The types that it computes in, with OpenVINO's names for them."""
 
 _LOG = logging.getLogger(__name__)
 
 
 def is_installed() -> bool:
-    """Whether all that it takes is there."""
+    """Whether OpenVINO and the packages that convert a generator are installed."""
     return all(find_spec(name) is not None for name in _NEEDED)
 
 
 def require_openvino(device: torch.device, dtype: torch.dtype) -> None:
-    """Raises `BadInput` unless all that it takes is there, on a CPU, in a type that it computes in."""
+    """Raises `BadInput` unless everything is installed, the device is a CPU and the type one of `PRECISIONS`."""
     if device.type != "cpu" or dtype not in PRECISIONS:
         raise BadInput(f"runtime: 'openvino', on {device} in {dtype}; needed a CPU, in float32 or bfloat16")
     missing = [name for name in _NEEDED if find_spec(name) is None]
@@ -56,19 +56,19 @@ def require_openvino(device: torch.device, dtype: torch.dtype) -> None:
 
 
 class OpenVinoCore:
-    """Renders any number of persons; an image's pixels depend neither on its company nor on the number of threads."""
+    """Renders any number of persons; an image's pixels depend neither on the rest of its batch nor on the threads."""
 
     def __init__(self, generator: PoseGenerator, dtype: torch.dtype, threads: int, sigma: float) -> None:
-        """Converts the generator, or takes what an earlier conversion left.
+        """Converts the generator, or loads the cached result of an earlier conversion.
 
         Args:
             generator: on the CPU.
-            dtype: float32, or bfloat16, in which coordinates stay in full precision all the same.
-            threads: batches under way at a time.
+            dtype: float32, or bfloat16, where coordinates still stay in full precision.
+            threads: batches computed at the same time.
             sigma: of the heatmaps in pixels.
 
         Raises:
-            WorkFailed: its images are not those of torch.
+            WorkFailed: its images differ too much from torch's.
         """
         self.sigma, self.dtype = sigma, dtype
         self.exact = generator.optimize(torch.float32, channels_last=False)
@@ -84,12 +84,12 @@ class OpenVinoCore:
         import openvino
 
         core = openvino.Core()
-        data = _kept(_digest(self.exact, inputs), lambda: _converted(core, self.exact, inputs))
+        data = _cached(_digest(self.exact, inputs), lambda: _converted(core, self.exact, inputs))
         model = core.read_model(model=data["xml"], weights=data["bin"])
         settings = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[self.dtype],
             "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,  # other processes want cores too
+            "ENABLE_CPU_PINNING": False,  # leave the choice of cores to the system: other processes use them too
         }  # fmt: skip
         return core.compile_model(model, "CPU", settings)
 
@@ -103,13 +103,13 @@ class OpenVinoCore:
             inputs = [_array(x) for x in self._inputs(*(_filled(x) for x in rows))]
             request = self._request(started, found)
             request.start_async(inputs, share_inputs=True)
-            started.append((request, inputs, count))  # the arrays must live as long as they are read
+            started.append((request, inputs, count))  # keeps the arrays alive while they are read
         while started:
             found.append(self._finish(*started.popleft()))
         return torch.cat(found) if found else torch.empty_like(images)
 
     def _request(self, started: "deque[tuple[Any, list[np.ndarray], int]]", found: list[Tensor]) -> Any:
-        """One that is idle; the oldest of one's own is finished first where there is none."""
+        """An idle request; if there is none, the oldest one of this call is finished first."""
         while True:
             try:
                 return self._idle.get(block=not started)
@@ -118,9 +118,9 @@ class OpenVinoCore:
 
     def _finish(self, request: Any, _inputs: list[np.ndarray], count: int) -> Tensor:
         request.wait()
-        made = torch.from_numpy(request.get_output_tensor().data[:count].copy())
+        images = torch.from_numpy(request.get_output_tensor().data[:count].copy())
         self._idle.put(request)
-        return made
+        return images
 
     def _inputs(self, images: Tensor, xy: Tensor, visibility: Tensor) -> tuple[Tensor, ...]:
         poses = Poses.of_joints(xy[:, 0], visibility[:, 0], xy[:, 1], visibility[:, 1], self.sigma)
@@ -129,10 +129,10 @@ class OpenVinoCore:
     def _require_torchs_images(self, inputs: tuple[Tensor, ...]) -> None:
         request = self._idle.get()
         request.infer([_array(x) for x in inputs])
-        made = request.get_output_tensor().data.copy()
+        images = request.get_output_tensor().data.copy()
         self._idle.put(request)
         expected = self.exact.translate(*inputs).numpy()
-        psnr = -10 * np.log10(max(float(np.square((made - expected) / 2).mean()), 1e-12))
+        psnr = -10 * np.log10(max(float(np.square((images - expected) / 2).mean()), 1e-12))
         if not psnr >= LEAST_PSNR:
             raise WorkFailed(
                 f"openvino: its images are {psnr:.1f} dB from torch's, below {LEAST_PSNR}; take runtime torch"
@@ -141,7 +141,7 @@ class OpenVinoCore:
 
 
 def _converted(core: Any, exact: PoseGenerator, inputs: tuple[Tensor, ...]) -> dict[str, bytes]:
-    """The graph as OpenVINO's own description and weights, coordinates marked as exact."""
+    """The graph as OpenVINO's XML and weights, with coordinates marked to stay in full precision."""
     import openvino
 
     from xingaug.generators.export import write_onnx
@@ -149,22 +149,22 @@ def _converted(core: Any, exact: PoseGenerator, inputs: tuple[Tensor, ...]) -> d
     _LOG.warning("openvino: the generator is converted, once; this takes some seconds")
     names = ["images", *(f"seen_{i}" for i in range(len(inputs) - 1))]
     with tempfile.TemporaryDirectory(prefix="xingaug-openvino-") as folder:
-        place = Path(folder)
-        write_onnx(_Translation(exact), inputs, names, "image", place / "graph.onnx")
-        model = core.read_model(place / "graph.onnx")
+        directory = Path(folder)
+        write_onnx(_Translation(exact), inputs, names, "image", directory / "graph.onnx")
+        model = core.read_model(directory / "graph.onnx")
         exact_nodes = _coordinates(model)
-        openvino.serialize(model, place / "graph.xml", place / "graph.bin")
-        tree = ET.parse(place / "graph.xml")
+        openvino.serialize(model, directory / "graph.xml", directory / "graph.bin")
+        tree = ET.parse(directory / "graph.xml")
         for layer in tree.getroot().iterfind("layers/layer"):
             if layer.get("name") in exact_nodes:
                 _mark(layer)
-        return {"xml": ET.tostring(tree.getroot()), "bin": (place / "graph.bin").read_bytes()}
+        return {"xml": ET.tostring(tree.getroot()), "bin": (directory / "graph.bin").read_bytes()}
 
 
 def _coordinates(model: Any) -> set[str]:
-    """Names of the operations between the last convolutions and the places that images are sampled at.
+    """Names of the operations between the last convolutions and the coordinates that images are sampled at.
 
-    In bfloat16 a place is off by up to half a pixel, so they stay in full precision.
+    In bfloat16 a coordinate is off by up to half a pixel, so they stay in full precision.
     """
     found: set[str] = set()
     samplers = [op for op in model.get_ordered_ops() if op.get_type_name() == "GridSample"]
@@ -180,7 +180,7 @@ def _coordinates(model: Any) -> set[str]:
 
 
 def _mark(layer: ET.Element) -> None:
-    """Has a layer keep its precision, by the names that releases until 2025 and from 2026 on know that by."""
+    """Marks a layer to keep its precision; the attribute has another name from OpenVINO 2026 on."""
     info = layer.find("rt_info")
     if info is None:
         info = ET.Element("rt_info")
@@ -191,7 +191,7 @@ def _mark(layer: ET.Element) -> None:
 
 
 class _Translation(nn.Module):
-    """A generator from what it sees of the poses."""
+    """A generator called with images and its `pose_inputs`."""
 
     def __init__(self, generator: PoseGenerator) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _digest(exact: PoseGenerator, inputs: tuple[Tensor, ...]) -> str:
-    """A hash of everything that a graph depends on."""
+    """A hash of everything that the graph depends on."""
     digest = hashlib.sha256(repr((exact.config, [tuple(x.shape) for x in inputs])).encode())
     for name, tensor in exact.state_dict().items():
         digest.update(name.encode())
@@ -232,17 +232,17 @@ def _digest(exact: PoseGenerator, inputs: tuple[Tensor, ...]) -> str:
     return digest.hexdigest()
 
 
-def _kept(digest: str, make: Any) -> dict[str, bytes]:
-    """What was made under this name before, or is made now; what is damaged is made again."""
+def _cached(digest: str, make: Any) -> dict[str, bytes]:
+    """The cached graph of this digest; if it is missing or damaged it is made and cached."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = home / "xingaug" / "openvino" / f"{digest}.safetensors"
     try:
         with safe_open(path, "np") as file:
-            parts, told = {name: file.get_tensor(name).tobytes() for name in ("xml", "bin")}, file.metadata()
-        if told and told.get("sha256") == _hash_of(parts):
+            parts, metadata = {name: file.get_tensor(name).tobytes() for name in ("xml", "bin")}, file.metadata()
+        if metadata and metadata.get("sha256") == _hash_of(parts):
             return parts
     except (SafetensorError, OSError, ValueError):
-        pass  # none there, or damaged
+        pass  # missing or damaged
     parts = make()
     tensors = {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in parts.items()}
     try:

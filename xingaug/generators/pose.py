@@ -1,4 +1,4 @@
-"""Poses as a generator takes them: joints, of which Gaussian maps are drawn only where a network asks for them."""
+"""Poses as inputs of a generator: joints, with Gaussian heatmaps drawn only for networks that need them."""
 
 from typing import Any, NamedTuple, Self
 
@@ -10,7 +10,7 @@ SIGMA = 6.0
 """Pixels: standard deviation of a joint's map at the generator's size (PATN and XingGAN)."""
 
 _NEGLIGIBLE = 1.0262e-10
-"""Where a Gaussian is cut off: exp(-23), as `render_heatmaps` does it, so that no denormal number slows a processor."""
+"""Where a Gaussian is cut off: exp(-23), as in `render_heatmaps`; denormal numbers would slow a processor."""
 
 
 class Poses(NamedTuple):
@@ -19,8 +19,8 @@ class Poses(NamedTuple):
     Attributes:
         xy: (B, 2, 18, 2) float32 pixels (x, y) at the images' size; 0 where a joint is missing.
         present: (B, 2, 18) float32, 1 or 0.
-        sigma: of maps that are drawn, in pixels.
-        heatmaps: (B, 36, H, W) that the caller brought, source first, which are then taken instead of drawn ones.
+        sigma: of drawn heatmaps, in pixels.
+        heatmaps: (B, 36, H, W) given by the caller, source first, used instead of drawn ones; else None.
     """
 
     xy: Tensor
@@ -37,14 +37,14 @@ class Poses(NamedTuple):
         target_visibility: Tensor,
         sigma: float = SIGMA,
     ) -> Self:
-        """From (B, 18, 2) pixels and (B, 18) in [0, 1] of each pose; everything finite."""
+        """From each pose's xy (B, 18, 2) in pixels and visibility (B, 18) in [0, 1]; everything finite."""
         present = torch.stack([source_visibility, target_visibility], 1).float().sign()
         xy = torch.stack([source_xy, target_xy], 1).float() * present[..., None]
         return cls(xy, present, sigma)
 
     @classmethod
     def of_heatmaps(cls, source: Tensor, target: Tensor) -> Self:
-        """From (B, 18, H, W) in [0, 1] of each pose."""
+        """From the heatmaps (B, 18, H, W) in [0, 1] of each pose."""
         heatmaps = torch.cat([source, target], 1)
         with torch.no_grad():
             xy, present = joints_of(heatmaps.float().unflatten(1, (2, -1)))
@@ -52,10 +52,10 @@ class Poses(NamedTuple):
 
 
 def joints_of(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the joints of heatmaps lie: the vertex of a parabola through the logarithm, which is exact for a Gaussian.
+    """Joints of heatmaps: the vertex of a parabola through the log at the maximum, which is exact for a Gaussian.
 
     Args:
-        heatmaps: (..., 18, H, W), one Gaussian of any width each, H and W at least 3.
+        heatmaps: (..., 18, H, W), one Gaussian of any width in each, H and W at least 3.
 
     Returns:
         (..., 18, 2) pixels (x, y), and (..., 18) float32: 1 where the joint is there, else 0.
@@ -66,7 +66,7 @@ def joints_of(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _vertex(profile: Tensor) -> Tensor:
-    """(..., L) to the position of the maximum (...), between pixels too."""
+    """(..., L) to the position of the maximum (...), with sub-pixel precision."""
     centre = profile.argmax(-1, keepdim=True).clamp(1, profile.shape[-1] - 2)
     before, here, after = (profile.gather(-1, centre + k).clamp(min=1e-9).log() for k in (-1, 0, 1))
     curvature = (2 * here - before - after).clamp(min=1e-6)
@@ -74,7 +74,7 @@ def _vertex(profile: Tensor) -> Tensor:
 
 
 class Coordinates(nn.Module):
-    """A module whose buffers are coordinates or measures: they stay float32 whatever the network computes in."""
+    """A module whose buffers are coordinates or lengths: they stay float32 whatever type the network computes in."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Moves to devices, but not to other types."""
@@ -88,13 +88,13 @@ class Coordinates(nn.Module):
 
 
 class PoseMaps(Coordinates):
-    """Gaussian maps of both poses. A Gaussian is a product of one along x and one along y, and so is its 4x4 mean."""
+    """Gaussian heatmaps of both poses, drawn as products of one along x and one along y, and so are their 4x4 means."""
 
     axis: Tensor
     position: Tensor
 
     def __init__(self, size: tuple[int, int]) -> None:
-        """Args: `size`: (height, width) of the images; other sizes are drawn too, at the cost of a few operations."""
+        """Args: `size`: (height, width) of the images; other sizes work too, at the cost of a few operations."""
         super().__init__()
         self.size = tuple(size)
         axis, position = _lines(self.size, torch.device("cpu"))
@@ -102,11 +102,11 @@ class PoseMaps(Coordinates):
         self.register_buffer("position", position, persistent=False)
 
     def forward(self, poses: Poses, size: tuple[int, int]) -> Tensor:
-        """The maps of both poses, (B, 36, H, W) in [0, 1]; those that the caller brought, if it did."""
+        """The heatmaps of both poses, (B, 36, H, W) in [0, 1]; the caller's own, if given."""
         return _outer(_profiles(poses, *self._lines(size)), size[0]) if poses.heatmaps is None else poses.heatmaps
 
     def means(self, poses: Poses, size: tuple[int, int]) -> Tensor:
-        """Their means over 4x4 pixels, (B, 36, H/4, W/4); nothing of full size is made of joints."""
+        """Their means over 4x4 pixels, (B, 36, H/4, W/4), computed from joints without full-size heatmaps."""
         if poses.heatmaps is not None:
             return F.avg_pool2d(poses.heatmaps, 4)
         return _outer(_profiles(poses, *self._lines(size)).unflatten(1, (-1, 4)).mean(2), size[0] // 4)
@@ -116,12 +116,12 @@ class PoseMaps(Coordinates):
 
 
 def draw_maps(poses: Poses, size: tuple[int, int]) -> Tensor:
-    """The maps of both poses, (B, 36, H, W) in [0, 1], without a module at hand."""
+    """The heatmaps of both poses, (B, 36, H, W) in [0, 1], as a function."""
     return _outer(_profiles(poses, *_lines(size, poses.xy.device)), size[0])
 
 
 def _profiles(poses: Poses, axis: Tensor, position: Tensor) -> Tensor:
-    """(B, H + W, 36): of every joint the Gaussian along y, and behind it the one along x."""
+    """(B, H + W, 36): every joint's Gaussian along y, followed by the one along x."""
     centre = poses.xy.flatten(1, 2).transpose(1, 2).index_select(1, axis)  # (B, H + W, 36)
     away = position - centre
     factor = 0.5 / poses.sigma**2
@@ -135,7 +135,7 @@ def _outer(profiles: Tensor, height: int) -> Tensor:
 
 
 def _lines(size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """For H rows and W columns one after the other: which coordinate they are of (H + W), and its value (H + W, 1)."""
+    """For H rows followed by W columns: the index of their coordinate (H + W,), and its value (H + W, 1)."""
     rows, columns = (torch.arange(n, device=device) for n in size)
     axis = torch.cat([torch.ones_like(rows), torch.zeros_like(columns)])
     return axis, torch.cat([rows, columns]).float()[:, None]

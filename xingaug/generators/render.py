@@ -1,4 +1,4 @@
-"""The rendering core, one pure function of tensors."""
+"""Rendering as one pure function of tensors."""
 
 from torch import Tensor, nn
 
@@ -15,14 +15,14 @@ def render(
     target_visibility: Tensor,
     sigma: float = SIGMA,
 ) -> Tensor:
-    """Renders persons in other poses. Nothing is checked in here, read by the host, or of a shape that depends on data.
+    """Renders persons in other poses, without checks, device-to-host reads or data-dependent shapes.
 
     Args:
-        generator: a `PoseGenerator`, or any network that is called as one with heatmaps.
+        generator: a `PoseGenerator`, or any network with the same call: images and both poses' heatmaps.
         images: (B, 3, H, W) float32 in [-1, 1], at the size the generator was built for.
         source_xy: (B, 18, 2) pixels of the images, finite.
         source_visibility: (B, 18) in [0, 1].
-        target_xy: (B, 18, 2) pixels of the images, finite, of the poses wanted.
+        target_xy: (B, 18, 2) pixels of the images, finite.
         target_visibility: (B, 18) in [0, 1].
         sigma: of the heatmaps that the generator was trained with, in pixels.
 

@@ -1,4 +1,4 @@
-"""The memory that signal handlers of a thread run in, kept while a library would replace it."""
+"""Keeps a thread's alternate signal stack (sigaltstack) while a library replaces it."""
 
 import ctypes
 import sys
@@ -14,22 +14,22 @@ class _Stack(ctypes.Structure):
 
 @contextmanager
 def signal_stack_kept() -> Iterator[None]:
-    """Gives this thread its stack for signals back at the end.
+    """Restores this thread's signal stack at the end.
 
-    OpenVINO gives the thread that loads it one of its own and frees that later, though it may still be in use where two
-    networks were loaded: the next signal, such as that a loader's worker has ended, then kills the process without a
-    word. Elsewhere than on Linux nothing is done.
+    OpenVINO sets its own signal stack in the thread that loads it and frees it later, though after loading two networks
+    it may still be in use: the next signal, such as SIGCHLD from a loader's worker, then kills the process silently.
+    Does nothing except on Linux.
     """
     before = current_signal_stack()
     try:
         yield
     finally:
-        if before is not None:  # refused where it is too small for this processor; then the library's stays
+        if before is not None:  # the call fails if it is too small for this processor; then the library's stays
             ctypes.CDLL(None).sigaltstack(ctypes.byref(before), None)
 
 
 def current_signal_stack() -> _Stack | None:
-    """This thread's; None elsewhere than on Linux."""
+    """This thread's signal stack; None except on Linux."""
     if not sys.platform.startswith("linux"):
         return None
     found = _Stack()

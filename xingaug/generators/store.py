@@ -27,28 +27,28 @@ from xingaug.inputs import parse_json, read_bytes, read_json
 from xingaug.tensors import misfit
 
 FORMAT = 4
-"""Since 4 settings stand in sections, both directions of a stage side by side, and the files name each other."""
+"""From 4 on, settings are in sections, a stage's directions are stacked, and weights and JSON name each other."""
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 MOST_BYTES = 2_000_000_000
-"""Of a file of weights."""
+"""Largest file of weights, in bytes."""
 
 GeneratorConfig = XingGANConfig | XingGANPlusPlusConfig
 KINDS: dict[str, tuple[type[Any], type[PoseGenerator]]] = {
     "XingGAN": (XingGANConfig, XingGAN),
     "XingGANPlusPlus": (XingGANPlusPlusConfig, XingGANPlusPlus),
 }
-"""By the name that stands in the file, what a generator is configured by and built of."""
+"""Configuration and network class by the class name in the file."""
 
 _WEIGHTLESS = ("dropout", "enhanced_start")
-"""Settings that change no weight of a network that is trained on."""
+"""Settings that may differ from the start weights' when training continues: they change no weight."""
 
 _STATISTICS = ("running_mean", "running_var")
 _LOG = logging.getLogger(__name__)
 
 
 def network_of(config: GeneratorConfig) -> PoseGenerator:
-    """A network of that configuration, its weights drawn from torch's global generator."""
+    """Builds a network; its weights are drawn from torch's global RNG."""
     for config_type, generator_type in KINDS.values():
         if type(config) is config_type:
             return generator_type(**vars(config))
@@ -58,11 +58,11 @@ def network_of(config: GeneratorConfig) -> PoseGenerator:
 def save_generator(generator: PoseGenerator, path: Path, notes: dict[str, Any] | None = None) -> Path:
     """Writes the weights as safetensors and a JSON file of the same name.
 
-    The JSON says which weights it describes, and the weights carry a copy of it: where writing was interrupted between
-    the two, they are read by their own.
+    The JSON names the weights it describes by hash, and the weights hold a copy of it, which is used if writing was
+    interrupted between the two.
 
     Args:
-        generator: to be saved; XingGANPlusPlus in half precision, XingGAN in full, as its released weights are.
+        generator: to save; XingGANPlusPlus in half precision, XingGAN in full, like its released weights.
         path: ends in `.safetensors`.
         notes: plain data kept in the JSON, such as the training configuration.
 
@@ -70,7 +70,7 @@ def save_generator(generator: PoseGenerator, path: Path, notes: dict[str, Any] |
         `path`.
 
     Raises:
-        ValueError: a fast form, or weights that are not finite, as they stand or in half precision; nothing is written.
+        ValueError: a fast form, or weights that are not finite, also after rounding to half; nothing is written.
     """
     path = Path(path)
     require_safetensors_name(path)
@@ -95,7 +95,7 @@ def save_generator(generator: PoseGenerator, path: Path, notes: dict[str, Any] |
 
 
 def _stored(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Batch statistics in full precision, for they may lie beyond what half can hold."""
+    """Keeps batch statistics in full precision, as they may exceed the range of half precision."""
     if not value.is_floating_point():
         return value.contiguous()
     return value.to(torch.float32 if name.endswith(_STATISTICS) else dtype).contiguous()
@@ -128,12 +128,12 @@ def load_generator(
         name_or_path: a bundled name such as `pedestrians-small`, or the path of a `.safetensors` file with its
             `.json` beside it.
         device: where to put it.
-        dtype: of weights and computation. float32 gives the images of the weights to rounding; "auto" is bfloat16
-            where the device has it, which is faster; None leaves the network as it was trained, to be trained on.
+        dtype: of weights and computation. float32 renders as in training, up to rounding; "auto" is bfloat16 where
+            the device has it, which is faster; None returns the trainable network instead of the fast form.
 
     Returns:
         The generator in eval mode, gradients off: gen(source, source_heatmaps, target_heatmaps) -> [-1, 1]. It has
-        `size`, (height, width) in pixels, and `content_hash`, which tells its weights and configuration apart.
+        `size`, (height, width) in pixels, and `content_hash`, which identifies its weights and configuration.
 
     Raises:
         BadInput: no such generator, files that do not fit together, or weights that are not finite.
@@ -157,22 +157,22 @@ def load_generator(
 
 
 def load_start(name_or_path: str | Path, network: PoseGenerator) -> dict[str, Tensor]:
-    """Weights for a network to be trained on from.
+    """Loads weights that the training of a network starts from.
 
     Args:
-        name_or_path: of a generator, as for `load_generator`. One that does not keep the ground can be the start of one
-            that does (`generators.grow`).
-        network: what will be trained.
+        name_or_path: of a generator, as for `load_generator`. One that does not keep the ground can start one that
+            does (`generators.grow`).
+        network: to train.
 
     Raises:
-        BadInput: as for `load_generator`, or another network; the first key that differs is named.
+        BadInput: as for `load_generator`, or another network; the first setting that differs is named.
     """
     generator = load_generator(name_or_path, dtype=None)
     if type(generator.config) is not type(network.config):
         raise BadInput(f"generator '{name_or_path}': is {type(generator).__name__}, asked for another network")
-    found, asked = _flat(generator.config), _flat(network.config)
-    grows = asked.get("keep_ground", False) and not found["keep_ground"] and found["limb_warp"]
-    for name, value in asked.items():
+    found, wanted = _flat(generator.config), _flat(network.config)
+    grows = wanted.get("keep_ground", False) and not found["keep_ground"] and found["limb_warp"]
+    for name, value in wanted.items():
         if name not in _WEIGHTLESS and found[name] != value and not (grows and name == "keep_ground"):
             raise BadInput(f"generator '{name_or_path}': has {name} {found[name]}, asked for {value}")
     state = generator.state_dict()
@@ -183,7 +183,7 @@ def load_start(name_or_path: str | Path, network: PoseGenerator) -> dict[str, Te
 
 
 def _flat(config: object) -> dict[str, Any]:
-    """Every setting by its own name, whatever section it stands in."""
+    """Every setting by its name, regardless of its section."""
     flat: dict[str, Any] = {}
     for name, value in vars(config).items():
         flat |= vars(value) if dataclasses.is_dataclass(value) else {name: value}
@@ -191,14 +191,14 @@ def _flat(config: object) -> dict[str, Any]:
 
 
 def content_hash(config: dict[str, Any], data: bytes) -> str:
-    """What tells a generator's configuration and the file of its weights apart from any other."""
+    """A hash that identifies a generator's configuration and weights."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     digest.update(data)
     return digest.hexdigest()
 
 
 def _config(description: dict[str, Any], where: str) -> GeneratorConfig:
-    """What a description configures."""
+    """The configuration in a description."""
     name, config = description.get("class"), description["config"]
     if not isinstance(config, dict):
         raise BadInput(f"{where}: config: {str(config)[:40]!r}, expected a mapping")
@@ -209,7 +209,7 @@ def _config(description: dict[str, Any], where: str) -> GeneratorConfig:
 
 
 def _state(path: Path, data: bytes) -> dict[str, Tensor]:
-    """The weights in full precision."""
+    """Reads the weights, in full precision."""
     try:
         state = load(data)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -231,13 +231,13 @@ def _locate(name_or_path: str | Path) -> Path:
 
 
 def _describe(path: Path, data: bytes) -> tuple[dict[str, Any], str]:
-    """The description of a file of weights, and where it stands."""
+    """The description of a file of weights, and the file it was read from."""
     beside = path.with_suffix(".json")
     if not beside.exists():
         raise BadInput(f"{beside}: missing; a generator is a .safetensors file with its .json beside it")
     description = _checked(read_json(beside, "generator description"), beside)
-    told = description.get("weights_sha256")
-    if told is None or told == hashlib.sha256(data).hexdigest():
+    expected = description.get("weights_sha256")
+    if expected is None or expected == hashlib.sha256(data).hexdigest():
         return description, str(beside)
     own = _own_description(path)
     if own is None:
@@ -253,7 +253,7 @@ def _checked(description: Any, where: Path) -> dict[str, Any]:
 
 
 def _own_description(path: Path) -> str | None:
-    """The description that a file of weights carries."""
+    """The copy of the description inside a file of weights."""
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get("xingaug")

@@ -1,4 +1,4 @@
-"""What earlier versions stored, as this one has it."""
+"""Converts weights that earlier versions stored."""
 
 import re
 
@@ -10,11 +10,11 @@ _CROSSED = re.compile(r"(stages\.\d+)\.(" + "|".join(_DIRECTIONS) + r")\.(.+)")
 
 
 def state_of_format_3(state: dict[str, Tensor], shared: bool, is_paper: bool) -> dict[str, Tensor]:
-    """XingGANPlusPlus's weights of format 3 under their present names.
+    """Renames XingGANPlusPlus's weights of format 3 to the present names.
 
     Args:
-        state: as the file has it: a module for each direction of the crossed attention.
-        shared: whether both directions share theirs, which then stand in the file twice.
+        state: from the file, with a module for each direction of the crossed attention.
+        shared: whether both directions share weights, which the file then holds twice.
         is_paper: whether stems and decoders are the released ones.
     """
     found: dict[str, Tensor] = {}
@@ -35,7 +35,7 @@ def state_of_format_3(state: dict[str, Tensor], shared: bool, is_paper: bool) ->
 
 
 def _side_by_side(name: str, stacked: Tensor) -> Tensor:
-    """Directions on axis 0, and between it and the channels as many axes as its layer has."""
+    """Keeps directions on axis 0 and inserts the axes that the present layer has before its channels."""
     if name.endswith((".gamma", ".scale")):
         return stacked.view(-1, 1, 1, 1)
     if ".norm_" in name:

@@ -1,9 +1,9 @@
-"""The limb warp: the source's limbs laid over the target's skeleton (our choice).
+"""The limb warp: moves the source's limbs onto the target's skeleton (our choice).
 
-A convolution moves pixels badly, and where a limb goes is known: both poses say it. So every limb is carried by the
-similarity that takes it from one skeleton to the other, as Siarohin et al. (Deformable GANs, CVPR 2018) carry feature
-maps, with weights that fall off from the bone as in linear blend skinning. What the skeleton does not say, how cloth
-slides round a body that turns and what an arm hides, the network learns as displacements on top.
+A convolution moves pixels badly, and both poses show where a limb goes. So every limb is warped by the similarity
+transform from one skeleton to the other, as Siarohin et al. (Deformable GANs, CVPR 2018) warp feature maps, with
+weights that fall off from the bone as in linear blend skinning. What the skeleton does not determine, such as how
+cloth slides round a turning body or what an arm hides, the network learns as additional displacements.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Bone:
     Attributes:
         start: names of joints; those that are visible in both poses are averaged.
         end: names of joints, averaged in the same way.
-        radius: in body lengths (`body_length`).
-        flat: whether it gets narrower when the person turns, as the torso does and a leg does not.
+        radius: in body lengths (neck to hips).
+        flat: whether it gets narrower when the person turns: true of the torso, not of a leg.
     """
 
     start: tuple[str, ...]
@@ -48,20 +48,20 @@ BONES = (
 _TORSO = next(k for k, bone in enumerate(BONES) if bone.flat)
 
 _COUNTERPARTS = [0, 1, *(k + 1 if k % 2 == 0 else k - 1 for k in range(2, len(BONES)))]
-"""The bone of the other side; right and left ones alternate after the two in the middle."""
+"""Index of the mirrored bone; right and left ones alternate after the two in the middle."""
 
 _FAR = 40.0
-"""Squared distance, in radii, from which on a pixel is not near a limb at all."""
+"""Squared distance, in radii, beyond which the nearness is 0."""
 
 _NOT_NEAR = 2.0612e-9
 """exp(-_FAR / 2), rounded up."""
 
 _SHARPNESS = 4.0
-"""How abruptly one limb's motion gives way to the next one's (our choice)."""
+"""How abruptly the motion changes from one limb to the next (our choice)."""
 
 
 class ShiftWarp(Coordinates):
-    """Takes every pixel from a place of its own: bilinear between pixels, beyond the border what the border shows."""
+    """Warps images by a shift for every pixel: bilinear interpolation, border pixels repeated outside."""
 
     base: Tensor
     scale: Tensor
@@ -75,11 +75,12 @@ class ShiftWarp(Coordinates):
         self.register_buffer("scale", scale, persistent=False)
 
     def forward(self, image: Tensor, shifts: Tensor) -> Tensor:
-        """Takes one image or several from a source.
+        """Computes k warped images of each source.
 
         Args:
             image: (B, 3, H, W).
-            shifts: (B, 2 k, H, W), of each of k images from each pixel to the place it is taken from, (x, y) in pixels.
+            shifts: (B, 2 k, H, W), for each of k images from each pixel to the position it is sampled at, (x, y) in
+                pixels.
 
         Returns:
             (B, 3 k, H, W) float32.
@@ -95,14 +96,14 @@ class ShiftWarp(Coordinates):
 
 
 def _sampling_grid(size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where pixels lie as `grid_sample` counts, (H, W, 2) in [-1, 1], and how far it is to the next one, (2,)."""
+    """Pixel centres in the coordinates of `grid_sample`, (H, W, 2) in [-1, 1], and the step between them, (2,)."""
     y, x = ((torch.arange(n, device=device, dtype=torch.float32) + 0.5) * (2 / n) - 1 for n in size)
     step = torch.cat([torch.full((1,), 2 / n, device=device) for n in reversed(size)])
     return torch.stack(torch.broadcast_tensors(x, y[:, None]), -1), step
 
 
 class LimbWarp(Coordinates):
-    """Where in the source each pixel of the target pose comes from; it has nothing to learn."""
+    """Where in the source each pixel of the target pose comes from; nothing in it is learned."""
 
     members: Tensor
     radius: Tensor
@@ -125,13 +126,13 @@ class LimbWarp(Coordinates):
         constants = {
             "members": members,
             "flat": torch.tensor([bone.flat for bone in BONES]),
-            # A flat bone gets narrower with the body: from what is 0.6 of its length down to 0.6 of that.
+            # A flat bone gets narrower with the body: its width is 0.6 of the body's length, or down to 0.36 of it.
             "radius": torch.tensor([bone.radius / (0.6 if bone.flat else 1) for bone in BONES]),
             "narrowest": torch.tensor([0.36 if bone.flat else 1.0 for bone in BONES]),
             "widest": torch.tensor([0.6 if bone.flat else 1.0 for bone in BONES]),
             "counterparts": torch.tensor(_COUNTERPARTS),
             "unmoved": torch.tensor([[1.0, 0, 0], [0, 1, 0]]),
-            "turning": torch.tensor([-1.0, 1]),  # (x, y) turned by a right angle is (-y, x)
+            "turning": torch.tensor([-1.0, 1]),  # (x, y) rotated by a right angle is (-y, x)
             "field": _field(self.size, torch.device("cpu")),
         }
         for name, values in constants.items():
@@ -139,7 +140,7 @@ class LimbWarp(Coordinates):
 
     @torch.no_grad()
     def forward(self, poses: Poses, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Moves the limbs.
+        """Computes the shift field.
 
         Args:
             poses: of source and target.
@@ -147,11 +148,11 @@ class LimbWarp(Coordinates):
 
         Returns:
             The shift (B, 2, H, W) of each pixel of the target pose, for `ShiftWarp`, and (B, 1, H, W) in [0, 1]: how
-            near a limb it is. A limb of the target that the source does not show takes its counterpart on the other
-            side; one without either is left out, and where there is none at all the shift and the nearness are 0.
+            near a limb it is. If the source does not show a limb of the target, its mirrored one is used; if neither is
+            visible the limb is left out, and without any limb both shift and nearness are 0.
         """
         with torch.autocast(poses.xy.device.type, enabled=False):  # in bfloat16 a coordinate is off by up to 4 pixels
-            # At half resolution; the motion is as good as linear between two of its positions.
+            # Computed at half resolution: the motion is nearly linear between neighbouring positions.
             fields = F.interpolate(self._fields(poses, size), scale_factor=2, mode="bilinear")
         return fields[:, :2], fields[:, 2:]
 
@@ -180,7 +181,7 @@ class LimbWarp(Coordinates):
         return torch.cat([shift, nearness], 1)
 
     def _ends(self, poses: Poses) -> tuple[Tensor, Tensor]:
-        """Starts and ends (B, 2 poses, 2, K, 2) of every bone, and whether one is missing (B, 2, K)."""
+        """Starts and ends (B, 2 poses, 2, K, 2) of every bone, and which bones are missing (B, 2, K)."""
         seen = torch.cat([poses.xy, poses.present[..., None]], -1)[:, :, None, None]  # (B, 2, 1, 1, 18, 3)
         sums = (seen * self.members).sum(-2)  # (B, 2, 2, K, 3), no matrix product: a GPU may round those to 10 bits
         ends = sums[..., :2] / sums[..., 2:].clamp(min=1)
@@ -190,7 +191,7 @@ class LimbWarp(Coordinates):
         return torch.stack([source, ends[:, 1]], 1), missing
 
     def _motions(self, start: Tensor, basis: Tensor, length: Tensor, body: Tensor, width: Tensor) -> Tensor:
-        """What similarities that lay the target's bones on the source's add to a pixel's place.
+        """Affine maps from pixels of the target to their shifts: each bone's similarity transform minus the identity.
 
         Args:
             start: (B, 2, K, 2) of the bones of both poses.
@@ -203,7 +204,7 @@ class LimbWarp(Coordinates):
             (B, K, 2, 3), to be multiplied by (x, y, 1).
         """
         scale = body[:, :1] / body[:, 1:]  # (B, 1)
-        along = (length[:, 0] / length[:, 1]).clamp(scale / 2.5, scale * 2.5)  # a limb seen end on has no length
+        along = (length[:, 0] / length[:, 1]).clamp(scale / 2.5, scale * 2.5)  # a limb seen end-on has no length
         across = torch.where(self.flat, width[:, :1] / width[:, 1:], scale)
         stretched = basis[:, 0] * torch.stack([along, across], -1)[..., None, :]
         turn = (stretched[..., :, None, :] * basis[:, 1, :, None]).sum(-1)  # (B, K, 2, 2)
@@ -212,13 +213,13 @@ class LimbWarp(Coordinates):
 
 
 def _field(size: tuple[int, ...], device: torch.device) -> Tensor:
-    """(x, y, 1) of the pixels of the half-size image in pixels of the whole one, (3, H/2, W/2)."""
+    """(x, y, 1) of the half-size image's pixels, in pixels of the full size, (3, H/2, W/2)."""
     y, x = (2 * torch.arange(n // 2, device=device, dtype=torch.float32) + 0.5 for n in size)
     return torch.stack(torch.broadcast_tensors(x, y[:, None], torch.ones_like(x)))
 
 
 def _body_width(poses: Poses, length: Tensor) -> Tensor:
-    """Shoulder to shoulder (B, 2) along x, which shrinks as the person turns, but not below the body's depth."""
+    """Shoulder width (B, 2) along x, which shrinks as the person turns, but not below the body's depth."""
     right, left = (JOINTS.index(name) for name in _SHOULDERS)
     width = (poses.xy[:, :, right, 0] - poses.xy[:, :, left, 0]).abs()
     known = poses.present[:, :, right] * poses.present[:, :, left]  # 1 or 0
@@ -226,7 +227,7 @@ def _body_width(poses: Poses, length: Tensor) -> Tensor:
 
 
 def _nearness(start: Tensor, basis: Tensor, length: Tensor, radius: Tensor, hidden: Tensor, field: Tensor) -> Tensor:
-    """Of every pixel to every bone: minus half its squared distance in radii; far from hidden ones.
+    """Log nearness of every pixel to every bone: minus half the squared distance in radii; very low for hidden ones.
 
     Args:
         start: (B, K, 2) of the target's bones.
@@ -241,8 +242,8 @@ def _nearness(start: Tensor, basis: Tensor, length: Tensor, radius: Tensor, hidd
     """
     x, y = field[0, 0] - start[..., :1], field[1, :, 0] - start[..., 1:]  # (B, K, W/2), (B, K, H/2)
     unit = basis / radius[..., None, None]  # (B, K, 2 of x and y, 2 of along and across)
-    place = (x[:, :, None] * unit[:, :, 0, :, None])[..., None, :] + (y[:, :, None] * unit[:, :, 1, :, None])[..., None]
-    along, aside = place[:, :, 0], place[:, :, 1]  # (B, K, H/2, W/2) in radii
+    point = (x[:, :, None] * unit[:, :, 0, :, None])[..., None, :] + (y[:, :, None] * unit[:, :, 1, :, None])[..., None]
+    along, across = point[:, :, 0], point[:, :, 1]  # (B, K, H/2, W/2) in radii
     beyond = along - along.clamp(min=0).minimum((length / radius)[..., None, None])
     far = (hidden * (-50 * _FAR))[..., None, None]
-    return torch.addcmul(torch.addcmul(far, aside, aside, value=-0.5), beyond, beyond, value=-0.5)
+    return torch.addcmul(torch.addcmul(far, across, across, value=-0.5), beyond, beyond, value=-0.5)

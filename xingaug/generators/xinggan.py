@@ -1,7 +1,7 @@
 """XingGAN as released (Tang, Bai, Zhang, Torr, Sebe, ECCV 2020, arXiv 2007.09278).
 
-Written plainly, one operation a line of the method: it is what faster forms are measured against. Read from top to
-bottom: the configuration, encoders and decoders, one block, the generator.
+Written plainly, one operation a line: the reference for faster forms. Read from top to bottom: the configuration,
+encoders and decoders, one block, the generator.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class XingGANConfig:
             raise ValueError(f"blocks: {self.blocks}, needed at least 1 and at most {MOST_BLOCKS}")
         if self.width < 2 or self.width % 2:
             raise ValueError(f"width: {self.width}, needed a positive even number")
-        check_numbers(self.blocks * 1100 * self.width**2)  # a block's convolutions, by far the most
+        check_numbers(self.blocks * 1100 * self.width**2)  # a block's convolutions, by far the largest part
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout}, needed in [0, 1)")
 
@@ -116,11 +116,11 @@ class CrossedBlock(nn.Module):
         x_i = self.appearance(appearance)  # (B, C, h, w)
         x_p = self.shape(shape)  # (B, C, h, w)
         # Both directions read x_i and x_p from before the update.
-        next_appearance = self._ask(x_i, x_p)
-        return next_appearance, torch.cat([next_appearance, self._ask(x_p, x_i)], 1)
+        next_appearance = self._attend(x_i, x_p)
+        return next_appearance, torch.cat([next_appearance, self._attend(x_p, x_i)], 1)
 
-    def _ask(self, x: Tensor, other: Tensor) -> Tensor:
-        """`x` updated by its own values, weighted by how its queries meet the keys of `other`; no 1/sqrt(d)."""
+    def _attend(self, x: Tensor, other: Tensor) -> Tensor:
+        """Updates `x`, which attends to `other`: queries and values of `x`, keys of `other`; no 1/sqrt(d)."""
         query = self.query(x).flatten(2).transpose(1, 2)  # (B, N, C/8)
         key = self.key(other).flatten(2)  # (B, C/8, N)
         value = self.value(x).flatten(2)  # (B, C, N)
@@ -171,7 +171,7 @@ class XingGAN(PoseGenerator):
 
 
 def _initialise(module: nn.Module) -> None:
-    """As the released training starts: convolutions N(0, 0.02), scales of norms N(1, 0.02)."""
+    """Initialises as the released training: convolutions N(0, 0.02), scales of norms N(1, 0.02)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):

@@ -1,11 +1,11 @@
-"""XingGAN++ as the paper has it (Tang, Shao, Sebe, Van Gool, TPAMI 2025, arXiv 2501.08900).
+"""XingGAN++ as in the paper (Tang, Shao, Sebe, Van Gool, TPAMI 2025, arXiv 2501.08900).
 
 Two branches, appearance and shape, cross in every stage. Read from top to bottom: the enhanced attention EA, the
-crossed attention EMSA and EMAS, one stage, the densely connected co-attention fusion DCCF, the generator. What is ours
-stands in `light.py`. Axis 0 of `codes` tells the branches apart: 0 is appearance, 1 is shape; of anything that each
-direction has for itself, 0 is SA (appearance attends to shape), 1 is AS.
+crossed attention EMSA and EMAS, one stage, the densely connected co-attention fusion DCCF, the generator. Our additions
+are in `light.py`. Axis 0 of `codes` is the branch: 0 is appearance, 1 is shape; axis 0 of anything that each direction
+has its own of is the direction: 0 is SA (appearance attends to shape), 1 is AS.
 
-B images, N = h w positions, S keys, M queries that EA works on, C and d channels.
+B images, N = h w positions, S keys, M queries (patches) in EA, C and d channels.
 """
 
 import torch
@@ -32,10 +32,10 @@ from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
 class EnhancedAttention(nn.Module):
     """EA: the correlation vectors of the keys correct one another before the softmax (section 3.2, after AiATrack).
 
-    It is tied to the number of queries: its weights grow with that number's square. So that large grids stay
-    affordable, it works on the mean queries of k x k patches, where k is the smallest that leaves at most
-    `enhanced_queries` patches M, and its corrections go back to the N positions by bilinear interpolation (our choice);
-    k = 1 is the method to the letter.
+    Its weights grow with the square of the number of queries, which is therefore fixed. To keep large grids
+    affordable, it works on the mean queries of k x k patches, with the smallest k that gives at most
+    `enhanced_queries` patches M, and its corrections are interpolated bilinearly to the N positions (our choice);
+    k = 1 is exactly the paper's method.
     """
 
     positions: Tensor
@@ -69,14 +69,14 @@ class EnhancedAttention(nn.Module):
         return times(key, query.transpose(2, 3), factor, correction)
 
     def correct(self, tokens: Tensor) -> Tensor:
-        """What EA adds to correlation vectors (2, B, S, M): one token a key, its features are its M correlations."""
+        """EA's correction of correlation vectors (2, B, S, M): a token for each key, with its M correlations."""
         z = self.norm_token(self.project(tokens), None if self.folded else self.positions)  # (2, B, S, D)
-        asks, answers = self.ask(z).chunk(2, -1)
-        mixed = attend(asks, answers, self.norm_value(tokens), asks.shape[-1] ** -0.5)  # (2, B, S, M)
+        inner_query, inner_key = self.ask(z).chunk(2, -1)
+        mixed = attend(inner_query, inner_key, self.norm_value(tokens), inner_query.shape[-1] ** -0.5)  # (2, B, S, M)
         return self.out(mixed) if self.folded else self.scale.to(mixed.dtype) * self.out(mixed, add=mixed)
 
     def fold(self) -> None:
-        """For inference: what is added and scaled in any case goes into the weights."""
+        """For inference: folds the skip connection, the scale and the positions into the weights."""
         if self.folded:
             return
         self.folded = True
@@ -96,15 +96,15 @@ class EnhancedAttention(nn.Module):
 class CrossedAttention(nn.Module):
     """EMSA and EMAS, both directions side by side (section 3.1): queries of one branch, keys of the other.
 
-    The update goes to the branch that attends: x <- x + gamma * v(x) softmax(q(x)^T k(other))^T.
+    The branch that attends is updated: x <- x + gamma * v(x) softmax(q(x)^T k(other))^T.
     """
 
     def __init__(self, config: XingGANPlusPlusConfig) -> None:
-        """Args: `config`; with one direction alone the other branch's code stays as it is."""
+        """Args: `config`; with only one direction the other branch's code stays as it is."""
         super().__init__()
         crossing, pooling = config.crossing, config.pooling
-        asked = (crossing.shape_guided, crossing.appearance_guided)
-        self.branches = [branch for branch in (0, 1) if asked[branch]]
+        enabled = (crossing.shape_guided, crossing.appearance_guided)
+        self.branches = [branch for branch in (0, 1) if enabled[branch]]
         count = 1 if crossing.shared_projections else max(len(self.branches), 1)
         levels = pooling.pyramid if pooling.multi_scale else None
         self.tokens = KeyTokens(config.grid, levels, pooling.full_resolution, pooling.pyramid_aspect)
@@ -140,7 +140,7 @@ class Stage(nn.Module):
     """One of the T stages (figure 1): convolutions in each branch, then both crossed attentions."""
 
     def __init__(self, config: XingGANPlusPlusConfig, first: bool) -> None:
-        """Args: `config`; `first`: the first stage's shape code has C channels, later ones see both branches'."""
+        """Args: `config`; `first`: whether it is the first stage, whose shape input has C channels, not 2C."""
         super().__init__()
         c, chosen = config.width, config.convolutions
         wide = c if first else 2 * c
@@ -151,7 +151,7 @@ class Stage(nn.Module):
         self.crossing = CrossedAttention(config)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Appearance and shape one after the other, (B, 2C, h, w), to the next ones."""
+        """Appearance and shape code, concatenated, (B, 2C, h, w), to the next ones."""
         c, grid = codes.shape[1] // 2, (codes.shape[2], codes.shape[3])
         x_i = self.appearance(codes[:, :c])  # (B, C, h, w)
         x_p = self.shape(codes[:, c:] if self.first else codes)  # (B, C, h, w)
@@ -162,17 +162,17 @@ class Stage(nn.Module):
 
 
 def by_branch(codes: Tensor) -> Tensor:
-    """(B, 2C, h, w) to (2, B, N, C); with channels last the same memory."""
+    """(B, 2C, h, w) to (2, B, N, C); a view if channels are last."""
     return codes.flatten(2).unflatten(1, (2, -1)).permute(1, 0, 3, 2)
 
 
 def one_after_the_other(codes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(2, B, N, C) to (B, 2C, h, w), channels last; the same memory where `by_branch` made it."""
+    """(2, B, N, C) to (B, 2C, h, w), channels last; a view of what `by_branch` returned."""
     return codes.permute(1, 2, 0, 3).flatten(2).unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 class StageJoin(nn.Module):
-    """What a branch decodes from with DCCF (section 3.3): the codes of all stages, squeezed to C channels."""
+    """A branch's decoder input with DCCF (section 3.3): the codes of all stages, squeezed to C channels."""
 
     def __init__(self, config: XingGANPlusPlusConfig, channels: int) -> None:
         """Args: `config` of the generator; `channels` of one stage's code."""
@@ -189,7 +189,7 @@ class StageJoin(nn.Module):
 
 
 class LastStage(nn.Module):
-    """What a branch decodes from without DCCF, as in XingGAN: the last stage's code, the shape's squeezed to C."""
+    """A branch's decoder input without DCCF, as in XingGAN: the last stage's code, the shape's squeezed to C."""
 
     def __init__(self, config: XingGANPlusPlusConfig, channels: int) -> None:
         """Args: `config` of the generator; `channels` of one stage's code."""
@@ -208,7 +208,7 @@ class CoAttentionFusion(nn.Module):
     """DCCF (section 3.3): candidates of both branches and the source, weighted by attention maps that sum to 1."""
 
     def __init__(self, config: XingGANPlusPlusConfig) -> None:
-        """Args: `config` of the generator; decoders of another kind take the place of the released ones."""
+        """Args: `config` of the generator; subclasses replace the released decoders."""
         super().__init__()
         c, self.dense = config.width, config.fusion.dense_fusion
         kind = StageJoin if self.dense else LastStage
@@ -220,13 +220,13 @@ class CoAttentionFusion(nn.Module):
         self.decode_maps: nn.Module = map_decoder(self.seen(config), c // 4, 2 * candidates + 1)
 
     def fold(self) -> None:
-        """For inference: one convolution joins both branches, with zeros where a branch does not see the other's."""
-        mine, theirs = self.join_appearance, self.join_shape
-        if self.join_both is not None or not isinstance(mine, StageJoin) or not isinstance(theirs, StageJoin):
+        """For inference: merges both branches' convolutions into one, zero where a branch does not see the other."""
+        appearance, shape = self.join_appearance, self.join_shape
+        if self.join_both is not None or not isinstance(appearance, StageJoin) or not isinstance(shape, StageJoin):
             return
-        if mine.logits is not None:
+        if appearance.logits is not None:
             return
-        one, two = mine.squeeze, theirs.squeeze
+        one, two = appearance.squeeze, shape.squeeze
         c, stages = one.out_channels, one.in_channels // one.out_channels
         both = nn.Conv2d(two.in_channels, 2 * c, 1).to(one.weight.device, one.weight.dtype).requires_grad_(False)
         own = F.pad(one.weight.data.unflatten(1, (stages, c)), (0, 0, 0, 0, 0, c)).flatten(1, 2)
@@ -239,7 +239,7 @@ class CoAttentionFusion(nn.Module):
 
     @staticmethod
     def seen(config: XingGANPlusPlusConfig) -> int:
-        """Channels that the maps are made of; without DCCF they see the last shape code unsqueezed."""
+        """Input channels of the attention maps' decoder; without DCCF it sees the last shape code unsqueezed."""
         return (2 if config.fusion.dense_fusion else 3) * config.width
 
     def forward(self, joined: list[Tensor], moved: list[Tensor], fine: list[Tensor]) -> Tensor:
@@ -247,8 +247,8 @@ class CoAttentionFusion(nn.Module):
 
         Args:
             joined: T times (B, 2C, h, w), appearance and shape.
-            moved: candidates made of the source's pixels, in the paper the source alone; each (B, 3 k, H, W).
-            fine: in the paper none; else features (B, any, H/2, W/2) that join the decoders.
+            moved: candidates made of the source's pixels, in the paper only the source; each (B, 3 k, H, W).
+            fine: features (B, any, H/2, W/2) for the decoders; none in the paper.
 
         Returns:
             (B, 3, H, W) float32 in [-1, 1].
@@ -272,13 +272,13 @@ class PaperGenerator(PoseGenerator):
     config: XingGANPlusPlusConfig
 
     def __init__(self, config: XingGANPlusPlusConfig) -> None:
-        """Args: `config`, whose `variant` this class does not look at."""
+        """Args: `config`, whose `variant` this class ignores."""
         super().__init__(config)
         self.stages = nn.ModuleList(Stage(config, first=t == 0) for t in range(config.blocks))
         self._build_ends()
 
     def _build_ends(self) -> None:
-        """What stands before the stages, and behind them."""
+        """Builds the layers before and after the stages."""
         c = self.config
         self.draw = PoseMaps(c.size)
         self.image_stem: nn.Module = encoder(3, c.width // 4)
@@ -287,7 +287,7 @@ class PaperGenerator(PoseGenerator):
 
     @property
     def required_size(self) -> tuple[int, int] | None:
-        """Its own where EA ties it to the grid."""
+        """Its own size with EA, whose weights depend on the grid; else any."""
         return self.size if self.config.enhancement.enhanced else None
 
     def pose_inputs(self, poses: Poses, size: tuple[int, int]) -> tuple[Tensor, ...]:

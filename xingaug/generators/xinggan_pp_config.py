@@ -1,4 +1,4 @@
-"""Configuration of XingGAN++: the paper's components in sections of their own, and ours in `variant`."""
+"""Configuration of XingGAN++: a section for each component of the paper, and `variant` for our additions."""
 
 import math
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ class ConvolutionConfig:
 
     Attributes:
         dropout: after the first of two (paper 0.5).
-        residual: whether a stage adds its input to what its convolutions give (our choice).
+        residual: whether a stage adds its input to the output of its convolutions (our choice).
         wide_shape: whether the shape branch keeps 2C channels between its convolutions, as released, or C (our choice).
-        padding: "reflect" as released, "zeros" saves a copy of every map (our choice).
+        padding: "reflect" as released; "zeros" saves a copy of every feature map (our choice).
     """
 
     dropout: float = 0.0
@@ -57,10 +57,10 @@ class CrossingConfig:
 
 @dataclass(frozen=True)
 class PoolingConfig:
-    """The pyramid of regions that makes SA and AS the paper's EMSA and EMAS.
+    """The pyramid of regions, which turns SA and AS into the paper's EMSA and EMAS.
 
     Attributes:
-        multi_scale: pool keys and values over the pyramid; else every position is one.
+        multi_scale: pool keys and values over the pyramid; else every position is a key.
         pyramid: regions along the width at each level (our choice).
         pyramid_aspect: how many times as many regions there are along the height (our choice).
         full_resolution: keep the unpooled positions as keys too (our choice: no).
@@ -83,7 +83,7 @@ class EnhancementConfig:
     """The inner attention EA.
 
     Attributes:
-        enhanced: whether it is there; it ties the network to its size.
+        enhanced: whether to use it; the network then accepts only its own size.
         enhanced_width: D, channels of a token in EA (AiATrack: 64).
         enhanced_queries: the most queries EA works on; a larger grid is pooled to patches for it (our choice).
         enhanced_start: initial factor on EA's corrections; 0 begins as the identity (our choice).
@@ -125,18 +125,18 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class VariantConfig:
-    """What is ours and not the paper's; released stem and decoder are the paper.
+    """Our additions to the paper; with the released stem and decoder it is the paper's network.
 
     Attributes:
         stem: "released" is XingGAN's encoder; "light" works on quarter-size heatmaps and unshuffled pixels.
-        decoder: "released" is XingGAN's, "light" computes at low resolution and shuffles.
+        decoder: "released" is XingGAN's; "light" computes at low resolution and pixel-shuffles.
         decoder_widths: channels of the light decoder of the candidates at half and at full resolution.
         map_widths: the same of the attention maps, which are smoother.
-        texture_attention: heads that carry the source's pixels and fine features to their places in the target pose,
-            one more candidate each; 0 leaves it out.
-        limb_warp: whether the source's limbs, laid over the target's skeleton, are a candidate and a hint
+        texture_attention: heads that move the source's pixels and fine features to the target pose, each giving one
+            more candidate; 0 leaves it out.
+        limb_warp: whether the source's limbs, warped onto the target's skeleton, are a candidate and an input
             (`generators.warp`).
-        flow: whether the network corrects the limb warp, where it is on, by displacements; it is three candidates then.
+        flow: whether the network corrects the limb warp, if on, by displacements, giving three candidates.
         keep_ground: whether the source is split into its person and its ground (`generators.ground`), and the ground
             takes the source's place among the candidates; needs the limb warp and sides divisible by 16.
     """
@@ -169,22 +169,22 @@ class VariantConfig:
 
     @property
     def is_paper(self) -> bool:
-        """Whether there is nothing in it but what the paper has."""
+        """Whether the network is exactly the paper's."""
         return self.stem == self.decoder == "released"
 
     @property
     def warps(self) -> int:
-        """Candidates that the limb warp and its correction make."""
+        """Number of candidates from the limb warp and its correction."""
         return 0 if not self.limb_warp else 3 if self.flow else 1
 
     @property
     def hints(self) -> int:
-        """Channels that the limb warp adds: its image, how near a limb each pixel is, and the carried mask."""
+        """Channels that the limb warp adds: its image, how near a limb each pixel is, and the warped mask."""
         return 0 if not self.limb_warp else 5 if self.keep_ground else 4
 
     @property
     def source_channels(self) -> int:
-        """Channels of what is carried: the source, and its person's mask."""
+        """Channels that are warped: the source and, if the ground is kept, its person's mask."""
         return 4 if self.keep_ground else 3
 
 
@@ -192,7 +192,7 @@ class VariantConfig:
 class XingGANPlusPlusConfig:
     """Sizes of the generator, and a section for each component; the defaults are `xinggan_pp_small`.
 
-    Names of settings are unique over the sections, so that `nested` can take them flat, as earlier versions wrote them.
+    Names of settings are unique over all sections, so `nested` also accepts them flat, as earlier versions wrote them.
 
     Attributes:
         size: (height, width) of the images in pixels, both divisible by 4 and at least 8.
@@ -200,10 +200,10 @@ class XingGANPlusPlusConfig:
         blocks: T, number of stages (paper 9).
         convolutions: of a stage.
         crossing: SA and AS.
-        pooling: what makes them EMSA and EMAS.
+        pooling: turns them into EMSA and EMAS.
         enhancement: EA.
         fusion: DCCF.
-        variant: what is ours.
+        variant: our additions.
     """
 
     size: tuple[int, int] = (128, 64)
@@ -229,7 +229,7 @@ class XingGANPlusPlusConfig:
         check_numbers(self._numbers())
 
     def _numbers(self) -> int:
-        """About how many numbers the network holds, rather too many."""
+        """An upper estimate of the number of parameters."""
         positions = self.grid[0] * self.grid[1]
         keys = positions if self.pooling.full_resolution else 0
         keys += sum(
@@ -251,7 +251,7 @@ class XingGANPlusPlusConfig:
 
     @classmethod
     def of(cls, **settings: Any) -> Self:
-        """From settings that may stand in their sections or flat beside one another."""
+        """From settings that are nested in their sections or flat."""
         found = cls.nested(settings)
         for name, section in _SECTIONS.items():
             if isinstance(found.get(name), Mapping):
@@ -260,7 +260,7 @@ class XingGANPlusPlusConfig:
 
     @classmethod
     def nested(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Flat settings, as earlier versions wrote them, put in their sections; what is there already goes first."""
+        """Moves flat settings, as earlier versions wrote them, into their sections; nested ones take precedence."""
         home = {inner.name: name for name, section in _SECTIONS.items() for inner in fields(section)}
         found = {name: value for name, value in settings.items() if name not in home}
         for name, value in settings.items():
