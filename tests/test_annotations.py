@@ -206,7 +206,7 @@ def test_write_npz_leaves_the_former_file_when_it_refuses(tmp_path):
         ({"xy": np.zeros((2, 18, 2)), "visibility": np.zeros((2, 18))}, r"xy: \(2,\) persons, needed \(3,\)"),
         ({"xy": np.full((3, 18, 2), np.nan), "visibility": np.ones((3, 18))}, "xy: NaN or infinite at a visible joint"),
         ({"visibility": np.full((3, 18), 2.0)}, "visibility: values outside"),
-        ({"names": np.array(["a", "b", "a"])}, "names: 'a' is there 2 times, needed once"),
+        ({"names": np.array(["a", "b", "a"])}, "names: 'a' occurs 2 times, needed once"),
         ({"names": np.arange(3)}, r"names: int64 of shape \(3,\), needed \(N,\) strings"),
         ({"names": np.array(["a", "b", "c"], object)}, "not an annotation .npz"),
         ({"xy": np.full((3, 18, 2), "a")}, "not an annotation .npz"),

@@ -427,7 +427,7 @@ def test_the_native_npz_is_read_as_it_is(tmp_path):
         ({"visibility": np.ones((2, 13))}, r"visibility: float64 of shape \(2, 13\), needed numbers of shape"),
         ({"visibility": np.full((2, 14), 3.0)}, r"visibility: values outside \[0, 1\]"),
         ({"visibility": np.full((2, 14), np.nan)}, r"visibility: values outside \[0, 1\] or NaN"),
-        ({"names": np.array(["a.jpg"] * 2)}, r"names: 'a\.jpg' is there 2 times, needed once"),
+        ({"names": np.array(["a.jpg"] * 2)}, r"names: 'a\.jpg' occurs 2 times, needed once"),
         ({"names": np.arange(2)}, r"names: int64 of shape \(2,\), needed \(N,\) strings"),
         ({"names": np.array(["a", "b"], object)}, r"not an annotation \.npz"),
     ],

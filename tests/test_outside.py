@@ -258,7 +258,7 @@ def test_market_trees_of_any_suffix(run: Any, tmp_path: Path) -> None:
     code, out, _ = run(f"import {root} --out {tmp_path / 'o'} --json")
     assert (code, json.loads(out)["train_images"], json.loads(out)["reencoded"]) == (0, 8, 2)
     paint(folder / f"{Path(names[3]).stem}.jpeg", 5)
-    assert "differ in nothing but the suffix" in told(read_split, root, "train")
+    assert "differ only in the suffix" in told(read_split, root, "train")
 
 
 def test_an_augmented_tree_of_png_is_whole(run: Any, place: Path, tmp_path: Path) -> None:

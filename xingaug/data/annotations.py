@@ -42,11 +42,11 @@ class Annotations:
             tree, paths with forward slashes in any other folder.
         xy: (N, 18, 2) float32, pixels (x, y); non-finite values at missing joints are set to 0.
         visibility: (N, 18) float32 in [0, 1]; 0 is a missing joint.
-        source: where the keypoints come from, for people to read.
-        file: that they were read from, for messages; "" where there is none.
+        source: where the keypoints come from, in words.
+        file: the file they were read from, for error messages; "" if there is none.
 
     Raises:
-        ValueError: shapes or ranges do not fit, a name is doubled, or a visible joint is not finite.
+        ValueError: wrong shapes or ranges, a duplicate name, or a visible joint that is not finite.
     """
 
     names: np.ndarray
@@ -56,7 +56,7 @@ class Annotations:
     file: str = ""
 
     def __post_init__(self) -> None:
-        """Converts the arrays and checks everything that the class promises."""
+        """Converts the arrays and checks their shapes and ranges."""
         names = np.asarray(self.names)
         if names.ndim != 1 or (names.size and names.dtype.kind != "U"):
             raise ValueError(f"names: {names.dtype} of shape {names.shape}, needed (N,) strings")
@@ -65,7 +65,7 @@ class Annotations:
             raise ValueError(f"xy: {checked.shape} persons, needed {names.shape}, one for each name")
         unique, counts = np.unique(names, return_counts=True)
         if (counts > 1).any():
-            raise ValueError(f"names: {str(unique[counts > 1][0])!r} is there {counts.max()} times, needed once")
+            raise ValueError(f"names: {str(unique[counts > 1][0])!r} occurs {counts.max()} times, needed once")
         object.__setattr__(self, "names", names.astype(str))
         object.__setattr__(self, "xy", checked.xy.numpy())
         object.__setattr__(self, "visibility", checked.visibility.numpy())
@@ -79,7 +79,7 @@ class Annotations:
         return {name: index for index, name in enumerate(self.names.tolist())}
 
     def lookup(self, names: Sequence[str] | np.ndarray) -> np.ndarray:
-        """(len(names),) int64: the row of each image name, -1 where it has none."""
+        """(len(names),) int64: the row of each image name, -1 for an unknown name."""
         return np.fromiter((self._index.get(str(name), -1) for name in names), dtype=np.int64, count=len(names))
 
     def keypoints(self, indices: Sequence[int] | np.ndarray) -> Keypoints:
@@ -101,16 +101,16 @@ class Annotations:
 
 
 def read_annotations(path: Path, frame: tuple[int, int] | None = None) -> Annotations:
-    """Reads annotations, the format told by the suffix: .npz or .csv (PATN).
+    """Reads annotations in the format that the suffix names: .npz or .csv (PATN).
 
-    What `read_patn_csv` reports is logged as warnings; call that function to have it as data.
+    The report of `read_patn_csv` is logged as warnings; call that function to get it as data.
 
     Args:
         path: the file.
-        frame: (height, width) of the images, used by the CSV alone; None where it is not known.
+        frame: (height, width) of the images, used for CSV only; None if unknown.
 
     Raises:
-        BadInput: no such file, another suffix, or contents that do not fit.
+        BadInput: no such file, an unknown suffix, or invalid contents.
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
@@ -128,7 +128,7 @@ def read_patn_csv(path: Path, frame: tuple[int, int] | None = (128, 64)) -> tupl
 
     Args:
         path: a text file with the header `name:keypoints_y:keypoints_x` and rows `name: [18 y]: [18 x]`.
-        frame: (height, width) of the images; None leaves joints beyond the right and lower edge to `keypoints_of`.
+        frame: (height, width) of the images; None keeps joints beyond the right and lower edge (see `keypoints_of`).
 
     Returns:
         The annotations in the order of the file, with visibility 0 or 1, and a report of the rows and joints that could
@@ -188,7 +188,7 @@ def write_patn_csv(path: Path, annotations: Annotations) -> None:
 
 
 def read_npz(path: Path) -> Annotations:
-    """Reads the native format, the keys `names`, `xy`, `visibility` and, if it has it, `source` of `Annotations`.
+    """Reads the native format: the keys `names`, `xy`, `visibility` and optionally `source` of `Annotations`.
 
     Raises:
         BadInput: no such file, not an .npz, other keys, pickled objects, or arrays that `Annotations` refuses.
@@ -197,15 +197,15 @@ def read_npz(path: Path) -> Annotations:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an annotation .npz, whatever they are; errors as `xingaug.inputs.read_arrays`."""
+    """All arrays of an annotation .npz, unchecked; errors as in `xingaug.inputs.read_arrays`."""
     return read_any_arrays(path, "annotation")
 
 
 def annotations_from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Annotations:
-    """The native format from the arrays that were read from `path`.
+    """Annotations from the arrays of a native .npz that was read from `path`.
 
     Raises:
-        BadInput: other keys, or arrays that `Annotations` refuses.
+        BadInput: wrong keys, or arrays that `Annotations` refuses.
     """
     if set(arrays) - {_NPZ_OPTIONAL} != set(_NPZ_KEYS):
         raise BadInput(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; needed {', '.join(_NPZ_KEYS)}")
@@ -237,21 +237,21 @@ def write_npz(
 
 
 def keypoints_of(annotations: Annotations, split: Split, size: tuple[int, int]) -> Keypoints:
-    """Keypoints (N,) of a split's images, brought from the frame of each stored image to `size` (height, width).
+    """Keypoints (N,) of a split's images, scaled from the size of each stored image to `size` (height, width).
 
-    An image without annotation is a person with all joints missing; joints outside their image are missing too.
+    An image without annotation gets a person with all joints missing; joints outside their image are missing too.
 
     Raises:
-        BadInput: an image cannot be read, or the keypoints are of another frame (see `require_fitting`).
+        BadInput: an image cannot be read, or the keypoints belong to images of another size (see `require_fitting`).
     """
     return bring_to(size, annotations.keypoints(annotations.lookup(split.names)), image_sizes(split), annotations.file)
 
 
 def bring_to(size: tuple[int, int], keypoints: Keypoints, frames: np.ndarray, where: str = "") -> Keypoints:
-    """Keypoints (N,) of images of `frames` (N, 2) height, width, in a frame of `size`; joints outside are missing.
+    """Scales keypoints (N,) of images of sizes `frames` (N, 2) height, width to `size`; joints outside are missing.
 
     Raises:
-        BadInput: they are of another frame (see `require_fitting`); the message begins with `where`.
+        BadInput: they belong to images of another size (see `require_fitting`); the message begins with `where`.
     """
     require_fitting(keypoints, frames, where)
     xy, visibility = keypoints.xy.clone(), keypoints.visibility.clone()
@@ -265,11 +265,11 @@ def bring_to(size: tuple[int, int], keypoints: Keypoints, frames: np.ndarray, wh
 def require_somebody(annotations: Annotations, where: Path) -> None:
     """Raises `BadInput` where no joint is visible in any image."""
     if not (annotations.visibility > 0).any():
-        raise BadInput(f"{where}: every joint of all {len(annotations)} images is missing; needed somebody to be seen")
+        raise BadInput(f"{where}: every joint of all {len(annotations)} images is missing; needed visible joints")
 
 
 def annotated_training(root: Path, annotations: Path) -> tuple[Split, Annotations]:
-    """The training images of a tree that have a row in an annotation file, and the file's content.
+    """The training images of a dataset that have a row in an annotation file, and the file's content.
 
     Raises:
         BadInput: unreadable input, or no training image is annotated.
@@ -283,19 +283,19 @@ def annotated_training(root: Path, annotations: Path) -> tuple[Split, Annotation
 
 
 def match(annotations: Annotations, names: Sequence[str] | np.ndarray, paths: Sequence[Path]) -> Report:
-    """Compares annotations with the images of a dataset, whose headers it reads.
+    """Compares annotations with the images of a dataset; reads only the images' headers.
 
     Args:
-        annotations: what to look at.
-        names: (N,) of the images.
+        annotations: the annotations to check.
+        names: (N,) names of the images.
         paths: (N,) their files.
 
     Returns:
-        A report whose `without_image`, `without_row`, `unreadable` and `outside_frame` are filled. Junk images of
-        Market-1501 count as without image, because reading a split has dropped them.
+        A report with `without_image`, `without_row`, `unreadable` and `outside_frame` filled in. Junk images of
+        Market-1501 count as without image, because reading a split drops them.
 
     Raises:
-        BadInput: they are of another frame (see `require_fitting`).
+        BadInput: the keypoints belong to images of another size (see `require_fitting`).
     """
     report = Report()
     images = set(map(str, names))
@@ -324,7 +324,7 @@ def match(annotations: Annotations, names: Sequence[str] | np.ndarray, paths: Se
 
 
 def _numbered_rows(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines after the header that are not blank, with their line numbers."""
+    """The non-blank lines after the header, with their line numbers."""
     lines = read_text(path, "annotation file").splitlines()
     if not lines or lines[0].strip() != PATN_HEADER:
         first = lines[0].strip()[:80] if lines else ""

@@ -1,4 +1,4 @@
-"""Annotations that lie beside the images of a dataset, in any format that `xingaug annotate --from` reads."""
+"""Finds annotation files beside the images of a dataset, in any format that `xingaug annotate --from` reads."""
 
 import hashlib
 import logging
@@ -20,16 +20,16 @@ _log = logging.getLogger(__name__)
 _NPZ = ("annotations.npz", "keypoints.npz", "poses.npz")
 _MAT = ("joints.mat",)
 _HEAD = 4096
-"""Bytes of a file by which a format is told."""
+"""Bytes at the start of a file from which its format is detected."""
 
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """Annotations that were found.
+    """Annotations found beside the images.
 
     Attributes:
-        annotations: of the images, under the names that the dataset gives them.
-        files: that they come from.
+        annotations: the keypoints, under the dataset's image names.
+        files: the files they were read from.
         kind: their format, a key of `READERS`.
     """
 
@@ -48,14 +48,14 @@ class Beside:
 
 
 def find_beside(folder: Path, names: Sequence[str], paths: Sequence[Path]) -> Beside | None:
-    """Looks for annotations in the folder of a dataset, and for OpenPose's files in those below it.
+    """Looks for annotations in the folder of a dataset, and for OpenPose files in its subfolders.
 
-    The formats are tried in the order of `READERS` with the native .npz first; one that is damaged or annotates none of
-    the images is passed over with a warning.
+    The native .npz is tried first, then the formats in the order of `READERS`; a file that is damaged or annotates none
+    of the images is skipped with a warning.
 
     Args:
-        folder: where the images or their YAML file lie.
-        names: of the dataset's training images.
+        folder: the folder of the images or of their YAML file.
+        names: names of the dataset's training images.
         paths: their files.
     """
     for kind, files in _candidates(folder):
@@ -69,10 +69,10 @@ def find_beside(folder: Path, names: Sequence[str], paths: Sequence[Path]) -> Be
 
 
 def read_given(path: Path, names: Sequence[str], paths: Sequence[Path]) -> Beside:
-    """Annotations of a file, or a folder of OpenPose's, whose format its content tells.
+    """Reads an annotation file, or a folder of OpenPose files; the format is detected from the content.
 
     Raises:
-        BadInput: no such file, another content, or it annotates none of the images.
+        BadInput: no such file, an unknown format, or it annotates none of the images.
     """
     kind = _kind_of(path)
     if kind is None:
@@ -81,10 +81,10 @@ def read_given(path: Path, names: Sequence[str], paths: Sequence[Path]) -> Besid
 
 
 def read_files(kind: str, files: Sequence[Path], names: Sequence[str], paths: Sequence[Path]) -> Beside:
-    """Several files of one format as one; of an image that is in several, the first counts.
+    """Reads and joins files of one format; if several annotate the same image, the first one is used.
 
     Raises:
-        BadInput: a file that cannot be read, or they annotate none of the images.
+        BadInput: a file cannot be read, or none of the images is annotated.
     """
     tables = [_read(kind, file, sizes_by_name(names, paths), names, paths) for file in files]
     joined = _joined(tables)
@@ -106,7 +106,7 @@ def _read(kind: str, file: Path, sizes_of: SizesOf, names: Sequence[str], paths:
     for line in report.lines():
         _log.warning("%s: %s", file, line)
     if kind == "openpose-json" and any(path.parent == file for path in paths):
-        # Files beside their images: equal names beside other images are other persons.
+        # One file per image in the image's folder: the same name in another folder is another image.
         named = np.array([f"{file.name}/{name}" for name in annotations.names.tolist()], dtype=str)
         annotations = replace(annotations, names=named)
     return named_as(annotations, names, paths)
@@ -120,7 +120,7 @@ def _joined(tables: Sequence[Annotations]) -> Annotations:
 
 
 def _candidates(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
-    """Formats and files that lie there, the native ones first."""
+    """Formats and files in a folder, the native format first."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     for name in _NPZ:
         if (folder / name).is_file():
@@ -141,7 +141,7 @@ def _candidates(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
 
 
 def _openpose_folders(root: Path) -> Iterator[Path]:
-    """Folders at any depth that hold OpenPose's files; hidden ones and links are passed over."""
+    """Folders at any depth that hold OpenPose files; hidden folders and links are skipped."""
     for folder, inner, files in os.walk(root):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         first = min((name for name in files if name.endswith(OPENPOSE_SUFFIX)), default=None)
@@ -150,7 +150,7 @@ def _openpose_folders(root: Path) -> Iterator[Path]:
 
 
 def _kind_of(path: Path) -> str | None:
-    """The format of a file or folder, a key of `READERS`; None for any other."""
+    """The format of a file or folder, a key of `READERS`; None if unknown."""
     if path.is_dir():
         return "openpose-json" if any(path.glob(f"*{OPENPOSE_SUFFIX}")) else None
     suffix = path.suffix.lower()
@@ -171,7 +171,7 @@ def _head(path: Path) -> str:
 
 def _kind_of_json(path: Path, head: str) -> str | None:
     if '"people"' in head:
-        return None  # one image's of OpenPose; its folder is the annotation
+        return None  # OpenPose output for one image; the folder is read as a whole
     if head.startswith("["):
         return "alphapose-json" if '"image_id"' in head and '"keypoints"' in head else None
     try:

@@ -1,4 +1,4 @@
-"""What is odd about annotations, counted for the user."""
+"""Problems found in annotations, counted for the user."""
 
 from dataclasses import dataclass, field
 
@@ -9,13 +9,13 @@ _EXAMPLES = 3
 
 @dataclass
 class Finding:
-    """How often something was seen, with the first few examples."""
+    """How often a problem occurred, with the first few examples."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
     def add(self, example: str) -> None:
-        """Counts one more."""
+        """Counts one more occurrence."""
         self.count += 1
         if len(self.examples) < _EXAMPLES:
             self.examples.append(example[:200])
@@ -23,18 +23,18 @@ class Finding:
 
 @dataclass
 class Report:
-    """What is odd about annotations, and what was done about it.
+    """Problems found in annotations, and how they were handled.
 
     Attributes:
-        duplicates: rows of a name that an earlier row has; dropped.
+        duplicates: rows that repeat the name of an earlier row; dropped.
         wrong_counts: rows without 18 y and 18 x; dropped.
         outside_frame: joints outside the frame; marked missing.
-        other_frame: images of another shape than the file says; dropped.
-        scaled: images of another size than the file says, or whose joints it gives as shares of it; scaled.
+        other_frame: images whose aspect ratio differs from the one in the file; dropped.
+        scaled: images whose size differs from the one in the file, or with relative coordinates; scaled.
         without_image: rows whose image is not in the split.
         without_row: images of the split that have no row.
         without_person: images in which no person was found; dropped.
-        several_persons: images with more than one person; the one of highest confidence was taken.
+        several_persons: images with more than one person; the one with the highest confidence is kept.
         unreadable: images that cannot be read.
     """
 

@@ -1,4 +1,4 @@
-"""Whether keypoints are pixels of the images that they come with."""
+"""Checks that keypoints are pixel coordinates in their own images."""
 
 import numpy as np
 import torch
@@ -7,22 +7,22 @@ from xingaug.errors import BadInput
 from xingaug.keypoints import JOINTS, MIN_VISIBLE, Keypoints
 
 MOST_OUTSIDE = 0.25
-"""Share of all joints beyond which, where they lie outside their images, they are those of another frame."""
+"""Largest share of joints outside their images; beyond it the keypoints belong to images of another size."""
 
 CORNERED = 4
-"""Persons from whom on, where all joints of all lie in the top left quarter, they are those of a smaller frame."""
+"""If all joints of at least this many persons lie in the top left quarter, the keypoints belong to smaller images."""
 
 
 def require_fitting(keypoints: Keypoints, frames: np.ndarray, where: str = "") -> None:
-    """Raises `BadInput` where keypoints cannot be pixels of the images that they come with.
+    """Raises `BadInput` if keypoints cannot be pixels of the images that they come with.
 
-    So it is when no coordinate is beyond 1, when more than `MOST_OUTSIDE` of the joints lie outside their images, or
-    when each of at least `CORNERED` persons has every joint in the top left quarter of the image (all our choice).
+    That is the case when no coordinate exceeds 1, when more than `MOST_OUTSIDE` of the joints lie outside their images,
+    or when at least `CORNERED` persons all have every joint in the top left quarter of the image (all our choice).
 
     Args:
         keypoints: (N,) persons.
         frames: (N, 2) height, width of their images.
-        where: the keypoints come from, for the message.
+        where: the source of the keypoints, for the error message.
     """
     present = keypoints.present
     if not bool(present.any()):

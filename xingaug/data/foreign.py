@@ -18,31 +18,31 @@ OPENPOSE_SUFFIX = "_keypoints.json"
 _OPENPOSE_LAYOUTS = {18: "openpose18", 25: "body25"}
 _COCO_LAYOUTS = {17: "coco17"}
 _ALPHAPOSE_LAYOUTS = {17: "coco17", 26: "halpe26"}
-_LARGEST_PX = 1e6  # beyond any image; a comparison with it also turns NaN away
+_LARGEST_PX = 1e6  # beyond any image; comparing with it also rejects NaN
 
 SizesOf = Callable[[Sequence[str]], list[tuple[int, int] | None]]
-"""(height, width) of images by the names that a file gives them; None where there is no such image."""
+"""(height, width) of images by their names in an annotation file; None for an image that does not exist."""
 
-# One detected person: how sure the file is of it, and (J, 3) float32 x, y, confidence.
+# One detected person: its score, and (J, 3) float32 x, y, confidence.
 _Person = tuple[float, np.ndarray]
 
 
 def read_openpose_json(folder: Path, sizes_of: SizesOf | None = None) -> tuple[Annotations, Report]:
-    """Reads a folder as OpenPose's `--write_json` leaves it, a file `<image stem>_keypoints.json` for each image.
+    """Reads the output folder of OpenPose's `--write_json`, with a file `<image stem>_keypoints.json` for each image.
 
-    The image is `<image stem>.jpg`. A person has 18 or 25 joints, as the length of `pose_keypoints_2d` tells (54 or 75
-    numbers x, y, confidence). Pixels count from 0 and are taken as they are; confidences are clipped to [0, 1]. Of
-    several persons the one with the largest sum of confidences is taken: the files do not know the size of the image.
-    Where no coordinate in any file is beyond 1 they are of `--keypoint_scale 3` (0 to 1, the first pixel's centre to
-    the last one's), or with negative ones of 4 (-1 to 1), and are scaled by the images' sizes.
+    The image is `<image stem>.jpg`. A person has 18 or 25 joints, depending on the length of `pose_keypoints_2d` (54 or
+    75 numbers x, y, confidence). Pixels count from 0 and are used unchanged; confidences are clipped to [0, 1]. Of
+    several persons the one with the largest sum of confidences is kept: the files do not state the size of the image.
+    If no coordinate in any file exceeds 1, they were written with `--keypoint_scale 3` (0 to 1, from the centre of the
+    first pixel to that of the last), or, if some are negative, 4 (-1 to 1), and are scaled by the images' sizes.
 
     Args:
-        folder: of the files.
+        folder: the folder of these files.
         sizes_of: the images' sizes, needed for those scales.
 
     Raises:
-        BadInput: no such folder, none of these files in it, one that is not JSON or holds something else, no person,
-            or scaled coordinates without the sizes.
+        BadInput: no such folder, no such file in it, a file that is not JSON or has other contents, no person, or
+            scaled coordinates without the sizes.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -67,22 +67,22 @@ def read_openpose_json(folder: Path, sizes_of: SizesOf | None = None) -> tuple[A
 
 
 def read_coco_json(path: Path, sizes_of: SizesOf | None = None) -> tuple[Annotations, Report]:
-    """Reads COCO's keypoint JSON, of people or of a detector.
+    """Reads COCO keypoint JSON, hand-annotated or from a detector.
 
-    Its `images` have `id`, `file_name` and perhaps `height` and `width`, the frame of the joints: where an image itself
-    has another size of the same shape they are scaled, and where it has another shape they are dropped. Its
-    `annotations` have `image_id`, `keypoints` (51 numbers x, y, v) and perhaps `score`. Pixels count from 0 and are
-    taken as they are. v is clipped to [0, 1]: COCO's 0 is a missing joint and 1 (hidden) and 2 (visible) are present
-    ones, a detector's v is a confidence. Of several persons in an image the one with the highest score is taken, and
-    among equal ones or without scores the one with the largest sum of v.
+    Its `images` have `id`, `file_name` and optionally `height` and `width`, the frame of the joints: if the image file
+    has another size but the same aspect ratio, joints are scaled; with another aspect ratio, they are dropped. Its
+    `annotations` have `image_id`, `keypoints` (51 numbers x, y, v) and optionally `score`. Pixels count from 0 and are
+    used unchanged. v is clipped to [0, 1]: COCO's 0 is a missing joint, 1 (hidden) and 2 (visible) are present ones; a
+    detector's v is a confidence. Of several persons in an image the one with the highest score is kept; if scores are
+    equal or absent, the one with the largest sum of v.
 
     Args:
-        path: of the file.
-        sizes_of: the images' own sizes; None takes pixels as they are.
+        path: the file.
+        sizes_of: the sizes of the image files; None uses pixels unchanged.
 
     Raises:
-        BadInput: no such file, not JSON, something else in it, other joints than COCO's 17, an annotation of an image
-            that is not listed, or no person.
+        BadInput: no such file, not JSON, other contents, other joints than COCO's 17, an annotation of an image that is
+            not listed, or no person.
     """
     path = Path(path)
     data = read_json(path, "annotation file")
@@ -104,14 +104,14 @@ def read_coco_json(path: Path, sizes_of: SizesOf | None = None) -> tuple[Annotat
 def read_alphapose_json(path: Path, sizes_of: SizesOf | None = None) -> tuple[Annotations, Report]:
     """Reads AlphaPose's list of results in its default format, `alphapose-results.json`.
 
-    An entry is a person: `image_id`, the image's file name, perhaps with folders; `keypoints`, 51 numbers x, y,
-    confidence of COCO's 17 joints or 78 of Halpe's 26; and `score`, which is the person's and may exceed 1. Pixels
-    count from 0 and are taken as they are; confidences, which some of its models let exceed 1, are clipped to [0, 1].
-    Of several persons in an image the one with the highest score is taken. Images without a person are not in the list.
+    An entry is a person: `image_id`, the image's file name, optionally with folders; `keypoints`, 51 numbers x, y,
+    confidence of COCO's 17 joints or 78 of Halpe's 26; and `score`, the person's score, which may exceed 1. Pixels
+    count from 0 and are used unchanged; confidences, which exceed 1 with some of its models, are clipped to [0, 1]. Of
+    several persons in an image the one with the highest score is kept. Images without a person are not in the list.
 
     Args:
-        path: of the file.
-        sizes_of: not used; the format says no size.
+        path: the file.
+        sizes_of: not used; the format has no image sizes.
 
     Raises:
         BadInput: no such file, not JSON, its formats `cmu` and `open`, other joints or contents, or no person.
@@ -131,15 +131,15 @@ def read_alphapose_json(path: Path, sizes_of: SizesOf | None = None) -> tuple[An
 
 
 def read_any_npz(path: Path, sizes_of: SizesOf | None = None) -> tuple[Annotations, Report]:
-    """Reads an annotation .npz: the native one, or `names` (N,) with `xy` (N, J, 2) of another layout.
+    """Reads an annotation .npz: the native one, or `names` (N,) with `xy` (N, J, 2) in another joint layout.
 
     The other kind may hold `joints` (J,), the names of its joints in their order (see `layouts.joint_names`); without
-    them 14 joints are those of Leeds Sports Pose. Its pixels count from 1, as MATLAB's do, and are shifted by -1. It
-    may hold `visibility` (N, J) in [0, 1]; without it the joints at (0, 0), where no pixel is, are missing.
+    them, 14 joints are read as Leeds Sports Pose. Its pixels count from 1, as in MATLAB, and are shifted by -1. It may
+    hold `visibility` (N, J) in [0, 1]; without it, joints at (0, 0), outside the 1-based grid, are missing.
 
     Args:
-        path: of the file.
-        sizes_of: not used; the format says no size.
+        path: the file.
+        sizes_of: not used; the format has no image sizes.
 
     Raises:
         BadInput: no such file, not an .npz, or contents that fit neither kind.
@@ -151,14 +151,14 @@ def read_any_npz(path: Path, sizes_of: SizesOf | None = None) -> tuple[Annotatio
 
 
 READERS: dict[str, Callable[[Path, SizesOf | None], tuple[Annotations, Report]]] = {
-    "patn-csv": lambda path, _: read_patn_csv(path, frame=None),  # the images themselves tell their size
+    "patn-csv": lambda path, _: read_patn_csv(path, frame=None),  # the size is read from the images
     "openpose-json": read_openpose_json,
     "coco-json": read_coco_json,
     "alphapose-json": read_alphapose_json,
     "lsp-mat": lambda path, _: (read_lsp_mat(path), Report()),
     "npz": read_any_npz,
 }
-"""What reads each format of `xingaug annotate --from`."""
+"""The reader of each format of `xingaug annotate --from`."""
 
 
 def _other_npz(path: Path, arrays: dict[str, np.ndarray]) -> Annotations:
@@ -188,7 +188,7 @@ def _other_npz(path: Path, arrays: dict[str, np.ndarray]) -> Annotations:
 def _annotations(
     path: Path, persons: dict[str, list[_Person]], layouts: dict[int, str], source: str
 ) -> tuple[Annotations, Report]:
-    """One person an image, in 18 joints, in the order of `persons`."""
+    """One person per image, in 18 joints, in the order of `persons`."""
     report = Report()
     chosen: dict[str, np.ndarray] = {}
     for name, candidates in persons.items():
@@ -215,7 +215,7 @@ def _annotations(
 def _from_shares(
     where: Path, annotations: Annotations, report: Report, sizes_of: SizesOf | None
 ) -> tuple[Annotations, Report]:
-    """Pixels of the images there are, from coordinates that are 0 or -1 at the first pixel and 1 at the last."""
+    """Scales coordinates, 0 or -1 at the first pixel and 1 at the last, to pixels; drops names without an image."""
     if sizes_of is None:
         raise BadInput(
             f"{where}: no coordinate is beyond 1, as --keypoint_scale 3 and 4 write; needed the images' sizes"
@@ -237,7 +237,7 @@ def _in_frames(
     frames: dict[str, tuple[int, int]],
     sizes_of: SizesOf | None,
 ) -> Annotations:
-    """Pixels of the images themselves, from those of the `frames` (height, width) that a file says they have."""
+    """Scales joints from the `frames` (height, width) stated in a file to the sizes of the image files."""
     names = annotations.names.tolist()
     sizes = [None] * len(names) if sizes_of is None else sizes_of(names)
     xy, kept = annotations.xy.copy(), np.ones(len(names), bool)
@@ -246,7 +246,7 @@ def _in_frames(
         if size is None or frame is None or size == frame:
             continue
         scale = np.array([size[1] / frame[1], size[0] / frame[0]])
-        # Of one shape, but for the rounding of the smaller one's sides.
+        # The same aspect ratio, up to the rounding of the smaller image's sides.
         if abs(scale[0] / scale[1] - 1) * min(*size, *frame) <= 1:
             xy[row] = (xy[row] + 0.5) * scale - 0.5
             report.scaled.add(name)
@@ -276,11 +276,11 @@ def _coco_images(data: Any, path: Path) -> dict[int | str, str]:
 
 
 def _coco_frames(data: Any, names: dict[int | str, str]) -> dict[str, tuple[int, int]]:
-    """(height, width) by file name, of the images that the file says it of."""
-    said = {names[entry["id"]]: (entry.get("height"), entry.get("width")) for entry in data["images"]}
+    """(height, width) by file name, for the images whose size the file states."""
+    stated = {names[entry["id"]]: (entry.get("height"), entry.get("width")) for entry in data["images"]}
     return {
         name: frame
-        for name, frame in said.items()
+        for name, frame in stated.items()
         if all(type(side) is int and 0 < side < _LARGEST_PX for side in frame)
     }
 
@@ -294,7 +294,7 @@ def _image_name(value: Any, where: str) -> str:
 
 
 def _require_coco_joints(data: Any, path: Path) -> None:
-    """A file that states other joints than COCO's must not be read as if it had them."""
+    """Refuses a file that states other joints than COCO's."""
     categories = data.get("categories", [])
     for index, entry in enumerate(categories if isinstance(categories, list) else []):
         stated = entry.get("keypoints") if isinstance(entry, dict) else None
@@ -318,7 +318,7 @@ def _joints(values: Any, counts: Collection[int], where: str) -> np.ndarray:
 
 
 def _score(entry: dict[str, Any], where: str) -> float:
-    """How sure a file is of a person; 0 where it does not say."""
+    """The score of a person; 0 if the file has none."""
     score = entry.get("score", 0)
     if not _is_number(score):
         raise BadInput(f"{where}: score: {_shown(score)}, needed a finite number")
@@ -330,7 +330,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value as a message shows it, whatever it is and however much."""
+    """A short form of any value, for error messages."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     return repr(str(value)[:40])

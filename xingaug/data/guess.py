@@ -1,8 +1,8 @@
-"""A folder of crops that nobody has described: what its names say of identities and cameras, guessed.
+"""Guesses identities and cameras from the file names of a folder of crops without a description.
 
-Numbers that follow words such as `id` and `cam` are taken for what the word says; else the identity is the folder or
-the first number of the name. A guess must be borne out by all names: nearly all fit, and identities have several images
-(all of it our choice).
+Numbers after words such as `id` and `cam` are read as those words say; otherwise the identity is the folder or the
+first number of the name. A guess is checked against all names: nearly all must match, and identities must have several
+images (all of it our choice).
 """
 
 import itertools
@@ -25,31 +25,31 @@ SPLIT_FOLDERS: dict[SplitName, tuple[str, ...]] = {
     "query": ("query", "queries", "probe", "image_query"),
     "gallery": ("gallery", "test", "testing", "testset", "bounding_box_test", "image_test", "images_test"),
 }
-"""Names of folders that tell a split, in any case."""
+"""Folder names that mean a split, in upper or lower case."""
 
 _PERSON = ("pid", "id", "person", "p", "identity", "subject", "vehicle", "player")
 _CAMERA = ("c", "cam", "camera", "cid", "camid", "view")
 _NOBODY = (*_CAMERA, "seq", "sequence", "video", "day", "part", "batch", "images", "crops", "set", "scene", "location")
-"""Words of folders that are no identities."""
+"""First words of folder names that are not identities."""
 
 _TOKEN = re.compile(r"\d+|[A-Za-z]+|[^A-Za-z0-9]+")
 _FITTING = 0.95
 _IMAGES = 1.5
-"""Of an identity, at least, on average."""
+"""Images per identity, at least, on average."""
 
 _MOST_CAMERAS = 32
-"""That a number without a word may mean."""
+"""Most cameras that a number without a word may stand for."""
 
 _SAMPLES = 5
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What a folder's names say.
+    """The guessed description of a folder.
 
     Attributes:
         config: the description, whose root is the folder.
-        sentence: for the user, how it was understood.
+        sentence: how the names were read, for the user.
     """
 
     config: DatasetConfig
@@ -59,14 +59,14 @@ class Guess:
 def guess_dataset(root: Path, pattern: str | None = None) -> Guess:
     """Describes a folder of images by a pattern; opens no image.
 
-    Folders named as in `SPLIT_FOLDERS` are splits; without them all is training.
+    Folders named as in `SPLIT_FOLDERS` are splits; without them all images are for training.
 
     Args:
         root: the folder.
-        pattern: of the names below each split's folder, as `xingaug.data.readers.pattern` has it; None guesses one.
+        pattern: pattern of the paths below each split's folder (see `xingaug.data.readers.pattern`); None guesses one.
 
     Raises:
-        BadInput: no such folder, no image, a wrong pattern, or names that tell no identities.
+        BadInput: no such folder, no image, an invalid pattern, or names from which no identities can be read.
     """
     if not root.is_dir():
         raise BadInput(f"{root}: no such folder; needed one of images, a dataset's, or a .yaml that describes one")
@@ -83,7 +83,7 @@ def guess_dataset(root: Path, pattern: str | None = None) -> Guess:
         template = parse_template(pattern)
     except ValueError as error:
         raise BadInput(f"--{error}") from None
-    # Where the names say no camera, a query's is another one than the gallery's, or nothing could be matched.
+    # Without cameras in the names, query and gallery get different ones, as otherwise no query could be matched.
     numbers: dict[SplitName, int | None] = {"train": 1, "query": 1, "gallery": 2}
     says_camera = "camid" in template.kinds
     described = {
@@ -104,7 +104,7 @@ def guess_dataset(root: Path, pattern: str | None = None) -> Guess:
 
 
 def _splits(root: Path, files: Sequence[str]) -> dict[SplitName, tuple[str, list[str]]]:
-    """Folder below the root and paths below that, of each split."""
+    """The folder below the root of each split, and the paths below that folder."""
     base, below = "", list(files)
     while len(tops := {path.partition("/")[0] for path in below}) == 1 and all("/" in path for path in below):
         (top,) = tops
@@ -149,7 +149,7 @@ def _guessed(root: Path, paths: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A pattern, whether it has a camera, and whether that is a number without a word."""
+    """A candidate pattern, whether it has a camera, and whether the camera is a number without a word."""
 
     pattern: str
     says_camera: bool
@@ -158,7 +158,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Slot:
-    """A number, word or whole folder (`token` -1) in a path that may be a field."""
+    """A number, word or whole folder (`token` -1) of a path that may be the identity or the camera."""
 
     part: int
     token: int
@@ -166,7 +166,7 @@ class _Slot:
 
 
 def _choices(samples: Sequence[str], paths: Sequence[str]) -> Iterator[_Choice]:
-    """Patterns that the sampled paths suggest, the likeliest first."""
+    """Candidate patterns from the sampled paths, the likeliest first."""
     folder_first, words_differ = _folders_are_persons(paths), _first_words_differ(paths)
     for sample in samples:
         parts = [_TOKEN.findall(part) for part in _without_suffix(sample).split("/")]
@@ -198,7 +198,7 @@ def _person_slots(parts: list[list[str]], folder_first: bool, words_differ: bool
 
 
 def _camera_slots(parts: list[list[str]], person: _Slot) -> list[tuple[_Slot | None, bool]]:
-    """Numbers after a camera's word; the next number behind the person's in the name; none."""
+    """Candidates: numbers after a word for a camera; the next number after the person's; no camera."""
     numbers = [slot for slot in _numbers(parts) if slot != person and (slot.part, -1) != (person.part, person.token)]
     named = [slot for slot in numbers if _word_before(parts, slot) in _CAMERA]
     behind = [slot for slot in numbers if slot.part == len(parts) - 1 and slot.token > person.token]
@@ -213,16 +213,16 @@ def _numbers(parts: list[list[str]]) -> list[_Slot]:
 
 
 def _word_before(parts: list[list[str]], slot: _Slot) -> str:
-    """The word just before a number, or before the separator that stands there; of another part none."""
+    """The word before a number in the same part of the path, with or without a separator between; "" if none."""
     before = parts[slot.part][max(0, slot.token - 2) : slot.token] if slot.token > 0 else []
     return next((token.lower() for token in reversed(before) if token.isalpha()), "")
 
 
 def _folders_are_persons(paths: Sequence[str]) -> bool:
-    """Whether folders rather than the first number of a name tell the person, where both could.
+    """Whether the folder rather than the first number of a name is the identity, where both could be.
 
-    A number that stands in one folder only, beside others, is a person of many in that folder; a folder with one number
-    is that person either way; and where both mix, the number counts the images of the folder.
+    If each folder has a single number, folder and number agree. If each number occurs in one folder only and recurs
+    there, the number is the identity and a folder holds several. Otherwise the number counts the images of a folder.
     """
     numbers: dict[str, set[str]] = defaultdict(set)
     folders: dict[str, set[str]] = defaultdict(set)
@@ -238,13 +238,13 @@ def _folders_are_persons(paths: Sequence[str]) -> bool:
 
 
 def _first_words_differ(paths: Sequence[str]) -> bool:
-    """Whether names begin with several words, as with names of persons, and not all with one, such as `frame`."""
+    """Whether the first words of the names differ, as persons' names do, rather than all being, say, `frame`."""
     first = [token[0] for path in paths if (token := re.match(r"[A-Za-z]+", path.rpartition("/")[2]))]
     return len(first) == len(paths) and 2 <= len(set(first)) <= len(paths) / _IMAGES
 
 
 def _pattern(parts: list[list[str]], fields: dict[_Slot, str], loose: bool) -> str:
-    """The pattern of a path with some of its tokens as fields; `loose` has `*` for words that may differ."""
+    """The pattern of a path with some of its tokens as fields; `loose` puts `*` for words that may differ."""
     texts = []
     for i, tokens in enumerate(parts):
         here = {slot.token: field for slot, field in fields.items() if slot.part == i}
@@ -261,12 +261,12 @@ def _pattern(parts: list[list[str]], fields: dict[_Slot, str], loose: bool) -> s
 def _part(tokens: list[str], here: dict[int, str], loose: bool, is_name: bool) -> str:
     first, last = min(here), max(here)
     text = _between(tokens[:first], loose, at_start=True)
-    for place in range(first, last + 1):
-        if place in here:
-            text += here[place]
-            following = min((other for other in here if other > place), default=None)
+    for index in range(first, last + 1):
+        if index in here:
+            text += here[index]
+            following = min((other for other in here if other > index), default=None)
             if following is not None:
-                text += _between(tokens[place + 1 : following], loose)
+                text += _between(tokens[index + 1 : following], loose)
     rest = tokens[last + 1 :]
     if rest:
         return f"{text}{rest[0][0]}*"
@@ -274,7 +274,7 @@ def _part(tokens: list[str], here: dict[int, str], loose: bool, is_name: bool) -
 
 
 def _between(tokens: list[str], loose: bool, at_start: bool = False) -> str:
-    """The text of tokens between two fields, or before the first; with `*` where it may differ."""
+    """The pattern text between two fields, or before the first; with `*` for what may differ."""
     if not tokens or (not loose and not any(token.isdigit() for token in tokens)):
         return "".join(tokens)
     word = tokens[-1].lower() if tokens[-1].isalpha() else ""
@@ -307,7 +307,7 @@ def _is_borne_out(choice: _Choice, paths: Sequence[str]) -> bool:
 
 
 def _are_cameras(persons: Sequence[str], cameras: Sequence[str]) -> bool:
-    """Whether numbers without a word are rather cameras than those of a person's images."""
+    """Whether numbers without a word look like cameras rather than image numbers."""
     pairs = list(zip(persons, cameras, strict=True))
     few = len(set(cameras)) <= _MOST_CAMERAS and max(map(int, cameras)) <= _MOST_CAMERAS
     return few and len(set(cameras)) > 1 and len(set(pairs)) <= len(pairs) / _IMAGES

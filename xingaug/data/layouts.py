@@ -1,4 +1,4 @@
-"""Keypoints in other joint layouts, brought to the project's 18 joints."""
+"""Converts keypoints from other joint layouts to the project's 18 joints."""
 
 import re
 from collections.abc import Sequence
@@ -43,8 +43,8 @@ NOSE_SHARE = 0.515
 """Where the nose lies between head top (0) and neck (1).
 
 Measured on 7,678 training images of Market-1501 that have both 14 joints (layumi/market1501_body_point) and a visible
-nose in PATN's annotations: with it the mean error is 0.0 px along y and -0.7 px along x, the median distance 6.2 px, at
-128x64. Most of that is sideways, where a head turns away from the line.
+nose in PATN's annotations: the mean error is 0.0 px in y and -0.7 px in x, the median distance 6.2 px, at 128x64. Most
+of it is sideways, from heads that are turned.
 """
 
 _KNOWN = frozenset(joint for layout in LAYOUTS.values() for joint in layout)
@@ -60,7 +60,7 @@ def joint_names(layout: str | Sequence[str]) -> tuple[str, ...]:
             names of Market-1501's 14 points are known too: `head`, `rsho`, `lank` and so on.
 
     Raises:
-        BadInput: no such layout, an unknown name, or a joint that is there twice.
+        BadInput: no such layout, an unknown joint, or a joint that is listed twice.
     """
     if isinstance(layout, str):
         if layout not in LAYOUTS:
@@ -81,23 +81,23 @@ def joint_names(layout: str | Sequence[str]) -> tuple[str, ...]:
 def to_joints18(
     xy: Tensor | np.ndarray | Sequence, visibility: Tensor | np.ndarray | Sequence, layout: str | Sequence[str]
 ) -> Keypoints:
-    """Brings keypoints of another layout to the 18 joints of `xingaug.keypoints.JOINTS`.
+    """Converts keypoints of another layout to the 18 joints of `xingaug.keypoints.JOINTS`.
 
-    Joints that the 18 do not have are dropped, and those that the layout lacks are missing, but for two. A layout
-    without neck gets the middle of the shoulders, as OpenPose's COCO model was trained with. A layout without nose gets
-    the point `NOSE_SHARE` of the way from its head top to its neck, also for a person who is seen from behind. A
-    derived joint is as visible as the less visible of the two that it comes from, and missing if one of them is.
+    Joints outside the 18 are dropped; joints that the layout lacks are missing, with two exceptions. Without a neck,
+    the midpoint of the shoulders is used, as in the training of OpenPose's COCO model. Without a nose, it is the point
+    `NOSE_SHARE` of the way from head top to neck, also for a person seen from behind. The visibility of a derived joint
+    is the lower of the two that it comes from; it is missing if one of them is.
 
     Args:
         xy: (..., J, 2) pixels (x, y), with the centre of the top-left pixel at (0, 0).
-        visibility: (..., J) in [0, 1]; 0 is a missing joint, whose xy means nothing.
+        visibility: (..., J) in [0, 1]; 0 is a missing joint, whose xy is ignored.
         layout: a key of `LAYOUTS`, or the names of the J joints (see `joint_names`).
 
     Returns:
         Keypoints of batch shape (...).
 
     Raises:
-        BadInput: an unknown layout or joint, another number of joints than the layout has, a visibility outside
+        BadInput: an unknown layout or joint, a number of joints that the layout does not have, a visibility outside
             [0, 1], or a visible joint that is not finite.
     """
     names = joint_names(layout)
@@ -107,26 +107,26 @@ def to_joints18(
     if given_visibility.shape != given_xy.shape[:-1]:
         needed = tuple(given_xy.shape[:-1])
         raise BadInput(f"visibility: shape {tuple(given_visibility.shape)}, needed {needed} to fit xy")
-    place = {name: index for index, name in enumerate(names)}
-    parts = [_joint(given_xy, given_visibility, place, joint) for joint in JOINTS]
+    index_of = {name: index for index, name in enumerate(names)}
+    parts = [_joint(given_xy, given_visibility, index_of, joint) for joint in JOINTS]
     try:
         return Keypoints(torch.stack([p for p, _ in parts], -2), torch.stack([v for _, v in parts], -1))
     except ValueError as error:
         raise BadInput(str(error)) from None
 
 
-def _joint(xy: Tensor, visibility: Tensor, place: dict[str, int], joint: str) -> tuple[Tensor, Tensor]:
-    """One of the 18 joints, (..., 2) and (...): taken over, derived or missing."""
-    if joint in place:
-        return xy[..., place[joint], :], visibility[..., place[joint]]
+def _joint(xy: Tensor, visibility: Tensor, index_of: dict[str, int], joint: str) -> tuple[Tensor, Tensor]:
+    """One of the 18 joints, (..., 2) and (...): copied, derived or missing."""
+    if joint in index_of:
+        return xy[..., index_of[joint], :], visibility[..., index_of[joint]]
     start, end, share = {
         "neck": ("right_shoulder", "left_shoulder", 0.5),
         "nose": ("head_top", "neck", NOSE_SHARE),
     }.get(joint, ("", "", 0.0))
-    if start not in place or end not in place:
+    if start not in index_of or end not in index_of:
         return torch.zeros_like(xy[..., 0, :]), torch.zeros_like(visibility[..., 0])
-    a, b = xy[..., place[start], :], xy[..., place[end], :]
-    seen = torch.minimum(visibility[..., place[start]], visibility[..., place[end]])
+    a, b = xy[..., index_of[start], :], xy[..., index_of[end], :]
+    seen = torch.minimum(visibility[..., index_of[start]], visibility[..., index_of[end]])
     return torch.where(seen[..., None] != 0, torch.lerp(a, b, share), 0.0), seen
 
 

@@ -1,4 +1,4 @@
-"""The leak guard: people and files that a dataset trains on and also tests with, and files with two identities."""
+"""The leak check: identities and files that are in both training and test, and files with two identities."""
 
 import hashlib
 import os
@@ -23,11 +23,11 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Leak:
-    """A file whose bytes are there twice.
+    """Two images with the same bytes.
 
     Attributes:
-        first: path of an image below the root, one of training where there is one.
-        second: of another image with the same bytes.
+        first: path of an image below the root, a training image if there is one.
+        second: path of another image with the same bytes.
         pids: identities of both.
     """
 
@@ -38,12 +38,12 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What was found.
+    """The leaks that were found.
 
     Attributes:
-        identities: those of training that query or gallery have too, without distractors and junk, ascending.
-        files: images of query or gallery that are byte for byte a training image.
-        contradictions: images, both of training or both not, that are byte for byte one of another identity.
+        identities: training identities that are also in query or gallery, without distractors and junk, ascending.
+        files: query or gallery images that are byte for byte a training image.
+        contradictions: byte-identical images with two identities, both in training or both in test.
     """
 
     identities: tuple[int, ...]
@@ -81,12 +81,12 @@ def find_leaks(
 ) -> LeakReport:
     """Compares training with query and gallery.
 
-    Sizes are compared first; only files of equal size are read.
+    File sizes are compared first; only files of equal size are read.
 
     Args:
         train: the training images.
-        query: its images; None where the dataset has none.
-        gallery: its images; None where the dataset has none.
+        query: the query images; None if the dataset has none.
+        gallery: the gallery images; None if the dataset has none.
         progress: show a bar on a terminal.
 
     Raises:
@@ -101,7 +101,7 @@ def find_leaks(
         others = [(split, i) for split, i in same if split is not train]
         files += [_leak(trained[0], other) for other in others if trained]
         for alike in (trained, others):
-            # Of an image with several identities, the first is what the others are compared with.
+            # If an image has several identities, all others are compared with the first.
             pairs = [_leak(alike[0], other) for other in alike[1:]]
             contradictions += [pair for pair in pairs if pair.pids[0] != pair.pids[1] and min(pair.pids) > 0]
     return LeakReport(
@@ -112,14 +112,14 @@ def find_leaks(
 
 
 def check_dataset(where: Path | Dataset) -> tuple[dict[str, dict[str, int]], LeakReport, str | None, tuple[str, ...]]:
-    """Counts a dataset and looks for leaks, and for queries that can be matched.
+    """Counts the images of a dataset, looks for leaks, and checks that its queries can be matched.
 
     Args:
         where: its folder, a YAML file, or the dataset itself.
 
     Returns:
-        Images, identities (without distractors and junk) and cameras of each split; the leaks; why no query can be
-        matched, else None; the reader's notes, and how many queries cannot be matched where it is some of them.
+        Images, identities (without distractors and junk) and cameras of each split; the leaks; the reason if no query
+        can be matched, else None; notes from the reader and, if only some queries can be matched, their number.
 
     Raises:
         BadInput: as `find_leaks`, or the dataset cannot be read or has no training split.
@@ -149,10 +149,10 @@ def check_dataset(where: Path | Dataset) -> tuple[dict[str, dict[str, int]], Lea
 
 
 def content_hash(path: str | Path) -> bytes:
-    """What an image is known by under every name: a hash of its bytes.
+    """A hash of an image file's bytes, independent of its name.
 
     Raises:
-        BadInput: it is missing, no regular file, larger than an image may be, or cannot be read.
+        BadInput: it is missing, not a regular file, too large, or cannot be read.
     """
     with open_regular(path, "image", MAX_BYTES) as file:
         try:
@@ -162,7 +162,7 @@ def content_hash(path: str | Path) -> bytes:
 
 
 def _identical(splits: Sequence[Split], progress: bool) -> Iterator[list[tuple[Split, int]]]:
-    """Groups of images with the same bytes; by split, then by name."""
+    """Groups of images with the same bytes, each ordered by split, then by name."""
     by_size: dict[int, list[tuple[Split, int]]] = defaultdict(list)
     for split in splits:
         for i in range(len(split)):

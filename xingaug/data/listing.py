@@ -1,4 +1,4 @@
-"""Which images a dataset has: those of its splits, or all in any folder."""
+"""Lists the images of a dataset's splits, or all images of any other folder."""
 
 import logging
 import os
@@ -21,21 +21,21 @@ _log = logging.getLogger(__name__)
 def list_images(root: Path, splits: Sequence[SplitName] | None = None) -> tuple[list[str], list[Path]]:
     """Names and files of a dataset's images, in an order that depends on the names alone.
 
-    Of a dataset that `open_dataset` knows they are the images of `splits`, under the names that its reader gives them.
-    Of any other folder they are all images in it, however deep, named relative to `root` with forward slashes and
-    sorted; hidden files and folders, and links to folders, are passed over. Other files are counted in a warning.
+    For a dataset that `open_dataset` recognises, these are the images of `splits`, under the names from its reader. For
+    any other folder, they are all images in it at any depth, named relative to `root` with forward slashes and sorted;
+    hidden files and folders, and links to folders, are skipped. Other files are counted in a warning.
 
     Args:
         root: the folder, or a YAML file that describes a dataset.
         splits: which splits of a dataset; None is train.
 
     Raises:
-        BadInput: no such folder, no image in it, `splits` for a folder that is no dataset, a folder that holds one
-            rather than being one, or a name that two splits share.
+        BadInput: no such folder, no image in it, `splits` for a folder that is not a dataset, a folder that contains a
+            dataset, or a name that occurs in two splits.
     """
     root = Path(root)
     if root.is_file() or (root.is_dir() and _is_dataset(root)):
-        return _of_dataset(open_dataset(root), splits or ("train",))  # which explains what is wrong with its parent
+        return _of_dataset(open_dataset(root), splits or ("train",))  # explains the error for a dataset's parent folder
     if not root.is_dir():
         raise BadInput(f"{root}: no such folder; needed the dataset's root or a folder of images")
     if splits:
@@ -55,16 +55,16 @@ def list_images(root: Path, splits: Sequence[SplitName] | None = None) -> tuple[
 
 
 def named_as(annotations: Annotations, names: Sequence[str], paths: Sequence[Path]) -> Annotations:
-    """The same annotations, under the names that the images of a dataset have; see `matched`.
+    """Renames annotations to the image names of a dataset; see `matched`.
 
     Args:
-        annotations: from any program.
-        names: of the dataset's images.
+        annotations: annotations from any program.
+        names: names of the dataset's images.
         paths: their files.
     """
     given = annotations.names.tolist()
     found = {row: names[image] for row, image in matched(given, names, paths).items()}
-    # A row of no image keeps its name, unless a renamed one has taken it.
+    # A row without an image keeps its name, unless a renamed row now has that name.
     taken = set(found.values())
     kept = [row for row, name in enumerate(given) if row in found or name not in taken]
     renamed = np.array([found.get(row, given[row]) for row in kept], dtype=str)
@@ -74,7 +74,7 @@ def named_as(annotations: Annotations, names: Sequence[str], paths: Sequence[Pat
 def sizes_by_name(
     names: Sequence[str], paths: Sequence[Path]
 ) -> Callable[[Sequence[str]], list[tuple[int, int] | None]]:
-    """What finds the sizes (height, width) of a dataset's images by the names that other programs give them."""
+    """A function that looks up the sizes (height, width) of a dataset's images by another program's names for them."""
 
     def sizes_of(given: Sequence[str]) -> list[tuple[int, int] | None]:
         images = matched(given, names, paths)
@@ -84,25 +84,25 @@ def sizes_by_name(
 
 
 def matched(given: Sequence[str], names: Sequence[str], paths: Sequence[Path]) -> dict[int, int]:
-    """Which image each name of another program means.
+    """Finds the image that each name written by another program refers to.
 
-    The name of an image as the dataset has it is that image. Any other is compared as a path, from its end: all of its
-    folders must be those that the image lies in, or at least as many as the image's own name has, and one. So a folder
-    that contradicts is no match. The longest path decides; where it leads to several images, or several names to one,
-    nothing is guessed. What is left is compared once more without suffixes, which OpenPose's files do not know.
+    An exact match with a name of the dataset comes first. Any other name is compared as a path, from its end: either
+    all of its folders must agree with the image's path, or all those of the image's name, at least one, must agree
+    with it; a folder that contradicts is no match. The longest match wins; ambiguous matches are dropped. Names still
+    unmatched are compared again without suffixes, which OpenPose's file names do not contain.
 
     Args:
         given: names or paths, each once.
-        names: of the dataset's images.
+        names: names of the dataset's images.
         paths: their files.
 
     Returns:
-        Places in `names` by places in `given`.
+        Indices into `names` by indices into `given`.
     """
     known = {name: image for image, name in enumerate(names)}
     found = {row: known[name] for row, name in enumerate(given) if name in known}
     for cut in (_whole, _without_suffix):
-        # All images, also those that have their row: who is left over is not thereby meant.
+        # Compare with all images, also those already matched: being the only one left does not make a match.
         taken = set(found.values())
         images = _Paths({image: cut(_with_folder(name, paths[image])) for image, name in enumerate(names)})
         claims: dict[int, list[tuple[int, int]]] = {}
@@ -125,12 +125,12 @@ class _Paths:
         self.ends = _once((end, image) for image, path in paths.items() for end in _ends(path))
 
     def find(self, name: str) -> tuple[int, int] | None:
-        """The image, and the length of what it and the name have in common."""
-        if name in self.ends:  # all of the name's folders fit
+        """The image, and the length of the path that it shares with the name."""
+        if name in self.ends:  # all of the name's folders agree
             image = self.whole.get(name)
             image = self.ends[name] if image is None else image
             return None if image is None else (image, len(name))
-        for end in _ends(name):  # all of the image's folders fit
+        for end in _ends(name):  # all of the image's folders agree
             image = self.whole.get(end)
             if image is not None:
                 return image, len(end)
@@ -138,7 +138,7 @@ class _Paths:
 
 
 def _once(pairs: Iterable[tuple[str, int]]) -> dict[str, int | None]:
-    """Images by a key; None where several share it."""
+    """Images by key; None for a key that several images share."""
     found: dict[str, int | None] = {}
     for key, image in pairs:
         found[key] = None if key in found else image
@@ -146,7 +146,7 @@ def _once(pairs: Iterable[tuple[str, int]]) -> dict[str, int | None]:
 
 
 def _ends(path: str) -> Iterator[str]:
-    """The path and what remains of it without its first folder, without two, and so on."""
+    """The path itself, then without its first folder, without the first two, and so on."""
     yield path
     while "/" in path:
         path = path.partition("/")[2]
@@ -154,7 +154,7 @@ def _ends(path: str) -> Iterator[str]:
 
 
 def _with_folder(name: str, path: Path) -> str:
-    """An image's name, with the folder that it lies in where the name has none."""
+    """An image's name, prefixed with the image's folder if the name has no folder."""
     return name if "/" in name else f"{path.absolute().parent.name}/{name}"
 
 
@@ -190,7 +190,7 @@ def _of_dataset(dataset: Dataset, splits: Sequence[SplitName]) -> tuple[list[str
 
 
 def walk_images(root: Path) -> tuple[list[str], list[str]]:
-    """Paths below a folder of its images, in no order, and of what is passed over: other files, and masks.
+    """Paths below a folder of its images, unordered, and of the files that are skipped: other files, and masks.
 
     Raises:
         BadInput: a folder cannot be read.

@@ -13,15 +13,15 @@ _LARGEST_PX = 1e6  # beyond any image
 
 
 def read_lsp_mat(path: Path) -> Annotations:
-    """Reads the array `joints` of a MATLAB file; its shape tells the dataset.
+    """Reads the array `joints` of a MATLAB file; its shape says which dataset it is.
 
-    (3, 14, N) is Leeds Sports Pose, whose third row is 1 at an occluded joint; such joints count as missing.
-    (14, 3, N) is the extended set, whose third column is 1 at a visible joint; others have no position. Pixels count
-    from 1 and are shifted by -1. The images are im0001.jpg and on in the first, im00001.jpg and on in the second.
+    (3, 14, N) is Leeds Sports Pose, whose third row is 1 for an occluded joint; such joints count as missing.
+    (14, 3, N) is the extended set, whose third column is 1 for a visible joint; others have no position. Pixels count
+    from 1 and are shifted by -1. Image names start at im0001.jpg in the first, at im00001.jpg in the second.
 
     Raises:
-        BadInput: no such file, no MATLAB file of version 5 to 7 (7.3 is HDF5), no such array, a third value
-            other than 0 or 1, or a visible joint at no pixel.
+        BadInput: no such file, not a MATLAB file of version 5 to 7 (7.3 is HDF5), no such array, a third value
+            other than 0 or 1, or a visible joint without a pixel position.
     """
     path = Path(path)
     joints = _read_joints(path)

@@ -26,8 +26,8 @@ def read_split(root: Path, split: SplitName) -> Split:
     """Reads the index of one split by the standard protocol; opens no image.
 
     Junk (-1) is dropped from `train` and `gallery`; distractors (0000) are dropped from `train` and stay in `gallery`;
-    `query` is taken as it is. Images end in .jpg, .jpeg or .png, in any case; a .png beside a .jpg is its mask. All
-    else (Thumbs.db) is passed over, which a note of the split says; hidden files too.
+    `query` is not filtered. Images end in .jpg, .jpeg or .png, in upper or lower case; a .png beside a .jpg is its
+    mask. Hidden files are skipped, and so are other files (Thumbs.db), which the split's notes mention.
 
     Args:
         root: the folder that holds bounding_box_train, query and bounding_box_test.
@@ -61,7 +61,7 @@ def read_split(root: Path, split: SplitName) -> Split:
 
 
 def _explain_missing(root: Path, folder: str) -> str:
-    """One line on why `root` is not the root of a dataset, with the right one where it can be told."""
+    """One line on why `root` is not the root of a dataset, with a suggestion if one can be found."""
     holds = "bounding_box_train, query and bounding_box_test"
     if not root.is_dir():
         return f"{root}: no such folder; needed the dataset's root, which holds {holds}"

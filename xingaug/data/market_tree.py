@@ -36,15 +36,15 @@ _FRAMES = 1_000_000  # a frame number has six digits
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What was written.
+    """Counts of a written Market-1501 tree.
 
     Attributes:
         root: the tree.
-        images: by split.
-        identities: in all, without distractors.
-        reencoded: images that were no JPEG.
-        annotations: rows that went with their images.
-        notes: of the reader, for the user.
+        images: number of images by split.
+        identities: number of identities over all splits, without distractors.
+        reencoded: number of images that were not JPEG.
+        annotations: number of annotation rows written.
+        notes: notes from the reader, for the user.
     """
 
     root: Path
@@ -63,24 +63,24 @@ def write_market_tree(
     progress: bool = True,
     follow_links: bool = False,
 ) -> ImportSummary:
-    """Writes a dataset as a Market-1501 tree, with `names.csv` that says which image became which.
+    """Writes a dataset as a Market-1501 tree, with `names.csv` that maps the new names to the old ones.
 
-    Identities are numbered from 1 in the order of their numbers, over all splits; distractors stay 0 and junk -1.
-    Cameras keep their numbers. The frame in a name is the number of the image among those of its identity. JPEG files
-    keep their bytes; others are encoded as JPEG of quality 95 (our choice), whatever `link` says.
+    Identities are numbered from 1 in ascending order over all splits; distractors stay 0 and junk -1. Cameras keep
+    their numbers. The frame in a name is the index of the image among those of its identity. JPEG files keep their
+    bytes; others are encoded as JPEG of quality 95 (our choice), whatever `link` is.
 
     Args:
-        data: the dataset, a folder or a YAML file, or one that is open already.
-        out: the tree, new or empty; or this very tree, which then stays as it is.
+        data: the dataset, a folder or a YAML file, or an opened dataset.
+        out: the tree, new or empty; or the finished tree of an earlier call, which is then left unchanged.
         link: copy files, or make hard or symbolic links to them.
-        annotations: keypoints by the dataset's names, .npz or PATN .csv; with the new names they become
+        annotations: keypoints by the dataset's names, .npz or PATN .csv; written with the new names as
             `annotations.npz` of the tree.
         progress: show a bar on a terminal.
-        follow_links: copy images too that symbolic links lead to from inside the dataset's folder out of it.
+        follow_links: also copy images that symbolic links in the dataset's folder point to outside it.
 
     Raises:
-        BadInput: an unreadable dataset, image or annotation file; synthetic images; links out of the dataset; a place
-            that cannot be written or linked to.
+        BadInput: an unreadable dataset, image or annotation file; synthetic images; links out of the dataset; a
+            destination that cannot be written or linked to.
     """
     dataset = open_dataset(data)
     if out.resolve().is_relative_to(dataset.root.resolve()) or dataset.root.resolve().is_relative_to(out.resolve()):
@@ -119,7 +119,7 @@ def write_market_tree(
 
 
 def _require_numbers(data: Path | Dataset, splits: Mapping[SplitName, Split]) -> None:
-    """Raises `BadInput` for images that would not be read back from a Market-1501 tree."""
+    """Raises `BadInput` for identities or cameras that a Market-1501 file name cannot hold."""
     for name, split in splits.items():
         for what, wrong in (("camera", split.camids < 1), ("identity", (split.pids < 1) & (name == "train"))):
             if wrong.any():
@@ -146,7 +146,7 @@ def _market_names(splits: Mapping[SplitName, Split], known: np.ndarray) -> dict[
 def _translated(
     table: Annotations, splits: Mapping[SplitName, Split], names: Mapping[SplitName, Sequence[str]], path: Path
 ) -> Annotations:
-    """The rows of a table that name an image, under its new name."""
+    """The annotation rows that belong to an image, under its new name."""
     new = np.array([name for split in splits for name in names[split]], dtype=str)
     rows = np.concatenate([table.lookup(split.names) for split in splits.values()])
     if not (rows >= 0).any():
@@ -172,7 +172,7 @@ def _table(splits: Mapping[SplitName, Split], names: Mapping[SplitName, Sequence
 def _is_written(
     out: Path, table: str, images: Sequence[tuple[Split, int, str]], link: Link, rows: Annotations | None
 ) -> bool:
-    """Whether a folder holds this very tree already, whole."""
+    """Whether a folder already holds this tree, complete."""
     try:
         if read_bytes(out / TABLE_NAME, "table of names") != table.encode():
             return False

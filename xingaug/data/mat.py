@@ -1,7 +1,7 @@
-"""Arrays of MATLAB files, as the published lists of datasets use them.
+"""Reads arrays of MATLAB files, the format of some datasets' published lists.
 
-Read here and not by `scipy.io`, whose reader ends the process with a segmentation fault on some damaged files. The
-format: MathWorks, "MAT-File Format", level 5.
+Not read with `scipy.io`, whose reader ends the process with a segmentation fault on some damaged files. The format:
+MathWorks, "MAT-File Format", level 5.
 """
 
 import math
@@ -16,7 +16,7 @@ from xingaug.errors import BadInput, first_line
 from xingaug.inputs import read_bytes
 
 MAX_BYTES = 256_000_000
-"""Largest file, and largest content of one, that is read (our choice); published lists have a hundredth of it."""
+"""Largest file that is read, packed or unpacked (our choice); published lists have a hundredth of it."""
 
 _HEADER = 128
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -31,15 +31,15 @@ def read_mat(path: Path, names: Sequence[str], what: str) -> dict[str, np.ndarra
 
     Args:
         path: the file.
-        names: of the arrays.
-        what: the file should be, for the messages.
+        names: names of the arrays.
+        what: what the file should be, for error messages.
 
     Returns:
-        Those of them that it has: numbers, a text as an array (), or of a cell array the texts in its cells.
+        The arrays that the file has: numbers, a text as an array (), or the texts in the cells of a cell array.
 
     Raises:
-        BadInput: no such regular file, one of version 4 or 7.3 (which is HDF5), a damaged one, one of which a named
-            array is something else, or one that is or becomes larger than `MAX_BYTES`.
+        BadInput: no such regular file, version 4 or 7.3 (which is HDF5), a damaged file, a named array of another
+            type, or a file larger than `MAX_BYTES`, packed or unpacked.
     """
     data = read_bytes(path, "MATLAB file", MAX_BYTES)
     if data.startswith((b"MATLAB 7.3", b"\x89HDF")):
@@ -76,12 +76,12 @@ def _named(data: memoryview, order: str, names: Sequence[str]) -> Iterator[tuple
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
-    """Kind and content of each element that follows on another."""
+    """Kind and content of each element, in order."""
     while data:
         if len(data) < 8:
             raise ValueError("an element ends early")
         kind, size = (int(number) for number in np.frombuffer(data[:8], f"{order}u4"))
-        if kind >> 16:  # a small one: size and kind share four bytes, the content has the others
+        if kind >> 16:  # a small element: size and kind share four bytes, the content is in the other four
             kind, size = kind & 0xFFFF, kind >> 16
             start, end = 4, 8
         else:
@@ -124,7 +124,7 @@ def _array(flags: int, shape: tuple[int, ...], parts: Iterator[tuple[int, memory
 
 
 def _text(content: memoryview, order: str) -> str:
-    """What the cell of an array says."""
+    """The text in a cell of an array."""
     parts = _elements(content, order)
     flags, _, _ = _head(parts, order)
     if flags & 0xFF != _CHAR:

@@ -1,4 +1,4 @@
-"""Which queries can be found at all: those whose person another camera has seen in the gallery."""
+"""Which queries can be matched: those whose person is in the gallery from another camera."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def matchable_queries(q_pids: np.ndarray, q_camids: np.ndarray, g_pids: np.ndarr
 
 
 def explain_no_match(q_pids: np.ndarray, g_pids: np.ndarray) -> str:
-    """Why none of the queries can be matched, in a line that says what would be right."""
+    """One line on why none of the queries can be matched, and what is needed."""
     shared = len(np.intersect1d(q_pids, g_pids))
     known = len(np.unique(q_pids))
     if not shared:

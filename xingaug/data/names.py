@@ -22,11 +22,11 @@ NAME = re.compile(
 )
 """`0002_c1s1_000451_03.jpg`: identity, camera, sequence, frame, box; `_x007` before `.jpg` marks a synthetic image.
 
-Published names have identities of 4 digits, cameras of one and the suffix .jpg; other sets need more of each.
+Published names have identities of 4 digits, cameras of one digit and the suffix .jpg; other datasets need more.
 """
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-"""Of the images in a Market-1501 tree and in other published layouts, in any case."""
+"""Suffixes of images in a Market-1501 tree and in other published layouts, in upper or lower case."""
 
 JUNK, DISTRACTOR = -1, 0
 GRAMMAR = "<4-digit identity or -1>_c<camera>s<sequence>_<6-digit frame>_<2-digit box>.jpg, as 0002_c1s1_000451_03.jpg"
@@ -34,7 +34,7 @@ GRAMMAR = "<4-digit identity or -1>_c<camera>s<sequence>_<6-digit frame>_<2-digi
 
 @dataclass(frozen=True)
 class ImageName:
-    """What a file name says.
+    """The fields of a file name.
 
     Attributes:
         pid: identity; -1 is junk, 0 a distractor.
@@ -54,7 +54,7 @@ class ImageName:
 
 
 def parse_name(name: str) -> ImageName:
-    """Takes a file name apart.
+    """Parses a file name.
 
     Raises:
         BadInput: it does not follow the grammar.
@@ -67,12 +67,12 @@ def parse_name(name: str) -> ImageName:
 
 
 def paths_agree(a: str, b: str) -> bool:
-    """Whether two paths can be of one file: one is the other, or ends with it after a folder."""
+    """Whether two paths can mean the same file: they are equal, or one ends with `/` and the other."""
     return a == b or a.endswith(f"/{b}") or b.endswith(f"/{a}")
 
 
 def ends_among(paths: Iterable[str], names: Iterable[str]) -> set[str]:
-    """Those of some names, which are files' or paths', that one of the paths of files is or ends with."""
+    """The names (file names or paths) that equal one of `paths` or are the end of one."""
     known = set(names)
     depths = {name.count("/") for name in known}
     parts = (os.path.abspath(path).split("/") for path in paths)
@@ -84,15 +84,15 @@ class Files:
     """What a folder of published images holds.
 
     Attributes:
-        images: the names of its images, sorted.
-        others: those of all else that is no mask and not hidden, sorted.
+        images: names of its images, sorted.
+        others: names of everything else that is neither a mask nor hidden, sorted.
     """
 
     images: list[str]
     others: list[str]
 
     def note(self, folder: Path) -> tuple[str, ...]:
-        """A sentence on what is passed over, if anything is."""
+        """A sentence on the entries that are skipped, if any."""
         if not self.others:
             return ()
         examples = ", ".join(self.others[:3]) + ", ..." * (len(self.others) > 3)
@@ -100,10 +100,10 @@ class Files:
 
 
 def image_files(folder: Path) -> Files:
-    """Looks through a folder, but not into those in it; a .png beside an image of the same name is its mask.
+    """Lists a folder without its subfolders; a .png beside an image of the same name is its mask.
 
     Raises:
-        BadInput: the folder cannot be read, or two images differ in nothing but the suffix.
+        BadInput: the folder cannot be read, or two images differ only in the suffix.
     """
     images: list[str] = []
     others: list[str] = []
@@ -118,12 +118,12 @@ def image_files(folder: Path) -> Files:
     if len(stems) < len(pictures):
         double = next(name for name in pictures if stems[name.rpartition(".")[0]] != name)
         both = f"{double} and {stems[double.rpartition('.')[0]]}"
-        raise BadInput(f"{folder}: {both} differ in nothing but the suffix; needed one image of a name")
+        raise BadInput(f"{folder}: {both} differ only in the suffix; needed one image per name")
     masks = masks_among(images)
     return Files([name for name in images if name not in masks], others)
 
 
 def masks_among(images: Sequence[str]) -> set[str]:
-    """Those of some names or paths that are a .png beside an image of the same name and another format."""
+    """The names or paths that are a .png beside an image of the same name in another format."""
     stems = {name.rpartition(".")[0] for name in images if not name.lower().endswith(".png")}
     return {name for name in images if name.lower().endswith(".png") and name.rpartition(".")[0] in stems}

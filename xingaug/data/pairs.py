@@ -18,11 +18,11 @@ from xingaug.inputs import read_text
 from xingaug.keypoints import MIN_VISIBLE
 
 IDENTITIES_PER_SCENE = 50
-"""Rendered persons that share the scenes of six cameras (our choice)."""
+"""Number of rendered persons that share the scenes of six cameras (our choice)."""
 
 
 class DiskImages:
-    """Images that stay on disk: indexed like an array, and decoded when asked for."""
+    """Images that stay on disk: indexed like an array, and decoded on access."""
 
     def __init__(self, paths: Sequence[Path], size: tuple[int, int], grey: bool = False) -> None:
         """Args: `paths` of the images; `size`: (height, width) to bring them to; `grey`: one channel, as masks have."""
@@ -42,7 +42,7 @@ class DiskImages:
 
 @dataclass(frozen=True)
 class PairData:
-    """Images that can be paired: those of one group but of different blocks, or as a list says.
+    """Images and which of them can be paired: those of one group but different blocks, or listed pairs.
 
     Attributes:
         images: (N, H, W, 3) uint8.
@@ -53,9 +53,9 @@ class PairData:
         groups: (N,) int64, images of one group may be paired.
         names: (N,) str.
         blocks: (N,) int64, images of one group and block may not be paired; None where each is its own block.
-        listed: (P, 2) rows of the pairs to draw from, source and target; None where groups say it.
-        same_camera: share of the pairs, in [0, 1], that is from one camera whatever the groups say; needs `camids`.
-        camids: (N,) int64, cameras; None where they are not known.
+        listed: (P, 2) rows (source, target) of the pairs to draw from; None to pair within groups.
+        same_camera: share of the pairs, in [0, 1], drawn from one camera regardless of groups; needs `camids`.
+        camids: (N,) int64, cameras; None if unknown.
     """
 
     images: np.ndarray | DiskImages
@@ -75,14 +75,14 @@ class PairData:
         return len(self.names)
 
     def union_masks(self, sources: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
-        """(B, H, W) uint8, 255 where either image of a pair shows the person; None where there are no masks.
+        """(B, H, W) uint8, 255 where either image of a pair shows the person; None without masks.
 
-        The ground that a person leaves is as new in the target as the person is.
+        The background that the person uncovers has to be generated in the target too.
         """
         return None if self.masks is None else np.maximum(self.masks[sources], self.masks[targets])
 
     def select(self, chosen: np.ndarray) -> "PairData":
-        """Part of the images; of listed pairs those stay whose images both do.
+        """Selects some of the images; a listed pair is kept if both of its images are.
 
         Args:
             chosen: (N,) bool.
@@ -98,14 +98,14 @@ class PairData:
         return replace(self, **columns, images=_rows_of(self.images, rows), masks=masks, listed=listed)
 
     def tracks(self) -> np.ndarray:
-        """(N,) int64, a number of each person under each camera."""
+        """(N,) int64, a number for each combination of person and camera."""
         return _tracks(self.pids, np.zeros_like(self.pids) if self.camids is None else self.camids)
 
     def usable(self, min_visible: int = MIN_VISIBLE) -> "PairData":
-        """The images with enough visible joints that have a partner of whom the same holds.
+        """The images with enough visible joints that have a partner with enough visible joints.
 
         Args:
-            min_visible: joints, 1 to 18.
+            min_visible: number of joints, 1 to 18.
 
         Raises:
             BadInput: there is no such image.
@@ -126,17 +126,17 @@ class PairData:
         return chosen
 
     def hold_out(self, identities: int, seed: int) -> tuple["PairData", "PairData | None"]:
-        """Splits off some persons.
+        """Splits off some persons for validation.
 
         Args:
-            identities: how many; 0 splits off nobody.
-            seed: of the choice.
+            identities: how many persons; 0 splits off none.
+            seed: seed of the choice.
 
         Returns:
-            The others, and those persons.
+            The remaining persons, and the held-out ones.
 
         Raises:
-            BadInput: nobody would be left, or a list of pairs has none of one part.
+            BadInput: nobody would be left, or one of the two parts has no listed pair.
         """
         if identities == 0:
             return self, None
@@ -156,8 +156,8 @@ class PairData:
 
         Args:
             count: number of pairs.
-            seed: of the run.
-            epoch: counts from 0; the same (seed, epoch) gives the same pairs, whoever asks.
+            seed: seed of the run.
+            epoch: counts from 0; the same (seed, epoch) gives the same pairs in every process.
 
         Returns:
             Rows of the sources and of the targets (count,) int64, never equal, and whether to mirror (count,) bool.
@@ -186,13 +186,13 @@ def _rows_of(stored: np.ndarray | DiskImages, rows: np.ndarray) -> np.ndarray | 
 def _draw(
     groups: np.ndarray, blocks: np.ndarray | None, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (count,) of sources and of targets: groups alike often, then their images that have a partner."""
+    """Rows (count,) of sources and of targets: uniform over groups, then over their images that have a partner."""
     order, ends, others = _partners(groups, blocks)
     order = order[others[order] > 0]
     _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
     group = rng.integers(len(starts), size=count)
     sources = order[starts[group] + rng.integers(sizes[group])]
-    # The partners of an image are those after the end of its block, and on from the start of the group.
+    # The partners of an image begin after the end of its block and wrap round to the start of the group.
     second = (ends[sources] + rng.integers(others[sources])) % sizes[group]
     return sources, order[starts[group] + second]
 
@@ -225,16 +225,16 @@ def pairs_from_tree(
     masks: Path | None = None,
     same_camera: float = 0.0,
 ) -> PairData:
-    """Reads the training split of a dataset; masks are taken where every image has a PNG beside it.
+    """Reads the training split of a dataset; masks are used if every image has a PNG beside it.
 
     Args:
         root: the dataset, a folder or a YAML file.
         annotations: `.npz` or PATN `.csv`.
-        within: pair images of one identity under one camera, under any, or under two different ones.
-        size: (height, width) to bring images, keypoints and masks to.
+        within: pair images of one identity from one camera, from any, or from two different ones.
+        size: (height, width) to resize images, keypoints and masks to.
         pairs: CSV with the header `from,to` that lists the pairs instead.
-        memory_bytes: decoded images that would take more stay on disk.
-        masks: a folder of PNG files named as the images, white on the person, instead of those beside the images.
+        memory_bytes: if the decoded images would take more, they stay on disk.
+        masks: a folder of PNG files named like the images, white on the person, instead of those beside the images.
         same_camera: with `within` "identity" or "cross-camera", the share of the pairs that is from one camera.
 
     Raises:
@@ -287,7 +287,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def _listed_rows(path: Path, split: Split) -> np.ndarray:
-    """Rows (P, 2) of the pairs that a CSV lists; pairs without keypoints are an error, not left out."""
+    """Rows (P, 2) of the pairs that a CSV lists; a pair without keypoints is an error."""
     index = {name: i for i, name in enumerate(split.names.tolist())}
     rows = []
     for number, pair in enumerate(read_pairs(path), 2):
@@ -307,7 +307,7 @@ def read_masks(split: Split, size: tuple[int, int]) -> np.ndarray | None:
 
 
 def _masks_beside(split: Split) -> list[Path] | None:
-    """The PNG beside each image; None unless each has one, and where the images are PNG themselves."""
+    """The PNG beside each image; None if an image has none, or is a PNG itself."""
     images = [split.path(i) for i in range(len(split))]
     masks = [path.with_suffix(".png") for path in images]
     return masks if all(mask != path and mask.is_file() for mask, path in zip(masks, images, strict=True)) else None
@@ -325,14 +325,14 @@ def _masks_in(folder: Path, split: Split) -> list[Path]:
 def pairs_from_pedestrians(
     identities: int, tracklets: int, poses: int, seed: int, workers: int | None = None, progress: bool = True
 ) -> PairData:
-    """Renders pedestrians for training: each identity under some cameras, before one background, in several poses.
+    """Renders pedestrians for training: each identity in some cameras, each with one background and several poses.
 
     Args:
         identities: number of persons.
-        tracklets: cameras under which each appears, at most 6.
-        poses: images in each tracklet.
-        seed: of persons, cameras, backgrounds and poses.
-        workers: processes; None for one a core.
+        tracklets: number of cameras in which each appears, at most 6.
+        poses: number of images in each tracklet.
+        seed: seed of persons, cameras, backgrounds and poses.
+        workers: number of processes; None for one per core.
         progress: show a bar on a terminal.
     """
     from xingaug.data import pedestrians as ped
@@ -340,7 +340,7 @@ def pairs_from_pedestrians(
     requests, groups, names, pids, camids = [], [], [], [], []
     for i in range(identities):
         identity = ped.draw_identity(seed, i)
-        # Other scenes for every few persons, so that the generator does not learn six backgrounds by heart.
+        # New scenes for every few persons, so that the generator does not memorise six backgrounds.
         cameras = [ped.make_camera(c, seed + i // IDENTITIES_PER_SCENE) for c in range(ped.CAMERAS)]
         chosen = np.random.default_rng([seed, i]).permutation(ped.CAMERAS)[:tracklets]
         for t, c in enumerate(chosen):

@@ -1,4 +1,4 @@
-"""One split of a dataset as arrays, whatever layout it was read from, and its images."""
+"""One split of a dataset as arrays, independent of its layout, and its images."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from xingaug.images import image_size, read_image
 
 
 class MissingSplit(BadInput):
-    """A dataset that can be read has no such split, as those for training only."""
+    """A readable dataset that does not have this split, such as one for training only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +24,11 @@ class Split:
     Attributes:
         root: the folder of the dataset.
         split: which of its splits.
-        names: (N,) unicode, paths below `folder` with forward slashes: what an image is known by.
+        names: (N,) unicode, the images' names: paths below `folder` with forward slashes.
         pids: (N,) int64, identities, from 1; 0 is a distractor, -1 junk.
         camids: (N,) int64, cameras, from 1.
-        folder: where the names lie below `root`; "" is `root` itself, None the split's folder in Market-1501.
-        notes: sentences for the user on what was passed over or numbered.
+        folder: the folder of the names below `root`; "" is `root` itself, None the split's folder in Market-1501.
+        notes: sentences for the user on what was skipped or numbered.
     """
 
     root: Path
@@ -40,7 +40,7 @@ class Split:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses names that cannot be written into a file.
+        """Refuses names that cannot be written as UTF-8.
 
         Raises:
             BadInput: a file name is not UTF-8.
@@ -64,7 +64,7 @@ class Split:
         return self.root / self.file(index)
 
     def file(self, index: int) -> str:
-        """The same below `root`, with forward slashes."""
+        """The path of image `index` below `root`, with forward slashes."""
         folder = FOLDERS[self.split] if self.folder is None else self.folder
         return f"{folder}/{self.names[index]}" if folder else str(self.names[index])
 
@@ -72,7 +72,7 @@ class Split:
         """Image `index` as uint8 (H, W, 3).
 
         Raises:
-            BadInput: the file cannot be read; says the path and the reason.
+            BadInput: the file cannot be read; the message has the path and the reason.
         """
         return read_image(self.path(index))
 
@@ -107,7 +107,7 @@ def read_images(split: Split, size: tuple[int, int] | None = None) -> np.ndarray
 
     Args:
         split: the images.
-        size: (height, width) to resize to; None needs all images to be of one size.
+        size: (height, width) to resize to; None requires all images to have the same size.
 
     Returns:
         uint8 (N, H, W, 3).
@@ -131,7 +131,7 @@ def read_images(split: Split, size: tuple[int, int] | None = None) -> np.ndarray
             raise BadInput(f"{split.path(index)}: {differs}; give a size to bring them to")
         images[index] = image
 
-    # Pillow lets go of the interpreter lock while it decodes.
+    # Pillow releases the GIL while it decodes.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for _ in pool.map(decode, range(len(split))):
             pass  # raises what `decode` raised, and cancels the rest

@@ -1,7 +1,7 @@
 """The pedestrian world: procedural people before six cameras, with exact keypoints and masks.
 
-What is drawn (`draw_identity`, `draw_pose`, `make_camera`, `draw_background`) is apart from drawing it (`render`), so
-that any person can be rendered in any pose under any camera. `write_world` writes a whole dataset.
+Sampling (`draw_identity`, `draw_pose`, `make_camera`, `draw_background`) is separate from rendering (`render`), so that
+any person can be rendered in any pose and any camera. `write_world` writes a whole dataset.
 """
 
 from .body import ACTIVITIES, Build, Pose, PoseDistribution, draw_pose

@@ -10,7 +10,7 @@ from .keyed import keyed_rng
 
 Colour = tuple[float, float, float]  # RGB, 0 to 255
 
-# (colour, weight): what people wear in a street; dark and grey clothes are frequent, so that many people look alike.
+# (colour, weight): street clothes; dark and grey ones are frequent, so that many people look alike.
 _TOP_COLOURS: tuple[tuple[Colour, float], ...] = (
     ((34, 34, 38), 15), ((70, 72, 78), 7), ((128, 130, 134), 7), ((228, 228, 226), 14), ((36, 46, 84), 9),
     ((62, 98, 160), 7), ((140, 184, 222), 5), ((166, 36, 42), 7), ((214, 84, 96), 4), ((236, 176, 190), 4),

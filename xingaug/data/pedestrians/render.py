@@ -36,7 +36,7 @@ _ARC = (np.arcsin(np.linspace(-1, 1, _U_STEPS + 1)) * (COLS / (2 * np.pi))).asty
 
 @dataclass(frozen=True)
 class Rendered:
-    """One image and what is true of it.
+    """One image and its ground truth.
 
     Attributes:
         image: (128, 64, 3) uint8 RGB.
@@ -53,7 +53,7 @@ class Rendered:
 
 
 class _View:
-    """Turns the body frame to pixels of the drawing: yaw, camera pitch, mild perspective."""
+    """Projects the body frame to pixels of the drawing: yaw, camera pitch, mild perspective."""
 
     def __init__(self, pose: Pose, background: Background) -> None:
         yaw, pitch = math.radians(pose.yaw_deg), math.radians(pose.pitch_deg)
@@ -140,7 +140,7 @@ class _Layers:
         self._remember(part, middle, ux, uy, math.atan2(zb - za, length))
 
     def _remember(self, part: Solid, middle: float, ux: float, uy: float, slope: float) -> None:
-        """Keep what the shading needs to know of the solid just drawn."""
+        """Store what shading needs about the solid just drawn."""
         self.texture.append(PART_ID[part.texture])
         self.column.append(COLS / 2 - middle * COLS / (2 * math.pi))
         self.tilt.append((ux, uy, slope))
@@ -261,16 +261,16 @@ def _respond(image: Image, camera: Camera, background: Background) -> Image:
 
 
 def render(identity: Identity, pose: Pose, camera: Camera, background: Background) -> Rendered:
-    """The true image of a person in a pose, seen by a camera on a background.
+    """Renders a person in a pose, seen by a camera in front of a background.
 
     The result is a function of the four arguments alone. With the same camera and background, another pose or
     person leaves the surroundings, the light, the noise and the place of the feet as they were.
 
     Args:
-        identity: who, see `draw_identity`.
-        pose: doing what, see `draw_pose`.
-        camera: seen by, see `make_camera`.
-        background: where and how cropped, see `draw_background`.
+        identity: the person's appearance, see `draw_identity`.
+        pose: the pose, see `draw_pose`.
+        camera: the camera, see `make_camera`.
+        background: surroundings and crop, see `draw_background`.
     """
     view = _View(pose, background)
     joints = body_joints(pose, identity.build)

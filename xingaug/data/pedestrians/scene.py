@@ -355,7 +355,7 @@ def paint_scene(index: int, world_seed: int) -> Image:
 
 
 def paint_occluder(background: Background) -> tuple[Image, NDArray[np.bool_]] | None:
-    """What stands before the person.
+    """What stands in front of the person.
 
     Args:
         background: its occluder and the key of that.

@@ -1,4 +1,4 @@
-"""Work spread over processes.
+"""Spreads work over processes.
 
 The workers are plain child interpreters that read jobs from their standard input. Unlike `multiprocessing` they never
 import the caller's main script again and never fork a process that has threads, so they work from scripts, notebooks
@@ -40,7 +40,7 @@ def spread(
     Args:
         job: a function at the top level of a module; it gets the shared arguments and a list of items.
         shared: arguments common to all chunks.
-        items: what to work on; items, arguments and results are pickled.
+        items: the work items; items, arguments and results are pickled.
         workers: number of processes; 1 works in this process, None takes one per core.
         chunk: items per call.
         progress: label of a progress bar over items (silent when not a terminal), or None.
@@ -73,12 +73,12 @@ def _in_processes(
     count: int,
     advance: Callable[[int], object],
 ) -> list[Any]:
-    """Hand the chunks to `count` child processes, each fed by a thread of ours."""
+    """Hand the chunks to `count` child processes, each fed by a thread of this process."""
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     command = [sys.executable, "-c", "from xingaug.data.pedestrians import workers; workers.serve()"]
     environment = {**os.environ, "PYTHONPATH": paths}
     pipe = subprocess.PIPE
-    # In a group of their own: Ctrl-C at a terminal asks us, and we end them.
+    # In a process group of their own: Ctrl-C reaches this process only, which then ends them.
     children = [
         subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, process_group=0) for _ in range(count)
     ]
@@ -111,7 +111,7 @@ def _in_processes(
         return list(pool.map(work, chunks))
     except BaseException:
         for child in children:
-            child.kill()  # what it is at is not wanted any more
+            child.kill()  # its current result is no longer needed
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -132,12 +132,12 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 def serve() -> None:
     """Main loop of a worker process: jobs in from standard input, results out to standard output, until one closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever gives the jobs ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends it
     import cv2
 
     cv2.setNumThreads(1)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # nothing that a job prints may get between the results
+    sys.stdout = sys.stderr  # a job's own output must not mix with the results
     while True:
         try:
             job, arguments = pickle.load(source)
@@ -150,5 +150,5 @@ def serve() -> None:
         try:
             pickle.dump(answer, sink, protocol=pickle.HIGHEST_PROTOCOL)
             sink.flush()
-        except BrokenPipeError:  # nobody waits for it any more; nor may Python write it on its way out
+        except BrokenPipeError:  # the parent is gone; _exit keeps Python from flushing the pipe at exit
             os._exit(0)

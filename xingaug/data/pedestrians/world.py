@@ -1,4 +1,4 @@
-"""Whole worlds: which images exist, writing them in Market-1501 layout, and finding their parameters again."""
+"""Pedestrian worlds: plans a dataset, writes it in Market-1501 layout, and recovers each image's parameters."""
 
 import json
 import re
@@ -73,7 +73,7 @@ class RenderedBatch:
 
 
 class World:
-    """A world on paper: every image's parameters, recomputed from the seed.
+    """A written world: every image's parameters, recomputed from the seed.
 
     Args:
         root: folder of a written world (with its `world.json`).
@@ -92,7 +92,7 @@ class World:
         try:
             numbers = [parameters[key] for key in ("seed", "identities", "images_per_identity")]
             if not all(type(number) is int for number in numbers):
-                raise TypeError("a number that is no whole one")
+                raise TypeError("a number that is not an integer")
             self.seed, self.identities, self.images_per_identity = numbers
             _require_plannable(self.identities, self.images_per_identity, self.seed)
             self.train_poses = _distribution(parameters["train_poses"])
@@ -127,7 +127,7 @@ class World:
         return render(*self.request(name))
 
     def render_in_pose(self, name: str, pose_name: str) -> Rendered:
-        """The true image of the person, camera and background of one image in the pose of another.
+        """The ground truth for pose transfer: person, camera and background of one image in the pose of another.
 
         Args:
             name: file name of the image that gives person, camera and background.
@@ -240,12 +240,12 @@ def write_world(
 ) -> WorldSummary:
     """Write a pedestrian world in Market-1501 layout.
 
-    Beside each image `NAME.jpg` lies the mask of the person, `NAME.png`. `annotations.npz` holds the keypoints,
-    `world.json` what makes the world: the same values give the same bytes, whatever the number of workers.
+    Beside each image `NAME.jpg` is the mask of the person, `NAME.png`. `annotations.npz` holds the keypoints,
+    `world.json` the parameters of the world: the same values give the same bytes, whatever the number of workers.
 
     Args:
-        out: folder to write; must not exist or be empty, or hold this very world, which then stays as it is. It appears
-            under this name only when complete.
+        out: folder to write; must not exist, be empty, or already hold this world, which is then left unchanged. It
+            appears under this name only when complete.
         identities: number of people, 2 to 9999; the first half goes to the training split.
         images_per_identity: images of each, 2 to 300.
         seed: seed of the world, 0 or more.
@@ -285,7 +285,7 @@ def write_world(
 
 
 def _is_written(out: Path, described: str) -> bool:
-    """Whether a folder holds the world that is described so; it appeared as a whole."""
+    """Whether a folder holds the world of this description; a written world is always complete."""
     try:
         return read_text(out / _FILE, "world", _MOST_BYTES) == described
     except BadInput:

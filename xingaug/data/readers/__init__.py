@@ -1,4 +1,4 @@
-"""Datasets of every known layout: a folder that is recognised by its files, or a YAML file that describes one."""
+"""Opens datasets of every known layout: a folder recognised by its files, or a YAML file that describes one."""
 
 import functools
 import logging
@@ -25,7 +25,7 @@ _MARKERS: dict[Layout, tuple[str, ...]] = {
     "veri": veri.MARKERS,
     "deepfashion": deepfashion.MARKERS,
 }
-"""A folder that holds one of these is of the layout; tried in this order."""
+"""A folder that holds one of these has the layout; tried in this order."""
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -35,9 +35,9 @@ class Dataset:
     """A dataset whose layout is known.
 
     Attributes:
-        where: what the user named, a folder or a YAML file.
+        where: the folder or YAML file that the user passed.
         root: the folder of the images.
-        config: the description, made up where a folder was recognised.
+        config: the description; built from the recognised layout if the user passed a folder.
     """
 
     where: Path
@@ -45,7 +45,7 @@ class Dataset:
     config: DatasetConfig
 
     def __str__(self) -> str:
-        """What the user named."""
+        """The folder or YAML file that the user passed."""
         return str(self.where)
 
     def read(self, split: SplitName) -> Split:
@@ -53,7 +53,7 @@ class Dataset:
 
         Raises:
             MissingSplit: the dataset has no such split.
-            BadInput: what is there is not as the layout has it.
+            BadInput: files are missing or do not follow the layout.
             ValueError: there is no split of that name.
         """
         if split not in get_args(SplitName):
@@ -69,10 +69,10 @@ class Dataset:
         return read[self.config.layout]()
 
     def read_all(self) -> dict[SplitName, Split]:
-        """The splits that the dataset has, at least one; a list that MSMT17 lacks is logged as a warning.
+        """The splits that the dataset has, at least one; a missing list of MSMT17 is logged as a warning.
 
         Raises:
-            BadInput: as `read`, or there is none.
+            BadInput: as `read`, or the dataset has no split.
         """
         found: dict[SplitName, Split] = {}
         missing: list[MissingSplit] = []
@@ -83,20 +83,20 @@ class Dataset:
                 missing.append(error)
         if not found:
             raise missing[0]
-        if missing and self.config.layout == "msmt17":  # which is not published in parts
+        if missing and self.config.layout == "msmt17":  # MSMT17 is only published with all of its lists
             _log.warning(missing[0])
         return found
 
 
 def open_dataset(where: "Path | Dataset") -> Dataset:
-    """Finds out what a dataset is; a folder without known files counts as Market-1501, whose reader says what it lacks.
+    """Detects the layout of a dataset; an unknown folder is opened as Market-1501, whose reader says what it lacks.
 
     Args:
-        where: the dataset's folder, or a YAML file (see `xingaug.data.readers.config.DatasetConfig`), or one that is
-            open already.
+        where: the dataset's folder, a YAML file (see `xingaug.data.readers.config.DatasetConfig`), or an opened
+            dataset.
 
     Raises:
-        BadInput: a YAML file that describes no dataset, another file, or a folder that holds a dataset one level down.
+        BadInput: a YAML file that describes no dataset, another file, or a folder whose subfolder is a dataset.
     """
     if isinstance(where, Dataset):
         return where
@@ -120,7 +120,7 @@ def open_dataset(where: "Path | Dataset") -> Dataset:
 
 
 def layout_of(folder: Path) -> Layout | None:
-    """The layout of a folder, by what lies in it; None where nothing tells."""
+    """The layout of a folder, detected from its entries; None if unknown."""
     for layout, markers in _MARKERS.items():
         if any(os.path.exists(folder / marker) for marker in markers):  # False, not an error, in a locked folder
             return layout
@@ -130,9 +130,9 @@ def layout_of(folder: Path) -> Layout | None:
 
 
 def read_split(where: Path, split: SplitName) -> Split:
-    """The index of one split of any dataset that `open_dataset` opens; errors as there and of `Dataset.read`.
+    """The index of one split of any dataset that `open_dataset` opens; errors as there and in `Dataset.read`.
 
-    What the reader notes, such as files that were passed over, is logged as warnings, each once in a process.
+    The reader's notes, such as skipped files, are logged as warnings, each once per process.
     """
     found = open_dataset(where).read(split)
     for note in found.notes:
@@ -146,11 +146,11 @@ def _warn_once(note: str) -> None:
 
 
 def require_market_tree(where: Path, what: str) -> None:
-    """Raises `BadInput` for a dataset of another layout, with what to do.
+    """Raises `BadInput` for a dataset of another layout; the message says what to do.
 
     Args:
         where: the dataset.
-        what: who needs a Market-1501 tree.
+        what: what needs a Market-1501 tree, for the message.
     """
     if open_dataset(where).config.layout != "market1501" or where.is_file():
         raise BadInput(

@@ -17,8 +17,8 @@ class PatternSplit:
 
     Attributes:
         pattern: of the paths below `folder`, such as "{pid:d}_{camid:d}_*.jpg"; see `xingaug.data.readers.pattern`.
-        folder: below the dataset's root.
-        camid: the camera of all images of the split, from 1, where their paths say none.
+        folder: the split's folder below the dataset's root.
+        camid: the camera of all images of the split, from 1, if the pattern has no camera.
     """
 
     pattern: str
@@ -40,16 +40,16 @@ class PatternSplit:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """What a dataset is and where it lies.
+    """Layout and location of a dataset.
 
     Attributes:
         layout: how its files are laid out.
-        root: its folder, seen from the folder of the YAML file.
-        kind: of CUHK03: boxes that were detected, or drawn by hand.
-        with_val: of MSMT17: train on list_val.txt too.
-        train: of a pattern layout, as are `query` and `gallery`, which a dataset for training only leaves out.
-        query: the split.
-        gallery: the split.
+        root: its folder, relative to the folder of the YAML file.
+        kind: CUHK03 only: detected or hand-labelled boxes.
+        with_val: MSMT17 only: train on list_val.txt too.
+        train: the training split of a pattern layout.
+        query: the query split of a pattern layout; None in a dataset for training only.
+        gallery: the gallery split of a pattern layout; None in a dataset for training only.
     """
 
     layout: Layout
@@ -61,7 +61,7 @@ class DatasetConfig:
     gallery: PatternSplit | None = None
 
     def __post_init__(self) -> None:
-        """Refuses keys that the layout has no use for, and a pattern layout without patterns."""
+        """Refuses keys that the layout does not use, and a pattern layout without patterns."""
         if self.kind is not None and self.layout != "cuhk03":
             raise ValueError(f"kind: '{self.kind}', of the layout cuhk03 only; this is {self.layout}")
         if self.with_val and self.layout != "msmt17":
@@ -80,11 +80,11 @@ class DatasetConfig:
             raise ValueError('train: missing; needed such as {folder: train, pattern: "{pid:d}_{camid:d}_*.jpg"}')
 
     def to_yaml(self) -> str:
-        """The text of a YAML file that says this, without what need not be said."""
-        return to_yaml(_said(to_mapping(self)))
+        """The text of the YAML file, without keys at their defaults."""
+        return to_yaml(_without_defaults(to_mapping(self)))
 
 
-def _said(mapping: dict[str, Any]) -> dict[str, Any]:
+def _without_defaults(mapping: dict[str, Any]) -> dict[str, Any]:
     """A mapping without keys that are null, false or the folder itself."""
-    inner = {key: _said(value) if isinstance(value, dict) else value for key, value in mapping.items()}
+    inner = {key: _without_defaults(value) if isinstance(value, dict) else value for key, value in mapping.items()}
     return {key: value for key, value in inner.items() if value not in (None, False, ".")}

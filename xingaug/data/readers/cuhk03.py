@@ -3,10 +3,10 @@
 ```
 images_detected/  images_labeled/             1_001_1_01.png: camera pair, person in it, view, number
 cuhk03_new_protocol_config_detected.mat       the published protocol: filelist, train_idx, query_idx, gallery_idx
-splits_new_detected.json                      the same as torchreid writes it, read where there is no .mat
+splits_new_detected.json                      the same as written by torchreid, read if there is no .mat
 ```
-and the same with `_labeled`. The published cuhk-03.mat holds the images themselves; torchreid extracts it when it is
-first used, which needs h5py.
+and the same with `_labeled`. The published cuhk-03.mat holds the images themselves; torchreid extracts it on first
+use, which needs h5py.
 """
 
 import re
@@ -32,8 +32,8 @@ _GRAMMAR = "<camera pair>_<person>_<view>_<number>.png, as 1_001_1_01.png"
 def read(root: Path, split: SplitName, kind: Kind = "detected") -> Split:
     """Reads one split; opens no image.
 
-    An identity is 1000 times the camera pair plus the person in it, because the numbers of the two protocol files mean
-    different things in training and test. The camera is the view, 1 or 2.
+    An identity is 1000 times the camera pair plus the person in it, because the labels in the two protocol files are
+    numbered separately for training and test. The camera is the view, 1 or 2.
 
     Args:
         root: the folder that holds images_detected and the protocol.
@@ -74,7 +74,7 @@ def _from_mat(path: Path, split: SplitName) -> list[str]:
 
 
 def _from_json(path: Path, split: SplitName) -> list[str]:
-    """The file names in torchreid's list `[{"train": [[path, label, camera], ...], ...}]`; its folders may be gone."""
+    """The file names in torchreid's list `[{"train": [[path, label, camera], ...], ...}]`; folders are ignored."""
     try:
         entries = read_json(path, "splits of CUHK03")[0][split]
         return [str(entry[0]).replace("\\", "/").rpartition("/")[2] for entry in entries]

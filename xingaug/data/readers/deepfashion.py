@@ -32,10 +32,10 @@ _GRAMMAR = "such as fashionMENDenimid0000008001_1front.jpg"
 
 
 def read(root: Path, split: SplitName) -> Split:
-    """Reads the names of one split; opens no image. Names are without folder, as PATN's lists have them.
+    """Reads the names of one split; opens no image. Names have no folder, as in PATN's lists.
 
-    The identity is the item, whose numbers run over all groups. The piece of clothing stands in the camera's place, so
-    that the images of one item under one "camera" show the same clothes, as the pairs of PATN do.
+    The identity is the item, numbered over all groups. The piece of clothing is used as the camera, so that images of
+    one item and one "camera" show the same clothes, as PATN's pairs do.
 
     Args:
         root: the folder that holds train, test and the lists.
@@ -61,7 +61,7 @@ def read(root: Path, split: SplitName) -> Split:
 
 
 def is_without_lists(root: Path) -> bool:
-    """Whether a folder holds the images, and none of the lists that tell it from others; they are not needed here."""
+    """Whether a folder holds the images without the lists in `MARKERS`, which are not needed to read it."""
     try:
         return any(_NAME.fullmatch(name) for name in islice(os.listdir(root / FOLDERS["train"]), 9))
     except OSError:

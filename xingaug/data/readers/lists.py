@@ -1,4 +1,4 @@
-"""What the readers of published list files share."""
+"""Helpers for the readers of published list files."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from xingaug.inputs import read_text
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, stripped, with their numbers from 1.
+    """The non-blank lines of a text file, stripped, with their line numbers from 1.
 
     Raises:
         MissingSplit: no such file.
@@ -27,7 +27,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a relative path with forward slashes leads nowhere but below its folder."""
+    """Whether a relative path with forward slashes stays below its folder."""
     return "\\" not in name and "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
 
 
@@ -42,12 +42,12 @@ def split_of(
     """A `Split` sorted by name.
 
     Args:
-        root: of the dataset.
+        root: the folder of the dataset.
         split: which split.
         rows: identity and camera by the path below `folder`.
         where: the file or folder that was read, for messages.
-        folder: below `root`.
-        notes: on what was passed over.
+        folder: the folder of the images below `root`.
+        notes: sentences on skipped files.
 
     Raises:
         BadInput: there is no image.

@@ -18,8 +18,10 @@ from xingaug.errors import BadInput
 LISTS: dict[SplitName, str] = {"train": "list_train.txt", "query": "list_query.txt", "gallery": "list_gallery.txt"}
 MARKERS = (*LISTS.values(), "mask_train_v2", "mask_test_v2")
 FIRST_TEST_PID = 10_001
-"""Labels of training and test both count from 0 and are different people: 1 is added to the former, this to the latter
-(our choice)."""
+"""First identity of the test lists; those of the training lists start at 1 (our choice).
+
+Labels in both start at 0 but mean different people.
+"""
 
 _LINE = re.compile(
     r"(?P<path>\S+/(?P<person>\d+)_\d+_(?P<camid>\d{1,9})_[^/\s]+(?i:\.(?:jpe?g|png))) (?P<label>\d{1,15})", re.ASCII
@@ -31,7 +33,7 @@ _FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2"
 def read(root: Path, split: SplitName, with_val: bool = False) -> Split:
     """Reads the list of one split; opens no image.
 
-    `train` is list_train.txt alone, as torchreid and most published results have it.
+    `train` is list_train.txt alone, as in torchreid and most published results.
 
     Args:
         root: the folder that holds the lists.
@@ -53,7 +55,7 @@ def read(root: Path, split: SplitName, with_val: bool = False) -> Split:
     rows: dict[str, tuple[int, int]] = {}
     first = 1 if part == "train" else FIRST_TEST_PID
     for file in lists:
-        folder = _image_folder(root, part) if (root / file).exists() else ""  # a missing list is told first
+        folder = _image_folder(root, part) if (root / file).exists() else ""  # report a missing list first
         for number, line in numbered_lines(root / file):
             found = _LINE.fullmatch(line)
             if found is None or not stays_inside(found["path"]):
@@ -67,7 +69,7 @@ def read(root: Path, split: SplitName, with_val: bool = False) -> Split:
 
 
 def is_without_lists(root: Path) -> bool:
-    """Whether a folder holds the images of version 1, whose folders could be anybody's, and no list."""
+    """Whether a folder holds images named as in version 1, whose folder names are too common to identify it."""
     for part in ("train", "test"):
         person = next((entry for entry in _entries(root / part) if re.fullmatch(r"\d{4}", entry)), None)
         if person is None or not any(_IMAGE.fullmatch(name) for name in _entries(root / part / person)[:9]):

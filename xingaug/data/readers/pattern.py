@@ -2,13 +2,13 @@
 
 ```yaml
 layout: pattern
-root: crops                   # seen from the YAML file
+root: crops                   # relative to the YAML file
 train:   {folder: train, pattern: "{pid:d}_{camid:d}_*.jpg"}
 query:   {folder: query, pattern: "{pid:d}_{camid:d}_*.jpg"}
 gallery: {folder: test,  pattern: "{pid:d}_{camid:d}_*.jpg"}
 ```
 
-A split whose paths say no camera gets one for all of its images by `camid: N` beside its pattern.
+For a split whose paths contain no camera, `camid: N` beside the pattern sets one for all of its images.
 """
 
 from pathlib import Path
@@ -27,8 +27,8 @@ from xingaug.errors import BadInput
 def read(config: DatasetConfig, root: Path, split: SplitName, where: Path) -> Split:
     """Reads the index of one split; opens no image.
 
-    Identities and cameras that are text are numbered from 1 in the order of all splits' texts, so that a number means
-    the same in each. Names are paths below `root`.
+    Identities and cameras that are text are numbered from 1 in alphabetical order over all splits, so that a number
+    means the same in each. Names are paths below `root`.
 
     Args:
         config: the description.
@@ -38,7 +38,7 @@ def read(config: DatasetConfig, root: Path, split: SplitName, where: Path) -> Sp
 
     Raises:
         MissingSplit: it is not described, or has no folder.
-        BadInput: no file fits, or the split cannot be used as it is numbered.
+        BadInput: no file matches, or an identity or camera is 0 where that is not allowed.
     """
     described = getattr(config, split)
     if described is None:
@@ -77,7 +77,7 @@ def _strays_note(folder: Path, template: Template, index: Index) -> str:
 def _numbered(
     field: str, texts: np.ndarray, config: DatasetConfig, root: Path, split: SplitName, notes: list[str]
 ) -> np.ndarray:
-    """Numbers from 1 of the texts of a split, by their order among those of all splits."""
+    """Numbers the texts of a split from 1, by their alphabetical order over all splits."""
     everywhere = [texts]
     for other in get_args(SplitName):
         described = getattr(config, other)
@@ -93,7 +93,7 @@ def _numbered(
 
 
 def _require_usable(index: Index, pids: np.ndarray, camids: np.ndarray, split: SplitName, where: str) -> None:
-    """Raises `BadInput` where 0, which stands for a distractor, would be an identity, or a camera has the number 0."""
+    """Raises `BadInput` for identity 0 (a distractor) outside the gallery, and for camera 0."""
     if split != "gallery" and (pids == 0).any():
         name = index.names[pids == 0][0]
         raise BadInput(f"{where}: {name} has identity 0, which means a distractor; {{pid}} numbers them from 1")

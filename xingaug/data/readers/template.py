@@ -17,20 +17,20 @@ _FIELDS: dict[str, tuple[str, FieldKind]] = {
 _DIGITS = re.compile(r"[0-9]{1,15}")
 
 QUICK = 1
-"""Places with a length to be tried up to which a regular expression is the fastest; it tries all of them together."""
+"""Up to this many variable-length fields a regular expression is fastest; it backtracks over all their lengths."""
 
 MAX_REPEATED = 4
-"""Fields and `*` in one part of a path where a field stands twice: what it is must be tried with every rest."""
+"""Most fields and `*` in one part of a path if a field is repeated, as every length must then be tried in full."""
 
 
 @dataclass(frozen=True)
 class Open:
-    """A place of a pattern that takes any of several texts, and the text behind it.
+    """A field or `*` of a pattern, and the literal text after it.
 
     Attributes:
-        kind: a new field's, `again` for a field that stood before, or `any` for a `*`.
-        name: of the field; empty for a `*`.
-        then: the text up to the next such place, or the end.
+        kind: the kind of a new field, `again` for a repeated field, or `any` for a `*`.
+        name: name of the field; empty for a `*`.
+        then: the literal text up to the next field or `*`, or the end.
     """
 
     kind: OpenKind
@@ -40,14 +40,14 @@ class Open:
 
 @dataclass(frozen=True)
 class Template:
-    """A pattern, taken apart.
+    """A parsed pattern.
 
     Attributes:
-        text: as it was written.
-        start: the text before the first open place.
-        opens: the open places.
+        text: the pattern as written.
+        start: the literal text before the first field or `*`.
+        opens: the fields and `*`, in order.
         depth: number of folders above an image.
-        kinds: what `pid` and `camid` are; a field that the pattern lacks is not there.
+        kinds: the kinds of `pid` and `camid`, of those that the pattern has.
     """
 
     text: str
@@ -57,10 +57,10 @@ class Template:
     kinds: dict[str, FieldKind]
 
     def fields(self, path: str) -> dict[str, str] | None:
-        """What a whole path says as `pid` and `camid`; None where it does not fit.
+        """The `pid` and `camid` of a path; None if it does not match as a whole.
 
-        Of several ways to fit it is the one that a regular expression finds: seen from the left, a number and a `*` as
-        long as can be, a text as short as can be.
+        Of several possible matches it is the one of a regular expression: from left to right, numbers and `*` match as
+        much as possible, texts as little as possible.
         """
         if self.trials <= QUICK:
             match = self.expression.fullmatch(path)
@@ -69,7 +69,7 @@ class Template:
 
     @cached_property
     def trials(self) -> int:
-        """How many places can have many lengths beside one another; the end of a part of the path says that of one."""
+        """Number of fields and `*` of variable length, less one per part of the path, whose end fixes that one."""
         parts = "".join(
             {"any": "*", "text": "*"}.get(one.kind, "") + re.sub("[^/]", "", one.then) for one in self.opens
         )
@@ -85,10 +85,10 @@ class Template:
         return re.compile(re.escape(self.start) + "".join(parts), re.ASCII)
 
     def fields_of_many(self, path: str) -> dict[str, str] | None:
-        """As `fields`, for any number of open places.
+        """As `fields`, for any number of fields and `*`.
 
-        Where an open place fits nothing from some position on, it is not tried there again, so that the time grows with
-        the length and not with its powers.
+        Positions from which a field or `*` cannot match are remembered and not tried again, so that the time grows with
+        the length of the path and not with a power of it.
         """
         if not path.startswith(self.start) or not path.endswith(self.opens[-1].then):
             return None
@@ -96,51 +96,51 @@ class Template:
         return found if self._fits(path, 0, len(self.start), found, {}) else None
 
     def _fits(self, path: str, number: int, at: int, found: dict[str, str], failed: dict[object, int]) -> bool:
-        """Whether `path` fits from `at` on, where open place `number` begins; fills `found`.
+        """Whether `path` matches from position `at`, where element `number` of `opens` begins; fills `found`.
 
         Args:
-            path: the whole.
-            number: of the place.
-            at: where it begins.
+            path: the whole path.
+            number: index of the element.
+            at: position where it begins.
             found: the fields before it.
-            failed: the first position from which a place with these fields before it has not fitted, by the position
-                too for one that takes few texts, by the end of its part of the path for one that takes any: from a
-                later position that takes no others.
+            failed: first position at which an element has failed, by its index, the fields repeated after it and,
+                for a text or `*`, the end of its part of the path (for others its position): a text or `*` that starts
+                later in the same part can only match a subset.
         """
-        place, is_last = self.opens[number], number + 1 == len(self.opens)
-        end_of_part = path.find("/", at) if place.kind in ("any", "text") else at
+        element, is_last = self.opens[number], number + 1 == len(self.opens)
+        end_of_part = path.find("/", at) if element.kind in ("any", "text") else at
         before = [found.get(one.name) for one in self.opens[number:] if one.kind == "again"]
         key = (number, end_of_part, *before)
         if at >= failed.get(key, len(path) + 1):
             return False
-        for end in _ends(place, path, at, failed.get(key), found, is_last):
-            if place.name:
-                found[place.name] = path[at:end]
-            if is_last or self._fits(path, number + 1, end + len(place.then), found, failed):
+        for end in _ends(element, path, at, failed.get(key), found, is_last):
+            if element.name:
+                found[element.name] = path[at:end]
+            if is_last or self._fits(path, number + 1, end + len(element.then), found, failed):
                 return True
         failed[key] = at
         return False
 
 
-def _ends(place: Open, path: str, at: int, failed: int | None, found: dict[str, str], is_last: bool) -> Iterator[int]:
-    """Where an open place that begins at `at` may end, with its text behind it, the preferred first.
+def _ends(element: Open, path: str, at: int, failed: int | None, found: dict[str, str], is_last: bool) -> Iterator[int]:
+    """Where a field or `*` that begins at `at` may end, followed by its literal text, the preferred end first.
 
-    From `failed` on, all that it takes has been tried.
+    Ends that a start at `failed` would reach have been tried already.
     """
-    then, size = place.then, len(place.then)
-    if place.kind == "again":
-        low = high = at + len(found[place.name]) if path.startswith(found[place.name], at) else -1
-    elif place.kind == "number":
+    then, size = element.then, len(element.then)
+    if element.kind == "again":
+        low = high = at + len(found[element.name]) if path.startswith(found[element.name], at) else -1
+    elif element.kind == "number":
         digits = _DIGITS.match(path, at)
         low, high = at + 1, digits.end() if digits else -1
     else:
-        shortest, slash = int(place.kind == "text"), path.find("/", at)
+        shortest, slash = int(element.kind == "text"), path.find("/", at)
         low, high = at + shortest, len(path) if slash < 0 else slash
         if failed is not None:
             high = min(high, failed + shortest - 1)
     if is_last:
         low, high = max(low, len(path) - size), min(high, len(path) - size)
-    if place.kind == "text":
+    if element.kind == "text":
         end = path.find(then, low, high + size)
         while end >= 0:
             yield end
@@ -153,10 +153,10 @@ def _ends(place: Open, path: str, at: int, failed: int | None, found: dict[str, 
 
 
 def parse_template(text: str) -> Template:
-    """Takes a pattern apart.
+    """Parses a pattern.
 
-    `{pid:d}` and `{camid:d}` stand for digits, `{pid}` and `{camid}` for the shortest text without `/` that fits, `*`
-    for anything without `/`; all else for itself. A field that stands twice must be the same text in both places.
+    `{pid:d}` and `{camid:d}` match digits, `{pid}` and `{camid}` the shortest possible text without `/`, `*` anything
+    without `/`; all else is literal. A repeated field must match the same text both times.
 
     Raises:
         ValueError: an unknown field, no `pid`, fields without text between them, or a path that leaves its folder.
@@ -192,5 +192,5 @@ def parse_template(text: str) -> Template:
                 f"pattern: '{text}': a field stands twice, and {count} fields and * in '{part}', "
                 f"needed at most {MAX_REPEATED}"
             )
-    places = tuple(Open(kind, name, then) for (kind, name), then in zip(opens, texts[1:], strict=True))
-    return Template(text, texts[0], places, text.count("/"), kinds)
+    elements = tuple(Open(kind, name, then) for (kind, name), then in zip(opens, texts[1:], strict=True))
+    return Template(text, texts[0], elements, text.count("/"), kinds)
