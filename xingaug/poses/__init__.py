@@ -1,4 +1,4 @@
-"""A library of poses to search and to draw from."""
+"""Pose banks: search and draw target poses."""
 
 from xingaug.poses.bank import Hits, PoseBank
 from xingaug.poses.descriptor import is_usable

@@ -1,4 +1,4 @@
-"""How far two annotations of the same images agree: distances, PCK, and sides that one of them has exchanged."""
+"""How well two annotations of the same images agree: distances, PCK, and swapped left and right sides."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,28 +13,28 @@ LIMB_PAIRS = {
     limb: tuple(JOINTS.index(f"{side}_{part}") for side in ("right", "left") for part in parts)
     for limb, parts in (("arms", ("shoulder", "elbow", "wrist")), ("legs", ("hip", "knee", "ankle")))
 }
-"""Joints whose sides can be exchanged together: both arms, or both legs."""
+"""Joints whose left and right can be swapped together: both arms, or both legs."""
 
 PCK_SHARE = 0.2
-"""Of the torso's length: a joint counts as right below it."""
+"""Share of the torso's length below which a joint's distance counts as correct."""
 
-_SWAP_JOINTS = 4  # of a limb pair's six, which both must show under either naming
-_SWAP_RATIO = 0.5  # of the distance as named, which the exchanged naming must stay below
-_SWAP_GAIN = 0.1  # of the torso, which the exchange must bring the joints nearer
+_SWAP_JOINTS = 4  # joints of a limb pair's six that both annotations must show, unswapped and swapped
+_SWAP_RATIO = 0.5  # share of the unswapped distance that the swapped distance must stay below
+_SWAP_GAIN = 0.1  # share of the torso by which swapping must reduce the distance
 
 
 @dataclass(frozen=True)
 class JointAgreement:
-    """One joint, over the images that both annotate.
+    """Agreement on one joint, over the images that both annotate.
 
     Attributes:
-        both: images in which both show it.
-        only_a: in which only the first does.
-        only_b: in which only the second does.
-        median_px: of the distance where both show it; None where none do.
-        p90_px: its 90th percentile.
-        pck: share of A's joints, in images with a torso, that B shows at less than `PCK_SHARE` of the torso; None where
-            A has none.
+        both: number of images in which both A and B have the joint.
+        only_a: number of images in which only A has it.
+        only_b: number of images in which only B has it.
+        median_px: median distance where both have it; None if there is no such image.
+        p90_px: 90th percentile of that distance.
+        pck: share of A's joints, in images with a torso, that B has within `PCK_SHARE` of the torso; None if A has
+            none.
     """
 
     both: int
@@ -50,13 +50,13 @@ class Agreement:
     """Two annotations, A and B, compared.
 
     Attributes:
-        names: (N,) images that both annotate, as A has them ordered.
-        only_a: images that only A annotates.
-        only_b: images that only B annotates.
-        mean_px: (N,) mean distance of the joints that both show; 0 where there is none.
-        all_joints: over all joints.
-        joints: by joint.
-        swapped: names of the images in which one of the two seems to have exchanged left and right, by limb pair.
+        names: (N,) images that both annotate, in A's order.
+        only_a: number of images that only A annotates.
+        only_b: number of images that only B annotates.
+        mean_px: (N,) mean distance of the joints that both have; 0 if there are none.
+        all_joints: agreement over all joints.
+        joints: agreement by joint.
+        swapped: names of the images in which one of the two seems to have swapped left and right, by limb pair.
     """
 
     names: np.ndarray
@@ -88,13 +88,13 @@ def compare(a: Annotations, b: Annotations) -> Agreement:
     """Compares two annotations in A's pixels, which must be B's too.
 
     The torso of an image is the distance from A's neck to the middle of A's hips, or to the one hip that it shows.
-    Left and right are found exchanged (our choice) where, of the six joints of both arms or of both legs, at least 4
-    can be compared as they are named and as many with B's sides exchanged, and the exchange brings their mean distance
-    below half of what it was, and nearer by at least a tenth of the torso.
+    Left and right count as swapped (our choice) if at least 4 of the six joints of both arms, or of both legs, can be
+    compared without swapping B's sides and at least 4 with swapping, and swapping more than halves their mean distance
+    and reduces it by at least a tenth of the torso.
 
     Args:
         a: the reference of PCK.
-        b: what is compared with it.
+        b: the annotations to compare with it.
 
     Raises:
         BadInput: they have no image in common.
@@ -125,7 +125,7 @@ def compare(a: Annotations, b: Annotations) -> Agreement:
 
 
 def torso_length(xy: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(N,) pixels from neck to the middle of the hips, or to the only one; NaN without neck or hips.
+    """(N,) pixels from the neck to the middle of the hips, or to the only visible one; NaN without neck or hips.
 
     Args:
         xy: (N, 18, 2) pixels.
@@ -140,7 +140,7 @@ def torso_length(xy: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def _measure(distance: np.ndarray, seen_a: np.ndarray, seen_b: np.ndarray, torso: np.ndarray) -> JointAgreement:
-    """Over (N, J) joints."""
+    """Agreement over (N, J) joints."""
     both = seen_a & seen_b
     near = both & (distance < PCK_SHARE * torso[:, None])  # a comparison with NaN is false
     judged = (seen_a & np.isfinite(torso)[:, None]).sum()
@@ -154,7 +154,7 @@ def _measure(distance: np.ndarray, seen_a: np.ndarray, seen_b: np.ndarray, torso
 def _swapped(
     xy_a: np.ndarray, seen_a: np.ndarray, xy_b: np.ndarray, seen_b: np.ndarray, torso: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Rows of the images with exchanged sides, by limb pair."""
+    """Rows of the images with swapped sides, by limb pair."""
     found = {}
     for limb, joints in LIMB_PAIRS.items():
         here, there = list(joints), [FLIP_ORDER[joint] for joint in joints]
@@ -170,7 +170,7 @@ def _swapped(
 def _mean_distance(
     xy_a: np.ndarray, seen_a: np.ndarray, xy_b: np.ndarray, seen_b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) mean distance and number of the joints that both show."""
+    """(N,) mean distance and number of the joints that both have."""
     both = seen_a & seen_b
     count = both.sum(1)
     return (np.linalg.norm(xy_a - xy_b, axis=-1) * both).sum(1) / np.maximum(count, 1), count

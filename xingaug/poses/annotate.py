@@ -1,4 +1,4 @@
-"""A pose estimator over a whole dataset: decoded ahead, in batches, resumable."""
+"""Runs a pose estimator over a whole dataset: images decoded ahead, in batches, resumable."""
 
 import csv
 import hashlib
@@ -25,24 +25,24 @@ from xingaug.poses.parts import Parts, PosePart
 from xingaug.progress import ProgressBar
 
 NOBODY = "nobody found"
-"""Why an image is rejected that was read and has no joint."""
+"""Reason for rejecting a readable image in which no joint was found."""
 
-_PART = 64  # images, about: what a killed run loses
+_PART = 64  # images per part, about: a killed run loses at most one part
 
-# An image, or why it cannot be read.
+# An image, or the reason why it cannot be read.
 _Decoded = np.ndarray | str
 
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """What an estimator found.
+    """Result of annotating a dataset.
 
     Attributes:
-        annotations: of the images in which somebody was found, in the order of the names.
-        unreadable: why an image could not be read, by name.
-        joints_outside: joints that were found outside their image and count as missing.
-        resumed: images that an earlier, interrupted run had done.
-        images_per_second: of this run, decoding included; 0 if nothing was left to do.
+        annotations: keypoints of the images in which a person was found, in the order of the names.
+        unreadable: the reason why an image could not be read, by name.
+        joints_outside: number of joints found outside their image; they count as missing.
+        resumed: number of images done by an earlier, interrupted run.
+        images_per_second: speed of this run, decoding included; 0 if nothing was left to do.
     """
 
     annotations: Annotations
@@ -64,24 +64,24 @@ def annotate(
 ) -> Annotated:
     """Finds the joints of the person in each image and writes the native .npz.
 
-    Finished work is kept in `<out>.parts` until `out` is written, so a run that was killed goes on when it is started
-    again, and then writes the same bytes as an uninterrupted one. An image that cannot be read does not stop it.
-    Images that are unreadable or show nobody are left out of the file; a person with fewer than `MIN_VISIBLE` joints
-    stays in, and pose banks pass over it.
+    Finished parts are kept in `<out>.parts` until `out` is written, so a killed run continues when it is started again,
+    and writes the same bytes as an uninterrupted one. An image that cannot be read does not stop the run. Images that
+    are unreadable or show nobody are left out of the file; a person with fewer than `MIN_VISIBLE` joints is kept, but
+    pose banks skip it.
 
     Args:
-        names: (N,) of the images, each once.
+        names: (N,) names of the images, each once.
         paths: (N,) their files.
-        estimator: finds the joints.
+        estimator: the pose estimator.
         out: the .npz to write.
-        settings: what else the result depends on, as JSON has it; a run with others does not continue this one.
-        batch_size: images at a time; another one may change results by rounding, so it counts as a setting.
-        workers: threads that decode ahead; None is one for each core, 8 at most.
-        restart: drop the work of an interrupted run.
+        settings: everything else the result depends on, as JSON; a run with other settings does not continue this one.
+        batch_size: images per batch; another size may change results by rounding, so it counts as a setting.
+        workers: threads that decode ahead; None is one per core, 8 at most.
+        restart: discard the work of an interrupted run.
 
     Raises:
-        BadInput: a number out of range, `out` cannot be written, its parts are another run's or in use, or the
-            estimator does not give pixels of the images.
+        BadInput: a number out of range, `out` cannot be written, its parts belong to another run or are in use, or the
+            estimator does not return pixels of the images.
         WorkFailed: nobody was found in any image.
     """
     if batch_size < 1 or (workers is not None and workers < 1):
@@ -107,13 +107,13 @@ def annotate(
         whole = _join(parts, rows)
         wrong = _not_pixels(whole)
         if wrong:
-            parts.remove()  # nothing that another estimator should be held against
+            parts.remove()  # must not block a run with another estimator
             raise BadInput(f"{estimator.name}: {wrong}; needed pixels of each image")
         found = (whole.visibility > 0).any(1)
         unreadable = {names[row]: str(whole.unreadable[row]) for row in np.flatnonzero(whole.unreadable != "")}
         if not found.any():
             first = next(iter(unreadable.items()), None)
-            parts.remove()  # nothing that other settings should be held against
+            parts.remove()  # must not block a run with other settings
             reason = f"; {len(unreadable)} are unreadable, the first {first[0]}: {first[1]}" if first else ""
             raise WorkFailed(f"nobody was found in any of {len(names)} images{reason}")
         annotations = Annotations(
@@ -125,7 +125,7 @@ def annotate(
 
 
 def _not_pixels(whole: PosePart) -> str | None:
-    """Why what an estimator found cannot be pixels, if so; as `xingaug.data.fitting.require_fitting` has it."""
+    """Why an estimator's output cannot be pixels, or None; same rules as `xingaug.data.fitting.require_fitting`."""
     seen, outside = whole.visibility > 0, int(whole.outside.sum())
     total = int(seen.sum()) + outside
     if outside > MOST_OUTSIDE * total:
@@ -138,13 +138,13 @@ def _not_pixels(whole: PosePart) -> str | None:
 def rejected(
     annotations: Annotations, names: Sequence[str], unreadable: Mapping[str, str], absent: str
 ) -> list[tuple[str, str]]:
-    """The images that no pose comes from, in their order, each with the reason.
+    """The images without a usable pose, in order, each with the reason.
 
     Args:
-        annotations: what there is.
-        names: of all images.
-        unreadable: reasons that are known, by name.
-        absent: the reason of every other image without annotation, `NOBODY` or that it has no row.
+        annotations: the annotations.
+        names: names of all images.
+        unreadable: reasons for unreadable images, by name.
+        absent: the reason for every other image without annotation: `NOBODY`, or that it has no row.
     """
     rows = annotations.lookup(names)
     counts = np.append((annotations.visibility > 0).sum(1), 0)[rows]  # row -1 is none
@@ -162,7 +162,7 @@ def rejected(
 
 
 def count_rejected(reasons: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """How many images were rejected for what, the most first; such as `nobody_found`, `too_few_joints`."""
+    """Number of rejected images by reason, such as `nobody_found` or `too_few_joints`; the most frequent first."""
     kinds = Counter(reason.partition(":")[0].replace(" ", "_") for _, reason in reasons)
     return dict(kinds.most_common())
 
@@ -174,11 +174,11 @@ def write_rejected(path: Path, reasons: Sequence[tuple[str, str]]) -> None:
 
 
 def _state(path: Path) -> str:
-    """Changes when a file is written again; its content is not read."""
+    """Size and modification time of a file, to notice that it was changed without reading it."""
     try:
         found = path.stat()
     except OSError:
-        return ""  # said when it is to be read
+        return ""  # reported when the image is read
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
@@ -196,7 +196,7 @@ def _work(
     batch_size: int,
     workers: int,
 ) -> None:
-    """Makes the parts `todo`."""
+    """Computes and writes the parts `todo`."""
     left = sum(len(rows[number]) for number in todo)
     images = _decoded((paths[row] for number in todo for row in rows[number]), workers, batch_size + workers)
     count = sum(map(len, rows))
@@ -211,7 +211,7 @@ def _work(
 
 
 def _part_of(estimator: Estimator, decoded: Sequence[_Decoded]) -> PosePart:
-    """What the estimator says of a batch, of which some images may be unreadable."""
+    """The estimator's result for a batch, in which some images may be unreadable."""
     xy = np.zeros((len(decoded), len(JOINTS), 2), np.float32)
     visibility = np.zeros((len(decoded), len(JOINTS)), np.float32)
     outside = np.zeros(len(decoded), np.int64)
@@ -235,7 +235,7 @@ def _each(persons: Keypoints) -> list[Keypoints]:
 
 def _decoded(paths: Iterable[Path], workers: int, ahead: int) -> Iterator[_Decoded]:
     """The images in order, at most `ahead` of them decoded and not yet taken."""
-    # Pillow lets go of the interpreter lock while it decodes.
+    # Pillow releases the GIL while it decodes.
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[_Decoded]] = deque()
         try:
@@ -258,19 +258,19 @@ def _decode(path: Path) -> _Decoded:
 
 
 def _join(parts: Parts, rows: Sequence[range]) -> PosePart:
-    """All parts as one, without ever holding them twice."""
+    """Joins all parts, without holding them in memory twice."""
     count = sum(map(len, rows))
     xy = np.zeros((count, len(JOINTS), 2), np.float32)
     visibility = np.zeros((count, len(JOINTS)), np.float32)
     outside = np.zeros(count, np.int64)
     unreadable = np.full(count, "", dtype=object)
-    for number, place in enumerate(rows):
-        part = parts.read(number, len(place))
+    for number, span in enumerate(rows):
+        part = parts.read(number, len(span))
         if part is None:
             raise WorkFailed(f"{parts.folder}: part {number} was removed while the work went on; start it again")
-        there = slice(place.start, place.stop)
-        xy[there], visibility[there] = part.xy, part.visibility
-        outside[there], unreadable[there] = part.outside, part.unreadable
+        here = slice(span.start, span.stop)
+        xy[here], visibility[here] = part.xy, part.visibility
+        outside[here], unreadable[here] = part.outside, part.unreadable
     return PosePart(xy, visibility, outside, unreadable)
 
 
@@ -280,6 +280,6 @@ def _concatenate(batches: Sequence[PosePart]) -> PosePart:
 
 
 def _source(estimator: Estimator, facts: Mapping[str, Any]) -> str:
-    """One line for the file: the estimator, and the least confidence if one was asked for."""
+    """One line for the file: the estimator, and the minimum confidence if one was set."""
     least = facts.get("min_confidence")
     return estimator.name + (f", confidence {least:g} and above" if least is not None else "")

@@ -1,4 +1,4 @@
-"""The pose bank: poses in frame pixels that can be searched by shape, drawn from, and kept on disk."""
+"""The pose bank: poses in frame pixels that can be searched by shape, drawn from, and stored on disk."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -33,11 +33,11 @@ from xingaug.poses.spacing import FIT_ROWS, evenly_spaced
 from xingaug.poses.storage import ARRAYS, FORMAT, INDEX_FILE, read_arrays, write_arrays
 
 _OKS_SOUGHT = 0.9
-"""OKS that the candidates are sought above (our choice): of a query's 10 best poses in Market-1501's bank of 13,000,
-the last has 0.91 at the median."""
+"""OKS threshold for candidates (our choice): in Market-1501's bank of 13,000 poses, the median OKS of a query's 10th
+best pose is 0.91."""
 
-_QUERIES = 256  # searched at a time, so that their candidates take 0.1 GB at most
-_CHUNK = 65_536  # poses that are worked on at once while a bank is built: 75 MB of features
+_QUERIES = 256  # queries searched at a time, so that their candidates take 0.1 GB at most
+_CHUNK = 65_536  # poses processed at a time while a bank is built: 75 MB of features
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +47,8 @@ class Hits:
     Attributes:
         indices: (B, k) int64, rows of the bank.
         oks: (B, k) float32 in [0, 1], similarity of each to its query.
-        mirrored: (B, k) bool, the poses that resemble the query when their left and right are exchanged; all false
-            where the search did not ask for it.
+        mirrored: (B, k) bool, the poses that match the query after swapping left and right; all false if the search
+            was without `mirror`.
     """
 
     indices: Tensor
@@ -58,21 +58,21 @@ class Hits:
 
 @dataclass(frozen=True, eq=False)
 class PoseBank:
-    """Poses with what they are searched by; made by `build` or `load`. The arrays may be read-only memory maps.
+    """Poses and their search features; made by `build` or `load`. The arrays may be read-only memory maps.
 
     Attributes:
         xy: (N, 18, 2) float32, pixels (x, y) in `frame`; 0 at missing joints.
         visibility: (N, 18) float32 in [0, 1].
-        names: (N,) unicode, the image that each pose was seen in; "" where unknown.
-        pids: (N,) int64, its identity; -1 where unknown.
-        camids: (N,) int64, its camera; -1 where unknown.
+        names: (N,) unicode, the image that each pose was seen in; "" if unknown.
+        pids: (N,) int64, its identity; -1 if unknown.
+        camids: (N,) int64, its camera; -1 if unknown.
         usable: (N,) bool, the poses that pass `is_usable`; the others keep their row but are never found or drawn.
-        descriptors: (N, 36) float32, the shape with its missing joints completed; 0 where not usable.
-        clusters: (N,) int32, its group among alike poses; -1 where not usable.
-        rarity: (N,) float32, 1 over the density of the poses about it, 1 at the median; 0 where not usable.
-        statistics: of the usable poses.
-        features: what a pose is searched by.
-        frame: (height, width) that the poses lie in.
+        descriptors: (N, 36) float32, the shape with its missing joints completed; 0 if not usable.
+        clusters: (N,) int32, its cluster of similar poses; -1 if not usable.
+        rarity: (N,) float32, inverse density of poses around it, 1 at the median; 0 if not usable.
+        statistics: the Gaussian over the usable poses.
+        features: the kernel features used for search.
+        frame: (height, width) of the frame, in pixels.
         settings: how the search finds its candidates.
         path: directory that it was loaded from, or None.
     """
@@ -102,7 +102,7 @@ class PoseBank:
         frame: tuple[int, int] = (128, 64),
         settings: IndexSettings | None = None,
     ) -> "PoseBank":
-        """Makes a bank of poses; row i of the bank is person i of `keypoints`.
+        """Builds a bank; row i of the bank is person i of `keypoints`.
 
         Args:
             keypoints: (N,) persons, in pixels of `frame`.
@@ -113,8 +113,8 @@ class PoseBank:
             settings: how the search finds its candidates; None chooses by the number of poses.
 
         Raises:
-            BadInput: there is no pose, or none that is usable.
-            ValueError: lengths do not fit.
+            BadInput: there is no pose, or no usable one.
+            ValueError: lengths differ.
         """
         keypoints = keypoints.to("cpu")
         columns = _columns_of(keypoints, names, pids, camids)
@@ -144,10 +144,10 @@ class PoseBank:
 
     @classmethod
     def merge(cls, banks: Sequence["PoseBank"]) -> "PoseBank":
-        """One bank of the poses of several, in their order, with the first one's settings.
+        """Merges the poses of several banks, in order, with the settings of the first.
 
         Raises:
-            BadInput: no bank, frames that differ, or an image that is in more than one of them.
+            BadInput: no bank, frames that differ, or an image that is in more than one bank.
         """
         if not banks:
             raise BadInput("pose bank: none to merge, needed one or more")
@@ -163,11 +163,11 @@ class PoseBank:
         pids: Sequence[int] | np.ndarray | None = None,
         camids: Sequence[int] | np.ndarray | None = None,
     ) -> "PoseBank":
-        """A bank of these poses and more; statistics, groups and features are taken anew. Arguments as in `build`.
+        """A new bank with additional poses; statistics, clusters and features are recomputed. Arguments as in `build`.
 
         Raises:
             BadInput: an image that the bank has already.
-            ValueError: lengths do not fit.
+            ValueError: lengths differ.
         """
         return PoseBank._joined([self._columns, _columns_of(keypoints.to("cpu"), names, pids, camids)], self)
 
@@ -182,7 +182,7 @@ class PoseBank:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 of poses, names, identities, cameras, groups, rarity, frame and settings: what draws depend on."""
+        """SHA-256 of all that draws depend on: poses, names, identities, cameras, clusters, rarity, frame, settings."""
         digest = hashlib.sha256(f"{FORMAT} {len(self)} {self.frame} {self.settings}".encode())
         for name in ("xy", "visibility", "pids", "camids", "clusters", "rarity"):
             digest.update(np.ascontiguousarray(getattr(self, name), ARRAYS[name][1]).data)
@@ -193,7 +193,7 @@ class PoseBank:
         """The poses of rows `indices` (...), on the CPU, in pixels of `frame`.
 
         Raises:
-            ValueError: an index that is no row; -1, which means that no pose was found, is none.
+            ValueError: an index outside the bank; so is -1, which stands for "no pose found".
         """
         rows = _as_rows(indices)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
@@ -203,19 +203,19 @@ class PoseBank:
     def positions_named(self, name: str) -> list[int]:
         """Positions in `usable_rows` of the poses seen in image `name`, ascending; none for "".
 
-        A name that the bank does not have stands for those that agree with it, such as a file's for its path.
+        A name that the bank does not have is matched by `paths_agree`: a file name matches its full path.
         """
         exact = self._positions.get(name)
         return self._agreeing(name) if exact is None else exact
 
     @cached_property
     def by_cluster(self) -> Groups:
-        """The positions in `usable_rows` by groups of alike poses."""
+        """The positions in `usable_rows`, grouped by cluster of similar poses."""
         return Groups.of(self.clusters[self.usable_rows])
 
     @cached_property
     def by_camera(self) -> Groups:
-        """The positions in `usable_rows` by camera."""
+        """The positions in `usable_rows`, grouped by camera."""
         return Groups.of(self.camids[self.usable_rows])
 
     @cached_property
@@ -225,13 +225,13 @@ class PoseBank:
 
     @cached_property
     def near_pools(self) -> dict[tuple[str, bytes], np.ndarray]:
-        """What the sampler `near` remembers: by image name and keypoints, the rows that it draws from."""
+        """Cache of the sampler `near`: the rows that it draws from, by image name and keypoints."""
         return {}
 
     def least_seen_clusters(self, pid: int, among: np.ndarray | None = None) -> list[int]:
-        """Those groups, of `among` (g,) or of all in `by_cluster`, in which identity `pid` has the fewest poses.
+        """The clusters, among `among` (g,) or all, in which identity `pid` has the fewest poses.
 
-        All of them for an identity of which the bank has no pose, or that is unknown (-1).
+        All of them if the identity is unknown (-1) or has no pose in the bank.
         """
         rows, counts = self._poses_seen
         groups = self.by_cluster.every if among is None else among
@@ -243,13 +243,13 @@ class PoseBank:
     def search(self, keypoints: Keypoints, k: int = 5, mirror: bool = False) -> Hits:
         """Finds the usable poses most similar to each query.
 
-        FAISS finds candidates by inner products that stand for OKS (`KernelFeatures`), OKS itself puts them in order,
-        equal ones by row. The answer to a query does not depend on the others in the batch.
+        FAISS finds candidates by inner products that approximate OKS (`KernelFeatures`); they are then sorted by exact
+        OKS, equal ones by row. The result for a query does not depend on the others in the batch.
 
         Args:
-            keypoints: (B,) persons with a torso; their place and size do not matter.
-            k: poses for each.
-            mirror: also find poses that resemble the query when its left and right are exchanged.
+            keypoints: (B,) persons with a torso; position and scale do not matter.
+            k: number of poses per query.
+            mirror: also find poses that match the query after swapping left and right.
 
         Raises:
             BadInput: k is larger than the number of usable poses.
@@ -272,14 +272,14 @@ class PoseBank:
     def oks(self, keypoints: Keypoints, indices: Tensor | np.ndarray) -> np.ndarray:
         """(B, C) float32: OKS of each of (B,) persons to the rows `indices` (B, C).
 
-        0 for a person without a torso and for a row that is not usable.
+        0 for a person without a torso and for an unusable row.
         """
         return self._oks(Shapes.of(keypoints), _as_rows(indices))
 
     def uncertainty(self, indices: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:
-        """(..., 18) float32: how far a completed joint of rows `indices` (...) may be off; 0 where the joint was seen.
+        """(..., 18) float32: expected error of the completed joints of rows `indices` (...); 0 for a visible joint.
 
-        The root of the mean squared distance that the bank's statistics expect, in torso lengths.
+        Root mean squared distance under the bank's statistics, in torso lengths.
         """
         rows = _as_rows(indices)
         flat = shapes_of(self.xy[rows.ravel()], self.visibility[rows.ravel()])
@@ -288,10 +288,10 @@ class PoseBank:
     def save(self, path: Path) -> None:
         """Writes the bank as one directory of .npy files and bank.json with their checksums, atomically.
 
-        A bank that is not scanned is written with its index, which takes minutes to train for a large one.
+        Unless search is an exhaustive scan, the index is written too; training it takes minutes for a large bank.
 
         Raises:
-            BadInput: `path` holds something already, or the settings' index does not fit the poses.
+            BadInput: `path` is not empty, or the settings' index does not fit the number of poses.
         """
         arrays = {
             "mean": self.statistics.mean,
@@ -311,7 +311,7 @@ class PoseBank:
             write_arrays(folder, arrays | {name: getattr(self, name) for name in ARRAYS.keys() - arrays}, described)
 
     def is_saved_as(self, path: Path) -> bool:
-        """Whether this very bank is at `path` already, whole, so that it need not be written again."""
+        """Whether `path` already holds this bank, complete, so that it need not be written again."""
         try:
             return PoseBank.load(path).content_hash == self.content_hash
         except BadInput:
@@ -322,7 +322,7 @@ class PoseBank:
         """Opens a bank; its files are memory-mapped.
 
         Raises:
-            BadInput: no bank there, another version, or a file that is missing, changed, truncated or holds NaN.
+            BadInput: no bank at `path`, another version, or a file that is missing, changed, truncated or holds NaN.
         """
         path = Path(path)
         arrays, manifest = read_arrays(path)
@@ -338,12 +338,12 @@ class PoseBank:
 
     @property
     def _columns(self) -> dict[str, np.ndarray]:
-        """What `build` is given of each pose."""
+        """The arrays passed to `build`, by name."""
         return {name: getattr(self, name) for name in ("xy", "visibility", "names", "pids", "camids")}
 
     @classmethod
     def _joined(cls, parts: Sequence[dict[str, np.ndarray]], model: "PoseBank") -> "PoseBank":
-        """A bank of the poses whose `_columns` are given, with the frame and the settings of `model`."""
+        """Builds a bank from the `_columns` of several, with the frame and settings of `model`."""
         named = np.concatenate([np.unique(part["names"][part["names"] != ""]) for part in parts])
         names, times = np.unique(named, return_counts=True)
         if (times > 1).any():
@@ -356,7 +356,7 @@ class PoseBank:
         return cls.build(keypoints, **joined, frame=model.frame, settings=model.settings)
 
     def _best(self, readings: Sequence[Shapes], k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows (B, k), their OKS, and whether they fit the second of the readings, the mirrored one, best first."""
+        """Rows (B, k), their OKS, and whether they match the second, mirrored reading of the query; best first."""
         found = [self._candidates(shapes, k) for shapes in readings]
         rows, similarity = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
         mirrored = np.concatenate([np.full(part.shape, bool(number)) for number, (part, _) in enumerate(found)], axis=1)
@@ -367,11 +367,11 @@ class PoseBank:
         return rows, similarity, mirrored
 
     def _candidates(self, shapes: Shapes, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (B, C) that may be among the k best and their OKS (B, C); OKS is -1 where fewer than C were found."""
+        """Candidate rows (B, C) for the k best and their OKS (B, C); OKS is -1 where fewer than C were found."""
         positions = self._index.search(self.features.of_queries(shapes, _OKS_SOUGHT), k)
         rows = self.usable_rows[np.maximum(positions, 0)]
         similarity = np.where(positions >= 0, self._oks(shapes, rows), np.float32(-1))
-        for query in np.flatnonzero(positions[:, k - 1] < 0):  # of which the index found fewer than k
+        for query in np.flatnonzero(positions[:, k - 1] < 0):  # the index found fewer than k
             every = self._oks(shapes[[query]], self.usable_rows[None])[0]
             best = np.argsort(-every, kind="stable")[: rows.shape[1]]
             rows[query], similarity[query] = self.usable_rows[best], every[best]
@@ -391,7 +391,7 @@ class PoseBank:
         return positions
 
     def _agreeing(self, name: str) -> list[int]:
-        """As `positions_named`, for a name that the bank has with more of its path or with less."""
+        """As `positions_named`, for a name that the bank has with a longer or shorter path."""
         known = self._named_alike.get(name.rpartition("/")[2], [])
         return sorted(position for other in known if paths_agree(name, other) for position in self._positions[other])
 
@@ -404,7 +404,7 @@ class PoseBank:
 
     @cached_property
     def _poses_seen(self) -> tuple[dict[int, int], np.ndarray]:
-        """The row of each identity, and how many usable poses of each group the identities have (P, G)."""
+        """The row of each identity, and the number of usable poses per identity and cluster (P, G)."""
         identities, who = np.unique(self.pids[self.usable_rows], return_inverse=True)
         counts = np.zeros((len(identities), len(self.by_cluster.sizes)), np.int64)
         np.add.at(counts, (who, self.by_cluster.group_of), 1)
@@ -427,7 +427,7 @@ class PoseBank:
 
 
 def _slices(count: int) -> list[slice]:
-    """Of `_CHUNK` rows each, one at least."""
+    """Slices of `_CHUNK` rows each; at least one."""
     return [slice(start, start + _CHUNK) for start in range(0, max(count, 1), _CHUNK)]
 
 
@@ -441,7 +441,7 @@ def _columns_of(
     pids: Sequence[int] | np.ndarray | None,
     camids: Sequence[int] | np.ndarray | None,
 ) -> dict[str, np.ndarray]:
-    """The arrays of a bank that hold what it was given; arguments as in `PoseBank.build`, on the CPU."""
+    """The checked input arrays of a bank; arguments as in `PoseBank.build`, on the CPU."""
     if len(keypoints.shape) != 1:
         raise ValueError(f"keypoints: batch shape {keypoints.shape}, needed (N,)")
     count = len(keypoints)
@@ -455,7 +455,7 @@ def _columns_of(
 
 
 def _column(name: str, values: Sequence[Any] | np.ndarray | None, count: int, unknown: Any, dtype: Any) -> np.ndarray:
-    """(count,) array of `values`, or of `unknown` when there are none."""
+    """(count,) array of `values`, or filled with `unknown` if None."""
     array = np.full(count, unknown) if values is None else np.asarray(values)
     if array.shape != (count,):
         raise ValueError(f"{name}: shape {array.shape}, needed ({count},), one for each pose")
@@ -463,14 +463,14 @@ def _column(name: str, values: Sequence[Any] | np.ndarray | None, count: int, un
 
 
 def _spread(values: np.ndarray, usable: np.ndarray, otherwise: int) -> np.ndarray:
-    """(N, ...) array with `values` (U, ...) in the usable rows."""
+    """(N, ...) array with `values` (U, ...) in the usable rows and `otherwise` in the others."""
     whole = np.full((len(usable), *values.shape[1:]), otherwise, values.dtype)
     whole[usable] = values
     return whole
 
 
 def _is_lesser_twin(rows: np.ndarray, similarity: np.ndarray) -> np.ndarray:
-    """(B, C) bool: the entries whose row stands elsewhere in `rows` (B, C) with a similarity as large or larger."""
+    """(B, C) bool: duplicate entries of `rows` (B, C), except the one with the highest similarity."""
     order = np.lexsort((-similarity, rows), axis=-1)
     ordered = np.take_along_axis(rows, order, axis=1)
     again = np.zeros_like(rows, bool)

@@ -1,4 +1,4 @@
-"""The pose bank of a dataset."""
+"""Builds the pose bank of a dataset."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def bank_from_tree(
     Args:
         root: the dataset, a folder or a YAML file.
         annotations: keypoints of its images, .npz or PATN .csv.
-        frame: (height, width) in pixels that the poses are brought to.
+        frame: (height, width) in pixels that the poses are scaled to.
         settings: how a search finds its candidates; None chooses by the number of poses.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a bank holds much and little of: groups of alike poses, and how rare each pose is."""
+"""Clusters of similar poses in a bank, and how rare each pose is."""
 
 import warnings
 
@@ -8,25 +8,25 @@ import torch
 from xingaug.poses.spacing import evenly_spaced
 
 CLUSTERS = 64
-"""Most groups of alike poses (our choice: an identity of Market-1501 has 17 images, which cover about a fifth)."""
+"""Most clusters (our choice: an identity of Market-1501 has 17 images, which cover about a fifth)."""
 
 REFERENCES = 2048
-"""Poses that density is measured against (our choice)."""
+"""Number of poses used to estimate density (our choice)."""
 
-_LEAST_IN_A_CLUSTER = 8  # poses to a group on average, so that small banks have fewer groups
-_NEIGHBOUR = 16  # the kernel is as wide as half of the references are far from their 16th neighbour
-_MOST_RARE = 10.0  # times the median: a pose that resembles nothing is likelier a detector's error than a treasure
+_LEAST_IN_A_CLUSTER = 8  # poses per cluster on average, so that small banks have fewer clusters
+_NEIGHBOUR = 16  # the kernel width is the median distance of the references to their 16th neighbour
+_MOST_RARE = 10.0  # times the median: a pose unlike all others is more likely an estimator's error than a rare pose
 _CHUNK = 16384
 
 
 def clusters_of(descriptors: np.ndarray) -> np.ndarray:
-    """Groups alike poses by k-means on their descriptors, from one fixed seed.
+    """Clusters poses by k-means on their descriptors, with a fixed seed.
 
     Args:
         descriptors: (U, 36) float32.
 
     Returns:
-        (U,) int32 in 0 .. 63; at most one group for every 8 poses.
+        (U,) int32 in 0 .. 63; at most one cluster for every 8 poses.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -38,10 +38,10 @@ def clusters_of(descriptors: np.ndarray) -> np.ndarray:
 
 
 def rarity_of(descriptors: np.ndarray) -> np.ndarray:
-    """One over the density of the poses about each pose.
+    """Inverse density of the poses around each pose.
 
-    A kernel density over 2,048 of the poses, evenly spaced, with a Gaussian whose width is the median distance of those
-    to their 16th neighbour among themselves; capped at ten times its median (our choice).
+    A kernel density over 2,048 evenly spaced poses, with a Gaussian whose width is the median distance of these poses
+    to their 16th neighbour among themselves; the rarity is capped at ten times its median (our choice).
 
     Args:
         descriptors: (U, 36) float32.

@@ -1,4 +1,4 @@
-"""What a pose is, apart from where and how large it stands: shape, similarity (OKS), and a vector to search by."""
+"""Poses independent of position and scale: shape, similarity (OKS), and a descriptor vector."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ MIN_TORSO = 1 / 16
 PERSON_AREA = 2.0
 """Area of a person in squared torso lengths, the scale of OKS (our choice).
 
-COCO takes the area of the person's segment. Poses have none, so a constant stands for it: the box round a complete pose
-of Market-1501 has a median of 3.8 squared torso lengths, and a segment fills about 0.53 of its box.
+COCO uses the area of the person's segment. Poses have none, so a constant replaces it: the box of a complete pose of
+Market-1501 has a median of 3.8 squared torso lengths, and a segment fills about 0.53 of its box.
 """
 
 DESCRIPTOR_LENGTH = 2 * len(JOINTS)
@@ -26,10 +26,10 @@ _COCO_SIGMAS = {
     "hip": 0.107, "knee": 0.087, "ankle": 0.089,
 }  # fmt: skip
 OKS_SIGMAS = np.array([_COCO_SIGMAS[joint.removeprefix("right_").removeprefix("left_")] for joint in JOINTS])
-"""(18,) COCO's spread of each joint; the neck, which COCO lacks, has the shoulder's."""
+"""(18,) COCO's sigma of each joint; the neck, which COCO lacks, has the shoulder's."""
 
 OKS_VARIANCE = PERSON_AREA * (2 * OKS_SIGMAS) ** 2
-"""(18,) variance of the Gaussian by which OKS judges each joint's distance, in squared torso lengths."""
+"""(18,) variance of OKS's Gaussian for each joint's distance, in squared torso lengths."""
 
 _NECK = JOINTS.index("neck")
 _SHOULDERS = [JOINTS.index("right_shoulder"), JOINTS.index("left_shoulder")]
@@ -38,21 +38,21 @@ _HIPS = [JOINTS.index("right_hip"), JOINTS.index("left_hip")]
 _CHUNK = 8192  # rows completed at a time: bounds the memory of their matrices to about 200 MB
 _FIT_STEPS = 50
 _FIT_TOLERANCE = 1e-3  # largest change of the mean (torso lengths) and covariance (squared) in the last step
-_PRIOR_VARIANCE = 0.03  # squared torso lengths; the best of 0.03 to 1 at placing joints hidden from Market-1501's poses
+_PRIOR_VARIANCE = 0.03  # squared torso lengths; of 0.03 to 1 the best at predicting held-out joints of Market-1501
 _PRIOR_ROWS = 38.0  # the prior's weight, in poses: the degrees of freedom of a proper 36-dimensional inverse Wishart
 
 
 @dataclass(frozen=True, eq=False)
 class Shapes:
-    """Poses moved to a common root and scaled to a common torso.
+    """Poses moved to a common root and scaled to a common torso length.
 
     The torso runs from the neck (without it: the mean of the visible shoulders) to the mean of the visible hips. Its
     middle is the root, its length the unit.
 
     Attributes:
-        xy: (N, 18, 2) float64, in torso lengths about the root; 0 where not present.
+        xy: (N, 18, 2) float64, in torso lengths relative to the root; 0 where not present.
         present: (N, 18) bool; all false in a row without a torso.
-        torso_px: (N,) float64, length of the torso in pixels; 0 where there is none.
+        torso_px: (N,) float64, length of the torso in pixels; 0 if there is none.
     """
 
     xy: np.ndarray
@@ -65,18 +65,18 @@ class Shapes:
         return shapes_of(keypoints.xy.cpu().numpy(), keypoints.visibility.cpu().numpy())
 
     def __getitem__(self, rows: Any) -> "Shapes":
-        """Indexes the axis of rows, as numpy does."""
+        """Indexes the rows, as in numpy."""
         return Shapes(self.xy[rows], self.present[rows], self.torso_px[rows])
 
     @property
     def has_torso(self) -> np.ndarray:
-        """(N,) bool: the rows whose shape could be taken."""
+        """(N,) bool: the rows that have a torso, and so a shape."""
         return self.torso_px > 0
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Gaussian over the shapes of a bank, with which missing joints are completed.
+    """Gaussian over the shapes of a bank, used to complete missing joints.
 
     Attributes:
         mean: (36,) float64, x and y of each joint in torso lengths.
@@ -90,11 +90,11 @@ class Statistics:
     def fit(cls, shapes: Shapes) -> "Statistics":
         """Expectation-maximisation for a Gaussian with missing values (our choice).
 
-        The covariance is the posterior mode under an inverse Wishart prior, which is a ridge: it stays well conditioned
-        in small banks and where a joint is never seen. At most 8,192 rows, evenly spaced, are used.
+        The covariance is the posterior mode under an inverse Wishart prior, which acts as a ridge: it stays well
+        conditioned in small banks and if a joint is never seen. At most 8,192 rows, evenly spaced, are used.
 
         Args:
-            shapes: (N,) rows; those without a torso are passed over.
+            shapes: (N,) rows; those without a torso are skipped.
         """
         rows = np.flatnonzero(shapes.has_torso)
         rows = rows[evenly_spaced(len(rows), min(len(rows), FIT_ROWS))]
@@ -112,7 +112,7 @@ class Statistics:
         return statistics
 
     def complete(self, shapes: Shapes) -> np.ndarray:
-        """(N, 36) float64: the shapes with missing joints at their mean given the present ones."""
+        """(N, 36) float64: the shapes with missing joints at their conditional mean given the present ones."""
         filled = np.empty((len(shapes.xy), DESCRIPTOR_LENGTH))
         for chunk, gains, pattern in self._chunks(shapes):
             filled[chunk] = self._fill(shapes[chunk], gains[pattern])
@@ -121,7 +121,7 @@ class Statistics:
     def uncertainty(self, shapes: Shapes) -> np.ndarray:
         """(N, 18) float64: root of the expected squared distance of each completed joint, in torso lengths; 0 if seen.
 
-        The Gaussian's conditional covariance given the joints present, which does not depend on where they are.
+        From the Gaussian's conditional covariance, which depends on which joints are present, not on their positions.
         """
         spread = np.empty((len(shapes.xy), len(JOINTS)))
         for chunk, gains, pattern in self._chunks(shapes):
@@ -146,7 +146,7 @@ class Statistics:
         return Statistics(mean, (covariance + covariance.T) / 2)
 
     def _chunks(self, shapes: Shapes) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Rows a chunk at a time, the gain (P, 36, 36) of each pattern of presence in it, and each row's pattern."""
+        """Chunks of rows, the gain (P, 36, 36) of each presence pattern in a chunk, and each row's pattern."""
         for start in range(0, len(shapes.xy), _CHUNK):
             chunk = np.arange(start, min(start + _CHUNK, len(shapes.xy)))
             codes = shapes.present[chunk] @ (1 << np.arange(len(JOINTS)))
@@ -167,13 +167,13 @@ class Statistics:
     def _fill(self, shapes: Shapes, gains: np.ndarray) -> np.ndarray:
         observed = np.repeat(shapes.present, 2, axis=1)
         given = shapes.xy.reshape(-1, DESCRIPTOR_LENGTH)
-        # einsum and not a matrix product: a row's rounding must not depend on the rows beside it.
+        # einsum and not a matrix product: a row's rounding must not depend on the other rows.
         expected = self.mean + np.einsum("nij,nj->ni", gains, np.where(observed, given - self.mean, 0))
         return np.where(observed, given, expected)
 
 
 def shapes_of(xy: np.ndarray, visibility: np.ndarray) -> Shapes:
-    """Takes the shapes of poses in pixels.
+    """Normalises poses in pixels to shapes.
 
     Args:
         xy: (N, 18, 2) pixels.
@@ -187,7 +187,7 @@ def shapes_of(xy: np.ndarray, visibility: np.ndarray) -> Shapes:
 
 
 def torsos_of(xy: np.ndarray, visibility: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Middles (N, 2) and lengths (N,) float64 of torsos in pixels, 0 where there is none; arguments as `shapes_of`."""
+    """Middles (N, 2) and lengths (N,) float64 of torsos in pixels, 0 if there is none; arguments as in `shapes_of`."""
     present = visibility > 0
     xy = np.where(present[..., None], xy, 0).astype(np.float64)
     shoulders, shoulder_seen = _mean_of(xy, present, _SHOULDERS)
@@ -206,7 +206,7 @@ def is_usable(keypoints: Keypoints, frame: tuple[int, int]) -> np.ndarray:
 
     Args:
         keypoints: (N,) persons.
-        frame: (height, width) that the poses lie in.
+        frame: (height, width) of the poses' frame.
 
     Returns:
         (N,) bool.
@@ -217,14 +217,14 @@ def is_usable(keypoints: Keypoints, frame: tuple[int, int]) -> np.ndarray:
 
 
 def descriptor(keypoints: Keypoints, statistics: Statistics) -> np.ndarray:
-    """Vectors whose Euclidean distance compares poses, whatever their place and size.
+    """Vectors whose Euclidean distance compares poses independent of position and scale.
 
     Args:
         keypoints: (N,) persons.
-        statistics: of the bank that is searched.
+        statistics: statistics of the bank that is searched.
 
     Returns:
-        (N, 36) float32: x and y of each joint in torso lengths about the middle of the torso, missing joints completed.
+        (N, 36) float32: x and y of each joint in torso lengths from the middle of the torso, missing joints completed.
 
     Raises:
         ValueError: a person has no torso.
@@ -233,7 +233,7 @@ def descriptor(keypoints: Keypoints, statistics: Statistics) -> np.ndarray:
 
 
 def shapes_with_torsos(keypoints: Keypoints) -> Shapes:
-    """Shapes (N,) of persons who all must have one.
+    """Shapes (N,) of persons who must all have a torso.
 
     Raises:
         ValueError: not a batch (N,), or a person without a torso.
@@ -250,17 +250,17 @@ def shapes_with_torsos(keypoints: Keypoints) -> Shapes:
 
 
 def oks(first: Shapes, second: Shapes) -> np.ndarray:
-    """Object keypoint similarity (COCO) of two poses after bringing them to a common root and scale.
+    """Object keypoint similarity (COCO) of two poses with a common root and scale.
 
     The mean over the joints present in both of exp(-d^2 / (2 s^2 k^2)), with k twice COCO's sigma and s^2
-    `PERSON_AREA`. Both being shapes, it compares what the bodies do and not where they stand, and is symmetric.
+    `PERSON_AREA`. As both are shapes, it is independent of position and scale, and symmetric.
 
     Args:
         first: (..., 18) joints.
-        second: of a shape that broadcasts against the first.
+        second: joints that broadcast against the first.
 
     Returns:
-        (...) float32 in [0, 1]; 0 where no joint is present in both.
+        (...) float32 in [0, 1]; 0 if no joint is present in both.
     """
     both = first.present & second.present
     squared = ((first.xy - second.xy) ** 2).sum(-1)

@@ -1,4 +1,4 @@
-"""Randomness keyed by (seed, epoch, image name), so that a draw does not depend on batches, workers or processes."""
+"""Random numbers keyed by (seed, epoch, image name), so that draws do not depend on batches, workers or processes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ def keyed_uniform(seed: int, epoch: int, names: Sequence[str], stream: str) -> n
     """One uniform number for each name; the same on every machine (our choice: BLAKE2b of the key).
 
     Args:
-        seed: of the run.
-        epoch: of the run.
-        names: (B,) what is drawn for, as image names; equal names give equal numbers.
-        stream: what the number decides; different streams are independent of one another.
+        seed: seed of the run.
+        epoch: epoch of the run.
+        names: (B,) image names to draw for; equal names give equal numbers.
+        stream: what the number is used for; different streams are independent of one another.
 
     Returns:
         float64 (B,) in [0, 1).
@@ -25,11 +25,11 @@ def keyed_uniforms(seed: int, epoch: int, names: Sequence[str], stream: str, cou
     """Several independent numbers for each name; arguments as in `keyed_uniform`.
 
     Args:
-        seed: of the run.
-        epoch: of the run.
-        names: (B,) what is drawn for.
-        stream: what the numbers decide.
-        count: 1 to 8, as many as fit into one hash. Other counts give other numbers.
+        seed: seed of the run.
+        epoch: epoch of the run.
+        names: (B,) image names to draw for.
+        stream: what the numbers are used for.
+        count: 1 to 8, as many as fit into one hash. Another count gives other numbers.
 
     Returns:
         float64 (B, count) in [0, 1).

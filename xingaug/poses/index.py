@@ -1,4 +1,4 @@
-"""FAISS over the kernel features of a bank: which poses are worth being judged by OKS."""
+"""FAISS over the kernel features of a bank: finds the candidates that are then ranked by OKS."""
 
 import math
 import re
@@ -15,21 +15,21 @@ from xingaug.poses.kernel import LENGTH
 from xingaug.poses.spacing import evenly_spaced
 
 FLAT_LIMIT = 200_000
-"""Most poses that are scanned one by one (our choice: 230 MB of features)."""
+"""Most poses that are searched by an exhaustive scan (our choice: 230 MB of features)."""
 
-# Bytes of a pose in a large bank: 12 coordinates each. "np" leaves out the
-# training of polysemous codes, which takes minutes and would speed up a kind of search that is not used here.
+# Bytes per pose in a large bank: 12 coordinates each. "np" skips the training of polysemous codes, which takes minutes
+# and only speeds up a kind of search that is not used here.
 _CODE_BYTES = 24
 _TRAINING_ROWS = 65_536
-_MOST_ON_GPU = 2048  # candidates that FAISS finds there
+_MOST_ON_GPU = 2048  # most candidates that FAISS can return on a GPU
 _MOST_CANDIDATES = 65_536
-_QUERIES_AT_ONCE = 32  # always so many, for rounding must not depend on how many are asked together
+_QUERIES_AT_ONCE = 32  # constant, because rounding must not depend on the number of queries
 _NUMBER = r"([1-9]\d{0,8})"
 _FACTORY = re.compile(
     rf"(?:(?:OPQ|PCA){_NUMBER}(?:_{_NUMBER})?,)?(?:IVF{_NUMBER},)?"
     rf"(?:Flat|HNSW{_NUMBER}(?:,Flat)?|PQ{_NUMBER}(?:x{_NUMBER})?(?:np)?|SQ(?:4|6|8|fp16))"
 )
-"""The indexes that are taken: with others FAISS ends the process, or fills the memory, before it says anything."""
+"""The indexes that are accepted: with some others FAISS ends the process or fills the memory without an error."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class IndexSettings:
     """How candidates are found.
 
     Attributes:
-        factory: what FAISS's `index_factory` makes, such as "Flat" or "IVF4096,PQ24np"; "auto" is "Flat" up to
-            200,000 poses, and beyond them inverted lists of product-quantised features, as many as four times the root
-            of the number of poses. Known are Flat, HNSW, PQ and SQ, behind IVF, and behind OPQ or PCA.
-        candidates: poses that OKS judges for each query; 0 takes max(256, 8 k) of a scan and twice as many of lists.
-        probes: inverted lists that are searched; 0 takes an eighth of them, at most 256.
+        factory: a string for FAISS's `index_factory`, such as "Flat" or "IVF4096,PQ24np"; "auto" is "Flat" up to
+            200,000 poses, and beyond that IVF with product quantisation and four times the square root of the number
+            of poses as lists. Accepted are Flat, HNSW, PQ and SQ, optionally after IVF, and after OPQ or PCA.
+        candidates: poses ranked by OKS for each query; 0 is max(256, 8 k) with a scan and twice as many with lists.
+        probes: inverted lists that are searched; 0 is an eighth of them, at most 256.
 
     Raises:
         ValueError: a number below 0, or more candidates than 65,536.
@@ -60,20 +60,20 @@ class IndexSettings:
             raise ValueError(f"candidates: {self.candidates}, needed at most {_MOST_CANDIDATES}")
 
     def factory_for(self, poses: int) -> str:
-        """The factory string for a bank of so many poses."""
+        """The factory string for a bank of `poses` poses."""
         if self.factory != "auto":
             return self.factory
         return "Flat" if poses <= FLAT_LIMIT else f"IVF{round(4 * math.sqrt(poses))},PQ{_CODE_BYTES}np"
 
 
 class CandidateIndex:
-    """A FAISS index by inner product; a scan is on the GPU where FAISS sees one."""
+    """A FAISS inner-product index; an exhaustive scan runs on the GPU if FAISS sees one."""
 
     def __init__(self, index: Any, settings: IndexSettings) -> None:
-        """Takes over an index that is filled.
+        """Wraps a filled index.
 
         Args:
-            index: of `faiss`.
+            index: the FAISS index.
             settings: its probes and candidates.
         """
         faiss = _faiss()
@@ -83,7 +83,7 @@ class CandidateIndex:
         if lists is not None:
             lists.nprobe = min(settings.probes or max(1, min(lists.nlist // 8, 256)), lists.nlist)
         self.scans = isinstance(faiss.downcast_index(index), faiss.IndexFlat)
-        # FAISS's GPU has no codes without residual, which the large indexes are made of.
+        # FAISS on a GPU does not support codes without residual, which the large indexes use.
         self.searched = _on_gpu(faiss, index) if self.scans and faiss.get_num_gpus() else index
 
     @classmethod
@@ -94,9 +94,9 @@ class CandidateIndex:
 
         Args:
             chunks: (n, LENGTH) float32 features at a time, in the order of positions.
-            sample: (m, LENGTH) of them to train with.
-            poses: how many there are in all.
-            settings: which index.
+            sample: (m, LENGTH) features to train with.
+            poses: total number of poses.
+            settings: the kind of index.
 
         Raises:
             BadInput: a factory string that FAISS does not know, or that cannot be trained with so few poses.
@@ -108,10 +108,10 @@ class CandidateIndex:
             index = faiss.index_factory(LENGTH, factory, faiss.METRIC_INNER_PRODUCT)
             lists = faiss.try_extract_index_ivf(index)
             if lists is not None:
-                # Codes of the features themselves: a list's centre says little about a pose's 288 coordinates.
+                # Encode the features themselves: a list's centre says little about a pose's 288 coordinates.
                 if hasattr(lists, "by_residual"):
                     lists.by_residual = False
-                lists.cp.min_points_per_centroid = 1  # else FAISS writes to the terminal that it wants 39
+                lists.cp.min_points_per_centroid = 1  # else FAISS prints a warning that it wants 39
             index.train(np.ascontiguousarray(sample))
             for chunk in chunks:
                 index.add(np.ascontiguousarray(chunk))
@@ -121,10 +121,10 @@ class CandidateIndex:
 
     @classmethod
     def read(cls, path: Path, poses: int, settings: IndexSettings) -> "CandidateIndex":
-        """Opens an index over so many poses that `write` wrote.
+        """Opens an index written by `write`.
 
         Raises:
-            BadInput: not readable by this FAISS, or not of so many poses.
+            BadInput: not readable by this FAISS, or not over `poses` poses.
         """
         faiss = _faiss()
         try:
@@ -136,7 +136,7 @@ class CandidateIndex:
         return cls(index, settings)
 
     def write(self, path: Path) -> None:
-        """Writes the index as FAISS does."""
+        """Writes the index in FAISS's format."""
         _faiss().write_index(self.on_cpu, str(path))
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
@@ -147,7 +147,7 @@ class CandidateIndex:
             k: at most the number of poses.
 
         Returns:
-            (B, C) int64, C at least k; -1, at the end of a row, where fewer than C were found.
+            (B, C) int64, C at least k; padded with -1 if fewer than C were found.
         """
         count = max(self.settings.candidates or (256 if self.scans else 512), (8 if self.scans else 16) * k)
         count = min(count, self.on_cpu.ntotal)
@@ -162,7 +162,7 @@ class CandidateIndex:
 
 
 def require_factory(factory: str, poses: int) -> None:
-    """Raises `BadInput` unless FAISS can make such an index, in a size that so many poses are worth."""
+    """Raises `BadInput` unless FAISS can build this index, of a size that suits the number of poses."""
     found = _FACTORY.fullmatch(factory) if len(factory) < 100 else None
     if found is None:
         known = "needed such as Flat, HNSW32, PQ24np or IVF256,PQ24np"
@@ -180,12 +180,12 @@ def require_factory(factory: str, poses: int) -> None:
 
 
 def training_rows(poses: int) -> np.ndarray:
-    """Positions, evenly spaced, that an index over so many poses is trained with."""
+    """Evenly spaced positions of the poses that an index over `poses` poses is trained with."""
     return evenly_spaced(poses, min(poses, _TRAINING_ROWS))
 
 
 def _faiss() -> Any:
-    with warnings.catch_warnings():  # its SWIG types lack __module__, of which Python 3.12 warns
+    with warnings.catch_warnings():  # its SWIG types lack __module__, which Python 3.12 warns about
         warnings.simplefilter("ignore", DeprecationWarning)
         import faiss
     return faiss
@@ -198,5 +198,5 @@ def _on_gpu(faiss: Any, index: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What FAISS says, without the place in its source."""
+    """FAISS's error message, without its source location."""
     return (str(error).strip().rsplit(": ", 1)[-1].splitlines() or [type(error).__name__])[0]

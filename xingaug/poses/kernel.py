@@ -1,4 +1,4 @@
-"""OKS as an inner product, so that FAISS can search by what the hits are judged by (our choice).
+"""OKS as an inner product, so that FAISS can search by the measure that ranks the hits (our choice).
 
 OKS is the mean, over the joints present in both poses, of a Gaussian of the distance between them. A Gaussian is an
 inner product of features (Nystroem's method: Williams and Seeger, NIPS 2000), so the sum over the joints is one too.
@@ -19,18 +19,18 @@ from xingaug.poses.descriptor import OKS_VARIANCE, Shapes
 from xingaug.poses.spacing import FIT_ROWS, evenly_spaced
 
 FEATURES = 15
-"""Coordinates of one joint's Gaussian. On Market-1501's poses the k best by inner product then differ from those by OKS
-little enough that 256 candidates hold 99.8 % of the 10 best."""
+"""Coordinates of one joint's Gaussian. On Market-1501's poses, 256 candidates by inner product then contain 99.8 % of
+the 10 best by OKS."""
 
 LENGTH = len(JOINTS) * (FEATURES + 1)
 """Coordinates of a pose: those of its joints one after the other, each followed by whether it is present."""
 
 LANDMARKS = 64
-"""Positions of a joint that its Gaussian is expanded about."""
+"""Landmarks (positions of a joint) in the expansion of its Gaussian."""
 
-_RIDGE = 1e-6  # keeps the inverse bounded where two landmarks coincide
+_RIDGE = 1e-6  # keeps the inverse bounded if two landmarks coincide
 _QUERIES_AT_ONCE = 32
-_CHUNK = 8192  # rows at a time: bounds the memory of the landmarks' Gaussians to about 80 MB
+_CHUNK = 8192  # rows at a time: limits the memory of the landmarks' Gaussians to about 80 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class KernelFeatures:
     """The expansion of each joint's Gaussian.
 
     Attributes:
-        landmarks: (18, L, 2) float32, in torso lengths about the root.
+        landmarks: (18, L, 2) float32, in torso lengths relative to the root.
         projection: (18, L, FEATURES) float32, from the Gaussians about the landmarks to coordinates.
     """
 
@@ -47,7 +47,7 @@ class KernelFeatures:
 
     @classmethod
     def fit(cls, shapes: Shapes) -> "KernelFeatures":
-        """Takes the landmarks from poses, and those directions that the poses fill most.
+        """Chooses landmarks among the poses, and the directions in which the poses vary most.
 
         Args:
             shapes: (N,) rows; at most 8,192 of them, evenly spaced, are used.
@@ -59,16 +59,16 @@ class KernelFeatures:
         return cls(landmarks, projection)
 
     def of_poses(self, shapes: Shapes) -> np.ndarray:
-        """(N, LENGTH) float32: what is put into the index."""
+        """(N, LENGTH) float32: the vectors stored in the index."""
         return self._features(shapes, np.ones(len(shapes.xy)))
 
     def of_queries(self, shapes: Shapes, threshold: np.ndarray | float) -> np.ndarray:
-        """(B, LENGTH) float32: what the index is searched with, so that poses above `threshold` (B,) of OKS come first.
+        """(B, LENGTH) float32: the query vectors, with which poses of an OKS above `threshold` (B,) come first.
 
         The features of a query do not depend on the others.
         """
         count = len(shapes.xy)
-        # Products round differently at another number of rows, which is why there are always as many.
+        # Matrix products round differently with another number of rows, so the number is constant.
         rows = np.resize(np.arange(count), -(-count // _QUERIES_AT_ONCE) * _QUERIES_AT_ONCE)
         last = -np.broadcast_to(np.asarray(threshold, np.float64), count)[rows]
         return self._features(shapes[rows], last, _QUERIES_AT_ONCE)[:count]
@@ -87,9 +87,9 @@ class KernelFeatures:
 
 
 def _fit_joint(positions: np.ndarray, variance: float) -> tuple[Tensor, Tensor]:
-    """Landmarks (L, 2) and projection (L, FEATURES) of one joint, of which `positions` (n, 2) were seen."""
+    """Landmarks (L, 2) and projection (L, FEATURES) of one joint, fitted to its visible `positions` (n, 2)."""
     if not len(positions):
-        positions = np.zeros((1, 2))  # never seen, so nothing is ever asked of it
+        positions = np.zeros((1, 2))  # a joint that is never seen is never compared
     seen = torch.from_numpy(positions)
     landmarks = seen[evenly_spaced(len(seen), LANDMARKS)]
     values, vectors = torch.linalg.eigh(_gaussian(landmarks, landmarks, variance))

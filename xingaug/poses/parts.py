@@ -1,7 +1,7 @@
-"""What a run over many images has done so far, so that a killed run goes on where it was.
+"""The finished parts of a run over many images, so that a killed run continues where it stopped.
 
-The work is cut into parts of consecutive images. A part is one file, written in one step when all of its images are
-done, and made again as a whole where it is missing: an image then has the same neighbours in its batches as in an
+The work is split into parts of consecutive images. A part is one file, written atomically when all of its images are
+done, and recomputed as a whole if it is missing: each image then has the same neighbours in its batch as in an
 uninterrupted run.
 """
 
@@ -25,13 +25,13 @@ _CONFIG, _LOCK = "config.json", ".lock"
 
 @dataclass(frozen=True, eq=False)
 class PosePart:
-    """What became of n images.
+    """Results for n images.
 
     Attributes:
         xy: (n, 18, 2) float32 pixels.
-        visibility: (n, 18) float32; all 0 where nobody was found.
-        outside: (n,) int64, joints that were found outside their image and count as missing.
-        unreadable: (n,) unicode, why an image could not be read; empty where it could.
+        visibility: (n, 18) float32; all 0 if nobody was found.
+        outside: (n,) int64, number of joints found outside the image; they count as missing.
+        unreadable: (n,) unicode, why an image could not be read; empty if it could.
     """
 
     xy: np.ndarray
@@ -44,7 +44,7 @@ class Parts:
     """The folder of a run's parts."""
 
     def __init__(self, folder: Path) -> None:
-        """In `folder`, which need not exist."""
+        """Uses `folder`, which need not exist."""
         self.folder = folder
 
     @contextmanager
@@ -52,11 +52,11 @@ class Parts:
         """Holds the folder for this process while the block runs.
 
         Args:
-            facts: everything that the parts depend on, as JSON has it.
-            restart: begin anew, whatever is there.
+            facts: everything that the parts depend on, as JSON.
+            restart: discard existing parts.
 
         Raises:
-            BadInput: the folder holds something else, belongs to other facts, is in use, or cannot be written.
+            BadInput: the folder holds something else, parts with other facts, is in use, or cannot be written.
         """
         hint = "parts of the work go there; remove it or name another --out"
         require_own(self.folder, _CONFIG, hint)
@@ -69,12 +69,12 @@ class Parts:
             try:
                 yield
             except BaseException:
-                if not any(self.folder.glob("*.npz")):  # nothing to go on with
+                if not any(self.folder.glob("*.npz")):  # nothing to continue from
                     self.remove()
                 raise
 
     def read(self, number: int, count: int) -> PosePart | None:
-        """Part `number`, of `count` images; None if it is not there, or torn, as a power cut can leave it."""
+        """Part `number`, of `count` images; None if it is missing or damaged, as after a power cut."""
         try:
             stored = read_arrays(self._path(number), "part of the work")
             part = PosePart(*(stored[key] for key in ("xy", "visibility", "outside", "unreadable")))
@@ -85,12 +85,12 @@ class Parts:
         return part if there == list(zip(shapes, "ffiU", strict=True)) else None
 
     def write(self, number: int, part: PosePart) -> None:
-        """Notes a part that is done."""
+        """Writes a finished part."""
         with atomic_write(self._path(number)) as temporary, temporary.open("wb") as handle:
             np.savez(handle, **vars(part))
 
     def remove(self) -> None:
-        """Ends the journal."""
+        """Deletes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, number: int) -> Path:

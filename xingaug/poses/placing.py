@@ -1,4 +1,4 @@
-"""Where and how large a drawn pose stands in the frame."""
+"""Position and scale of a drawn pose in the frame."""
 
 from typing import Literal, get_args
 
@@ -10,22 +10,22 @@ from xingaug.poses.descriptor import torsos_of
 
 Fit = Literal["frame", "source"]
 FITS: tuple[Fit, ...] = get_args(Fit)
-"""How a pose is placed: as it stood in its own frame, or as large as and where the source stands."""
+"""How a pose is placed: as in its own frame, or with the source's position and scale."""
 
 
 def place(poses: Keypoints, sources: Keypoints, frame: tuple[int, int], fit: Fit) -> Keypoints:
     """Places drawn poses.
 
-    "frame" leaves a pose where it was seen, so that the images are framed as the data set frames people. "source" gives
-    it the source's torso: its length and the place of its middle. So a child stays a child, and nothing of the picture
-    has to be invented because the person came nearer. Where the limbs would then leave the frame the pose moves back
-    into it, and shrinks if it does not fit at all. Without a torso on either side it stays as it was.
+    "frame" keeps a pose as it was seen, so that images are framed as in the dataset. "source" gives it the length and
+    the middle of the source's torso, so that a child stays a child and the generator need not invent details of a
+    person who comes nearer. If limbs would then leave the frame, the pose is moved back into it, and shrunk if it does
+    not fit at all. Without a torso in either, the pose is kept.
 
     Args:
         poses: (B,) in a frame of the size `frame`, on the CPU.
-        sources: (B,) persons that are rendered, in such a frame.
+        sources: (B,) persons that are rendered, in a frame of the same size.
         frame: (height, width).
-        fit: how.
+        fit: one of `FITS`.
 
     Returns:
         (B,) on the CPU.
@@ -46,7 +46,7 @@ def place(poses: Keypoints, sources: Keypoints, frame: tuple[int, int], fit: Fit
     last = torch.tensor([frame[1] - 1.0, frame[0] - 1.0])
     scale = torch.minimum(scale, (last / (high - low).clamp(min=1e-6)).amin(1))[:, None]
     goal = goal.clamp(min=-low * scale, max=last - high * scale)
-    moved = (goal[:, None] + offset * scale[..., None]).clamp(min=torch.zeros(2), max=last)  # of rounding only
+    moved = (goal[:, None] + offset * scale[..., None]).clamp(min=torch.zeros(2), max=last)  # only against rounding
     return Keypoints(torch.where(able[:, None, None] & seen, moved, poses.xy), poses.visibility)
 
 

@@ -1,8 +1,8 @@
 """Samplers: which pose of the bank a source image is rendered in.
 
 Every sampler draws by (seed, epoch, image name), so that an image gets the same pose whatever the batch, the order and
-the number of workers. None draws an unusable pose, nor one that was seen in the source image itself. A sampler is named
-by a key of `SAMPLERS`, a mixture of them by their weights: "uniform=3,near=1".
+the number of workers. No sampler draws an unusable pose, or one seen in the source image itself. A sampler is named by
+a key of `SAMPLERS`, a mixture by names and weights: "uniform=3,near=1".
 """
 
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ from xingaug.poses.descriptor import Shapes
 from xingaug.poses.draws import keyed_uniform, keyed_uniforms
 
 NEAR_POOL = 32
-"""`near` looks at so many nearest poses, and draws from the upper half (our choice)."""
+"""Number of nearest poses that `near` searches; it draws from the nearer half (our choice)."""
 
 FAR_TRIES = 8
-"""`far` takes the least similar of so many uniform draws (our choice)."""
+"""Number of uniform draws of which `far` takes the least similar (our choice)."""
 
-_MOST_POOLS = 200_000  # source images whose nearest poses are kept: 140 MB
-_MOST_PREPARED = 32_768  # poses of a bank whose nearest are searched before the first draw: 15 s
+_MOST_POOLS = 200_000  # source images whose nearest poses are cached: 140 MB
+_MOST_PREPARED = 32_768  # largest bank whose nearest poses are all searched before the first draw: 15 s
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Sources:
     camids: Sequence[int] | np.ndarray | Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Checks that there is one of each for every image."""
+        """Checks that all lengths are equal."""
         if self.keypoints.shape != (len(self.keys),):
             raise ValueError(f"keypoints: batch shape {self.keypoints.shape}, needed ({len(self.keys)},) to fit keys")
         for name, values in (("pids", self.pids), ("camids", self.camids)):
@@ -72,7 +72,7 @@ Sampler = Callable[[PoseBank, Sources, int, int], np.ndarray]
 def uniform(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
     """Every usable pose is equally likely.
 
-    Reason: it hands each identity the pose distribution of the whole data set, and assumes nothing.
+    Reason: it gives each identity the pose distribution of the whole dataset, without assumptions.
 
     Returns:
         (B,) int64 rows; -1 where no other image's usable pose exists.
@@ -81,12 +81,11 @@ def uniform(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarr
 
 
 def near(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
-    """One of the poses most similar to the source's: the upper half, by OKS, of the 32 nearest, each equally likely.
+    """One of the poses most similar to the source's: the nearer half, by OKS, of the 32 nearest, each equally likely.
 
-    Reason: the less the body has to turn, the less the generator has to invent, so images are at their most faithful.
-    To a source without a torso all poses are equally near: it is given a uniform draw. Nearest poses are searched once
-    and remembered: those of the bank's own images before the first draw, which takes seconds, and with banks of more
-    than 32,768 poses, or for other images, when an image is first met.
+    Reason: the less the body has to turn, the less the generator has to invent, so images are the most faithful. A
+    source without a torso gets a uniform draw. Nearest poses are searched once and cached: for the bank's own images
+    before the first draw, which takes seconds; in banks of more than 32,768 poses, and for other images, on first use.
 
     Returns:
         (B,) int64 rows; -1 where no other image's usable pose exists.
@@ -102,8 +101,8 @@ def near(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
 def far(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
     """The least similar, by OKS, of 8 uniform draws.
 
-    Reason: it shows the re-ID model what this image says least about, without ending at the few odd poses that are the
-    farthest from everything. To a source without a torso all poses are equally far: it is given a uniform draw.
+    Reason: it shows the re-ID model the poses that this image says least about, without always drawing the few outliers
+    that are far from every pose. A source without a torso gets a uniform draw.
 
     Returns:
         (B,) int64 rows; -1 where no other image's usable pose exists.
@@ -111,14 +110,14 @@ def far(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
     keys = sources.keys
     drawn = _draw_uniform(bank, keys, keyed_uniforms(seed, epoch, keys, "far", FAR_TRIES))
     similarity = bank.oks(sources.keypoints, np.maximum(drawn, 0))
-    # The first of equals; a row of -1 is -1 throughout.
+    # The first of equal ones; a row with a -1 is all -1.
     return drawn[np.arange(len(drawn)), similarity.argmin(axis=1)]
 
 
 def diverse(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
-    """Every group of alike poses is equally likely, and within it every pose.
+    """Every cluster of similar poses is equally likely, and within it every pose.
 
-    Reason: most of a data set are people who walk past; here the few who ride, sit or turn round weigh as much.
+    Reason: most people in a dataset walk past; here the few who ride, sit or turn round get the same weight.
 
     Returns:
         (B,) int64 rows; -1 where no other image's usable pose exists.
@@ -136,9 +135,9 @@ def diverse(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarr
 
 
 def inverse_density(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
-    """A pose is as likely as poses like it are rare (`PoseBank.rarity`, at most ten times the median).
+    """Draws a pose with a probability proportional to `PoseBank.rarity` (at most ten times the median).
 
-    Reason: as `diverse`, without borders between groups; the odd poses come oftener than there.
+    Reason: as `diverse`, without cluster borders; outliers are drawn more often than there.
 
     Returns:
         (B,) int64 rows; -1 where no other image's usable pose exists.
@@ -148,9 +147,9 @@ def inverse_density(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> 
 
 
 def gap(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
-    """A pose of those groups of alike poses in which the source's identity has the fewest images, mostly none.
+    """A pose from the clusters in which the source's identity has the fewest images, mostly none.
 
-    Reason: it fills exactly what the identity lacks, which is what the augmentation is for.
+    Reason: it adds exactly the poses that the identity lacks, which is the purpose of the augmentation.
 
     Returns:
         (B,) int64 rows; -1 where no other image's usable pose exists.
@@ -164,17 +163,17 @@ def gap(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
     for pid, key, number in zip(pids, sources.keys, numbers, strict=True):
         own = bank.positions_named(key)
         position = clusters.draw(bank.least_seen_clusters(pid), number, own)
-        if position < 0:  # they hold poses of the source alone
+        if position < 0:  # these clusters hold only poses of the source image
             position = clusters.draw(bank.least_seen_clusters(pid, clusters.holding_others(own)), number, own)
         positions.append(position)
     return _rows(bank, positions)
 
 
 def camera(bank: PoseBank, sources: Sources, seed: int, epoch: int) -> np.ndarray:
-    """A pose that another camera than the source's saw, each equally likely.
+    """A pose from another camera than the source's, each equally likely.
 
-    Reason: cameras see people from different sides and heights; the poses of the others are those that a match across
-    cameras is decided by.
+    Reason: cameras see people from different sides and heights, and matching across cameras needs exactly the poses of
+    the other cameras.
 
     Returns:
         (B,) int64 rows; -1 where no other camera's usable pose exists.
@@ -251,16 +250,16 @@ def sample(
         sampler: a name in `SAMPLERS`, or a mixture (`parse_sampler`).
         keypoints: (B,) persons of the source images, on any device.
         keys: (B,) names of the source images.
-        pids: (B,) their identities, for samplers that go by them.
-        camids: (B,) their cameras, for samplers that go by them.
-        seed: of the run.
-        epoch: of the run.
+        pids: (B,) their identities, for samplers that need them.
+        camids: (B,) their cameras, for samplers that need them.
+        seed: seed of the run.
+        epoch: epoch of the run.
 
     Returns:
         (B,) int64 on the CPU: rows of the bank; -1 where no usable pose of another image exists.
 
     Raises:
-        BadInput: no such sampler, or one that goes by pids or camids that were not given.
+        BadInput: no such sampler, or one that needs pids or camids that were not given.
         ValueError: lengths differ.
     """
     parts = parse_sampler(sampler)
@@ -278,34 +277,34 @@ def sample(
 
 
 def _rows(bank: PoseBank, positions: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Rows at `positions` (B, ...) of the usable ones; -1 where the position is."""
+    """Rows of the bank at `positions` (B, ...) in `usable_rows`; -1 where the position is -1."""
     found = np.asarray(positions, np.int64)
     return np.where(found >= 0, bank.usable_rows[found], -1)
 
 
 def _draw_uniform(bank: PoseBank, keys: Sequence[str], numbers: np.ndarray) -> np.ndarray:
-    """Usable rows, not the source's own, in the shape of the uniform `numbers` (B, ...); -1 where there is none."""
+    """Usable rows, not the source's own, in the shape of the uniform `numbers` (B, ...); -1 if there is none."""
     own = [bank.positions_named(key) for key in keys]
     others = len(bank.usable_rows) - np.array([len(positions) for positions in own], np.int64)
     others = others.reshape(-1, *[1] * (numbers.ndim - 1))
     positions = (numbers * others).astype(np.int64)
     for index, skipped in enumerate(own):
-        for position in skipped:  # ascending: counts past the source's own poses
+        for position in skipped:  # ascending: skips the source's own poses
             positions[index] += positions[index] >= position
     return _rows(bank, np.where(others > 0, positions, -1))
 
 
 def _draw_rare(bank: PoseBank, key: str, number: float) -> int:
-    """A position, not the source's own, by rarity; -1 for none."""
+    """A position drawn by rarity, not the source's own; -1 if there is none."""
     own, cumulative = bank.positions_named(key), bank.cumulative_rarity
     if len(own) == len(cumulative):
         return -1
     spans = [(cumulative[p - 1] if p else 0.0, cumulative[p]) for p in own]
     target = number * (cumulative[-1] - sum(end - start for start, end in spans))
-    for start, end in spans:  # ascending: leaps over the source's own poses
+    for start, end in spans:  # ascending: skips the source's own poses
         target += (end - start) * (target >= start)
     position = min(int(np.searchsorted(cumulative, target, side="right")), len(cumulative) - 1)
-    while position in own:  # rounding, at the border of one of them
+    while position in own:  # after rounding at the border of one of them
         position = (position + 1) % len(cumulative)
     return position
 
@@ -313,7 +312,7 @@ def _draw_rare(bank: PoseBank, key: str, number: float) -> int:
 def _known(
     bank: PoseBank, sampler: str, column: str, keys: Sequence[str], given: Sequence[int] | np.ndarray | Tensor | None
 ) -> list[int]:
-    """(B,) identities or cameras, as given or as the bank has them for images of these names."""
+    """(B,) identities or cameras, as given or looked up in the bank by image name."""
     if given is not None:
         return np.asarray(given).tolist()
     rows = [bank.positions_named(key)[:1] for key in keys]
@@ -332,13 +331,13 @@ def _near_pools(bank: PoseBank, sources: Sources, which: np.ndarray) -> list[np.
 
 
 def _searched_pools(bank: PoseBank, sources: Sources, which: np.ndarray) -> list[np.ndarray]:
-    """As `_near_pools`; searches those that `PoseBank.near_pools` lacks and puts them there."""
+    """As `_near_pools`; searches the pools that are not in `PoseBank.near_pools` yet and adds them."""
     keypoints = sources.keypoints.to("cpu")
-    told = np.concatenate([keypoints.xy.flatten(1).numpy(), keypoints.visibility.numpy()], axis=1)
-    keys = [(sources.keys[i], told[i].tobytes()) for i in which.tolist()]
+    values = np.concatenate([keypoints.xy.flatten(1).numpy(), keypoints.visibility.numpy()], axis=1)
+    keys = [(sources.keys[i], values[i].tobytes()) for i in which.tolist()]
     own = np.array([len(bank.positions_named(name)) for name, _ in keys], dtype=np.int64)
     new = np.array([key not in bank.near_pools for key in keys], dtype=bool)
-    # Grouped, because the number asked for changes what is searched: it must depend on the image alone.
+    # Grouped by k, because k changes which candidates are searched: it must depend on the image alone.
     for extra in np.unique(own[new]).tolist():
         group = np.flatnonzero(new & (own == extra))
         hits = bank.search(keypoints[torch.from_numpy(which[group])], k=min(NEAR_POOL + extra, len(bank.usable_rows)))

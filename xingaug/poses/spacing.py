@@ -1,4 +1,4 @@
-"""Which of many poses stand for all of them, where a random choice would have to be seeded."""
+"""An evenly spaced subset of many poses, instead of a random one that would need a seed."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ FIT_ROWS = 8192
 
 
 def evenly_spaced(count: int, number: int) -> np.ndarray:
-    """Positions at equal distances from the first to the last.
+    """Evenly spaced positions from the first to the last.
 
     Args:
         count: how many there are to choose from, at least 1.
-        number: how many are chosen; some come more than once if it is larger than `count`.
+        number: how many are chosen; some are repeated if it is larger than `count`.
 
     Returns:
         (number,) int64 in [0, count), ascending.

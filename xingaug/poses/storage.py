@@ -1,4 +1,4 @@
-"""A pose bank's directory: one .npy file for each array, and bank.json with what they are and their checksums."""
+"""A pose bank's directory: one .npy file per array, and bank.json with metadata and checksums."""
 
 import json
 import math
@@ -17,19 +17,19 @@ from xingaug.poses.kernel import FEATURES, LANDMARKS
 
 FORMAT, VERSION = "xingaug-pose-bank", 2
 INDEX_FILE = "index.faiss"
-"""The trained FAISS index of a bank that is too large to be scanned; absent from smaller banks."""
+"""The trained FAISS index of a bank that is too large for an exhaustive scan; absent from smaller banks."""
 
 MOST_POSES = 5_000_000
-"""Of a bank that is read: 3.3 GB on disk (our choice)."""
+"""Most poses of a bank that is read: 3.3 GB on disk (our choice)."""
 
 _MANIFEST = "bank.json"
-_MOST_SIDE = 65_535  # of a frame, as of a JPEG
-_LONGEST_NAME = 4096  # characters, as of a path
+_MOST_SIDE = 65_535  # pixels of a frame's side, as in JPEG
+_LONGEST_NAME = 4096  # characters, as in a path
 _MOST_HEADER = 10_000  # bytes of a .npy file before its values
 _MOST_INDEX_BYTES = 8_000_000_000
 _CHUNK = 65_536
 
-# What each file holds: its shape beside the axis of poses, its dtype on disk, whether it has an axis of poses.
+# Each file's shape without the axis of poses, its dtype on disk, and whether it has an axis of poses.
 ARRAYS: dict[str, tuple[tuple[int, ...], str, bool]] = {
     "xy": ((len(JOINTS), 2), "<f4", True),
     "visibility": ((len(JOINTS),), "<f4", True),
@@ -51,9 +51,9 @@ def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray], described: Mapp
     """Fills a new directory.
 
     Args:
-        folder: an empty directory, in which the index may lie already.
+        folder: a directory that is empty, except perhaps for the index.
         arrays: one for each name in `ARRAYS`.
-        described: what bank.json holds beside the format and the checksums.
+        described: the contents of bank.json besides format and checksums.
     """
     for name, (_, dtype, _) in ARRAYS.items():
         array = np.asarray(arrays[name], dtype=None if dtype == "U" else dtype)
@@ -70,8 +70,8 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         The arrays by name, read-only, and bank.json.
 
     Raises:
-        BadInput: no bank there, another version, a file that is missing, changed, truncated or holds NaN, or values
-            that no bank has: no usable pose, one that is marked so and is not, a visibility outside [0, 1].
+        BadInput: no bank at `path`, another version, a file that is missing, changed, truncated or holds NaN, or
+            invalid values: no usable pose, an unusable pose marked as usable, a visibility outside [0, 1].
     """
     manifest = _read_manifest(path)
     arrays = {name: _load_array(path, name, manifest) for name in ARRAYS}
@@ -84,7 +84,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _wrong_values(arrays: Mapping[str, np.ndarray], frame: tuple[int, int]) -> Iterator[str]:
-    """File by file what no bank has, though every checksum may fit."""
+    """Invalid values, file by file; checksums cannot reveal them."""
     if not arrays["usable"].any():
         yield "usable.npy: no pose is usable, needed one at least"
     values = np.linalg.eigvalsh(arrays["covariance"])
@@ -146,11 +146,11 @@ def _load_array(path: Path, name: str, manifest: Mapping[str, Any]) -> np.ndarra
     file = path / f"{name}.npy"
     shape, dtype, per_pose = ARRAYS[name]
     expected = (manifest["poses"], *shape) if per_pose else shape
-    each = 4 * _LONGEST_NAME if dtype == "U" else 8  # of any number
+    each = 4 * _LONGEST_NAME if dtype == "U" else 8  # bytes per element, at most
     _require_intact(file, manifest, _MOST_HEADER + each * math.prod(expected))
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a header is an expression of Python's, which may fail in any way
+    except Exception as error:  # the header is a Python expression, which may fail in any way
         reason = first_line(error)
         raise BadInput(f"{file}: not readable ({reason}); build the bank again") from None
     if array.shape != expected or (array.dtype.kind != "U" if dtype == "U" else array.dtype != np.dtype(dtype)):

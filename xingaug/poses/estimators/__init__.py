@@ -1,4 +1,4 @@
-"""Pose estimators, the project's own and networks of other people, behind one protocol."""
+"""Pose estimators, the project's own and third-party networks, behind one protocol."""
 
 from pathlib import Path
 
@@ -30,15 +30,15 @@ _WEIGHTS = {
     "posenet": "what `xingaug train-estimator` writes (.safetensors)",
     "program": "a network, images (B, 3, H, W) in [0, 1] -> (B, 18, 3), as ONNX (.onnx) or torch.export.save (.pt2)",
 }
-"""What the estimators that come without weights need."""
+"""The file that each estimator without bundled weights needs."""
 
 _BUNDLED = Path(__file__).resolve().parents[2] / "weights" / "estimators"
 
 BUNDLED: tuple[str, ...] = tuple(sorted(path.stem for path in _BUNDLED.glob("*.safetensors")))
-"""Names of the estimators that come with weights; a card lies beside each."""
+"""Names of the estimators with bundled weights; each has a model card beside them."""
 
 DEFAULT = "posenet-market1501"
-"""The estimator where none is named."""
+"""The default estimator."""
 
 ESTIMATORS: tuple[str, ...] = (*BUNDLED, "keypoint-rcnn", *_WEIGHTS)
 """Names of the estimators."""
@@ -55,12 +55,12 @@ def load_estimator(
 
     Args:
         name: one of `ESTIMATORS`; those of `BUNDLED` need nothing else. `rtmpose` and `vitpose` read any top-down ONNX
-            model of either family: whether its head is SimCC or heatmaps is told by its outputs.
+            model of either family: SimCC or heatmaps is detected from the outputs.
         weights: the file. `keypoint-rcnn` takes a state dict, `.pth` or `.safetensors`, and without a path the weights
-            that torchvision keeps or downloads; `rtmpose`, `vitpose` and `movenet` take `.onnx`, `posenet` takes what
-            `train_estimator` wrote, `program` takes `.onnx` or `.pt2`; the latter can run code, so name only one that
-            you trust.
-        device: where the network runs and the keypoints come out.
+            that torchvision caches or downloads; `rtmpose`, `vitpose` and `movenet` take `.onnx`, `posenet` the output
+            of `train_estimator`, `program` takes `.onnx` or `.pt2`; the latter can run code, so use only one that you
+            trust.
+        device: the device of the network and of the returned keypoints.
         mirror: estimate on the mirrored images too and average (see `PoseEstimator`).
         min_confidence: joints below it are missing, in [0, 1).
 
@@ -68,8 +68,8 @@ def load_estimator(
         The estimator.
 
     Raises:
-        BadInput: an unknown name, no such file, a file that is no such model, no weights for `keypoint-rcnn` in
-            torchvision's cache and no network, onnxruntime missing or without CUDA where it is asked for.
+        BadInput: an unknown name, no such file, a file of another model, no weights for `keypoint-rcnn` in
+            torchvision's cache and no internet, onnxruntime missing or without the requested CUDA.
         ValueError: `min_confidence` outside its range.
     """
     if name not in ESTIMATORS:
@@ -94,16 +94,16 @@ def load_estimator(
 
 
 def posenet_file(name_or_path: str | Path) -> Path:
-    """Where the weights of a PoseNet lie: the bundled one of that name, or the file itself."""
+    """The weights file of a PoseNet: the bundled one of that name, or the given path."""
     return _BUNDLED / f"{name_or_path}.safetensors" if str(name_or_path) in BUNDLED else Path(name_or_path)
 
 
 def load_estimator_file(path: Path, device: str | torch.device = "cpu", min_confidence: float = 0.0) -> Estimator:
-    """Loads an estimator whose kind its file tells.
+    """Loads an estimator; its kind is detected from the file.
 
     Args:
-        path: `.pt2`, `.safetensors` of PoseNet, or `.onnx`: MoveNet takes images (1, H, W, 3), a program gives one
-            (B, 18, 3), else it is a top-down network such as RTMPose.
+        path: `.pt2`, `.safetensors` of PoseNet, or `.onnx`: MoveNet has an input (1, H, W, 3), a program one output
+            (B, 18, 3), otherwise it is a top-down network such as RTMPose.
         device: where the network runs.
         min_confidence: joints below it are missing, in [0, 1).
 
@@ -113,10 +113,10 @@ def load_estimator_file(path: Path, device: str | torch.device = "cpu", min_conf
     kind = "posenet" if path.suffix.lower() == ".safetensors" else "program"
     if path.suffix.lower() == ".onnx" and path.is_file():
         session = onnx_session(path, torch.device("cpu"), "a pose estimator")
-        made = session.get_outputs()
+        outputs = session.get_outputs()
         if takes_rows_of_pixels(session):
             kind = "movenet"
-        elif len(made) != 1 or len(made[0].shape) != 3:
+        elif len(outputs) != 1 or len(outputs[0].shape) != 3:
             kind = "rtmpose"
     return load_estimator(kind, path, device, min_confidence=min_confidence)
 

@@ -1,4 +1,4 @@
-"""What every estimator does round its network: checks, mirrored averaging, the least confidence."""
+"""Common to all estimators around the network: checks, flip averaging, the minimum confidence."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,38 +13,38 @@ from xingaug.errors import BadInput
 from xingaug.keypoints import JOINTS, Keypoints
 
 MIN_CONFIDENCE = 0.3
-"""Below it a joint is missing (our choice, and what the families' own drawings use)."""
+"""Confidence below which a joint is missing (our choice, and the threshold of the model families' own drawings)."""
 
 
 class Estimator(Protocol):
     """Finds the person of each image.
 
     Attributes:
-        name: one line for people, recorded as the source of annotations: kind, weights' file name, the first 12 hex
+        name: one readable line, recorded as the source of annotations: kind, weights' file name, the first 12 hex
             digits of its SHA-256.
     """
 
     name: str
 
     def __call__(self, images: Tensor | Sequence[Tensor]) -> Keypoints:
-        """Finds them.
+        """Estimates the keypoints.
 
         Args:
             images: (B, 3, H, W), or B tensors (3, H_i, W_i), float in [0, 1], on any device.
 
         Returns:
             (B,) keypoints on the estimator's device, in each image's own pixels. `visibility` is the model's
-            confidence in [0, 1]; where no person is found all joints are missing.
+            confidence in [0, 1]; if no person is found, all joints are missing.
         """
         ...
 
 
 class Finder(Protocol):
-    """A network with what it needs before and after it.
+    """A network with its pre- and postprocessing.
 
     Attributes:
-        name: as of an `Estimator`.
-        device: where it runs.
+        name: as in `Estimator`.
+        device: the device that it runs on.
     """
 
     name: str
@@ -58,13 +58,13 @@ class Finder(Protocol):
 class PoseEstimator:
     """An `Estimator` made of a `Finder`.
 
-    With `mirror` the finder sees the mirrored images too. What it finds there is mirrored back; a joint lies at the
-    mean of both places weighted by their confidence, and its confidence is the mean of both, so that a joint found once
-    keeps its place and half of its confidence (our choice). The neck, derived from the shoulders or found, is averaged
-    like any other joint.
+    With `mirror` the finder runs on the mirrored images too, and its result is mirrored back. A joint's position is the
+    mean of both, weighted by confidence, and its confidence is the mean of both, so that a joint found once keeps its
+    position and half of its confidence (our choice). The neck, derived from the shoulders or found, is averaged like
+    any other joint.
 
     Attributes:
-        name: of the finder, and whether it is mirrored.
+        name: the finder's name, and whether it is mirrored.
     """
 
     def __init__(self, finder: Finder, mirror: bool = False, min_confidence: float = MIN_CONFIDENCE) -> None:
@@ -88,8 +88,8 @@ class PoseEstimator:
         """Finds the person of each image; see `Estimator`.
 
         Raises:
-            BadInput: the network does not take the images, or gives something that is no pose.
-            ValueError: no such images.
+            BadInput: the network does not accept the images, or its output is not a pose.
+            ValueError: images of another shape or dtype.
         """
         device = self._finder.device
         checked = [_checked(image) for image in images]
@@ -120,14 +120,14 @@ def _mirrored_back(found: Keypoints, widths: list[int]) -> Keypoints:
 
 
 def _mean(a: Keypoints, b: Keypoints) -> Keypoints:
-    """Places weighted by confidence, mean confidence."""
+    """Positions averaged by confidence, and the mean confidence."""
     total = a.visibility + b.visibility
     weight = (b.visibility / total).where(total > 0, 0)[..., None]
     return Keypoints(torch.lerp(a.xy, b.xy, weight), total / 2)
 
 
 def poses_of_coco17(xy: Tensor, confidence: Tensor, where: str) -> Keypoints:
-    """The 18 joints of a network that finds COCO's 17; the neck is the middle of the shoulders.
+    """Converts COCO's 17 joints of a network to the 18 joints; the neck is the middle of the shoulders.
 
     Args:
         xy: (B, 17, 2) pixels of each image.
@@ -135,7 +135,7 @@ def poses_of_coco17(xy: Tensor, confidence: Tensor, where: str) -> Keypoints:
         where: the network, for the error message.
 
     Raises:
-        BadInput: values that are no numbers.
+        BadInput: NaN or infinite values.
     """
     if not bool(confidence.isfinite().all() and xy.isfinite().all()):
         raise BadInput(f"{where}: gives NaN or infinite values; needed weights that fit the network")
@@ -143,14 +143,14 @@ def poses_of_coco17(xy: Tensor, confidence: Tensor, where: str) -> Keypoints:
 
 
 def weights_name(kind: str, path: Path) -> str:
-    """The name of an estimator with the weights of a file."""
+    """The name of an estimator: kind, weights' file name, and the start of its SHA-256."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return f"{kind} {path.name} {digest[:12]}"
 
 
 def require_file(kind: str, path: Path, suffixes: tuple[str, ...]) -> None:
-    """Raises `BadInput` unless there is a file of that name."""
+    """Raises `BadInput` unless the file exists and has one of the suffixes."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file; the estimator '{kind}' needs its weights, {' or '.join(suffixes)}")
     if path.suffix.lower() not in suffixes:

@@ -1,4 +1,4 @@
-"""Crops of any size, brought into the input of a network of one size, and joints brought back."""
+"""Resizes crops of any size to a network's input size, and maps joints back."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PADDING = 1.25
-"""The input shows so many times the crop's height or width: the share of surroundings that RTMPose and ViTPose are
-trained with. It also leaves a border round a person who fills the crop."""
+"""Ratio of the input's height or width to the crop's: the amount of surroundings that RTMPose and ViTPose are trained
+with. It also leaves a border round a person who fills the crop."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
     """Crops placed in frames of one size.
 
-    A crop's (x, y) lies at `(xy + 0.5) * scale - 0.5 + offset`: the crop is resized about pixel centres to a whole
-    number of pixels and placed at a whole pixel, so that the way back is exact.
+    A crop's (x, y) is mapped to `(xy + 0.5) * scale - 0.5 + offset`: the crop is resized about pixel centres to a whole
+    number of pixels and placed at a whole pixel, so that the inverse is exact.
 
     Attributes:
         images: (B, 3, h, w).
-        scale: (B, 2) x and y, frame pixels per crop pixel. Both are the same but for the rounding of the size.
-        offset: (B, 2) x and y, where the crop's top-left pixel begins in the frame.
+        scale: (B, 2) x and y, frame pixels per crop pixel. Both are equal up to the rounding of the size.
+        offset: (B, 2) x and y, position of the crop's top-left pixel in the frame.
     """
 
     images: Tensor
@@ -35,16 +35,16 @@ class Frames:
 
 
 def frame(crops: list[Tensor], size: tuple[int, int], border: Tensor, padding: float = PADDING) -> Frames:
-    """Enlarges or shrinks crops to fill 1 / `padding` of a frame, in its middle; the aspect is kept.
+    """Resizes crops to fill 1 / `padding` of a frame, centred; the aspect ratio is kept.
 
     Args:
-        crops: (3, H_i, W_i) float32 on one device, at least one. Those of one size are resized together.
+        crops: (3, H_i, W_i) float32 on one device, at least one. Crops of equal size are resized together.
         size: (height, width) of the frames.
-        border: (3,) the colour round the crops.
-        padding: how many times the crop's height or width the frame shows, at least 1.
+        border: (3,) the colour around the crops.
+        padding: ratio of the frame's height or width to the crop's, at least 1.
 
     Returns:
-        The frames; bilinear, with antialiasing where a crop shrinks.
+        The frames; bilinear, antialiased when a crop is reduced.
     """
     device = crops[0].device
     images = border.to(device)[:, None, None].repeat(len(crops), 1, *size)
@@ -62,7 +62,7 @@ def frame(crops: list[Tensor], size: tuple[int, int], border: Tensor, padding: f
 
 
 def rows_by_size(crops: list[Tensor]) -> dict[tuple[int, int], list[int]]:
-    """Rows of the crops of each (height, width)."""
+    """Indices of the crops by (height, width)."""
     rows: dict[tuple[int, int], list[int]] = {}
     for i, crop in enumerate(crops):
         rows.setdefault((crop.shape[-2], crop.shape[-1]), []).append(i)

@@ -1,16 +1,16 @@
-"""From what the head of a top-down network gives to joints in its input."""
+"""Decodes the heads of top-down networks to joints in input pixels."""
 
 import torch
 from torch import Tensor
 
 _FLOOR = 1e-3
-"""Least height beside a peak, as a share of it, before the logarithm is taken."""
+"""Lower bound of the values beside a peak, as a share of it, before taking the logarithm."""
 
 
 def decode_simcc(along_x: Tensor, along_y: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Decodes SimCC (Li et al. 2022) as RTMPose has it: one distribution per joint and axis.
+    """Decodes SimCC (Li et al. 2022) as in RTMPose: one distribution per joint and axis.
 
-    Bin i stands for the pixel i / k, where k is the number of bins per pixel and pixel 0 is the first pixel's centre.
+    Bin i is the pixel coordinate i / k, where k is the number of bins per pixel and 0 is the first pixel's centre.
 
     Args:
         along_x: (B, J, w * k).
@@ -26,12 +26,12 @@ def decode_simcc(along_x: Tensor, along_y: Tensor, size: tuple[int, int]) -> tup
 
 
 def decode_heatmaps(maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Decodes heatmaps as ViTPose has them: one per joint, the outermost centres on those of the input ("UDP").
+    """Decodes heatmaps as in ViTPose: one per joint, with outermost pixel centres aligned to the input's ("UDP").
 
-    Map pixel i stands for the input's pixel i * (w - 1) / (w_map - 1) (Huang et al. 2020). The peak is refined, along
-    each axis, by the parabola through the logarithms of the highest value and its two neighbours, at most half a pixel:
-    exact to rounding for a Gaussian. That is DARK's step (Zhang et al. 2020) without its blur and its mixed derivative
-    (our choice). A peak at the edge of the map is not refined across it.
+    Map pixel i is the input's pixel i * (w - 1) / (w_map - 1) (Huang et al. 2020). The peak is refined, along each
+    axis, by the parabola through the logarithms of the highest value and its two neighbours, at most half a pixel:
+    exact up to rounding for a Gaussian. This is DARK's step (Zhang et al. 2020) without its blur and mixed derivative
+    (our choice). A peak at the edge of the map is not refined across the edge.
 
     Args:
         maps: (B, J, h_map, w_map), both at least 2.
@@ -41,8 +41,8 @@ def decode_heatmaps(maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor
         (B, J, 2) pixels of the input, and (B, J) the highest values, unbounded.
     """
     height, width = maps.shape[-2:]
-    highest, place = maps.flatten(2).max(-1)
-    row, column = place // width, place % width
+    highest, index = maps.flatten(2).max(-1)
+    row, column = index // width, index % width
     across = maps.gather(2, row[..., None, None].expand(*row.shape, 1, width)).squeeze(2)
     down = maps.gather(3, column[..., None, None].expand(*row.shape, height, 1)).squeeze(3)
     refined = torch.stack([column + _step(across, column), row + _step(down, row)], -1)
@@ -50,14 +50,14 @@ def decode_heatmaps(maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor
 
 
 def _step(profile: Tensor, peak: Tensor) -> Tensor:
-    """How far the vertex of the parabola lies from the peak of each profile.
+    """Distance of the parabola's vertex from the peak of each profile.
 
     Args:
         profile: (B, J, n) values along one axis.
-        peak: (B, J) index of the highest.
+        peak: (B, J) index of the highest value.
 
     Returns:
-        (B, J) in [-0.5, 0.5]; 0 where the peak has one neighbour alone or is not above 0.
+        (B, J) in [-0.5, 0.5]; 0 if the peak has only one neighbour or is not above 0.
     """
     last = profile.shape[-1] - 1
     around = torch.stack([peak - 1, peak, peak + 1], -1)

@@ -1,4 +1,4 @@
-"""Keypoint R-CNN (He et al. 2017) as torchvision has it."""
+"""Keypoint R-CNN (He et al. 2017) from torchvision."""
 
 import sys
 from pathlib import Path
@@ -17,33 +17,33 @@ SIZE = (640, 480)
 """(height, width) of the frames: an upright crop becomes 512 pixels high (our choice)."""
 
 BORDER = (0.485, 0.456, 0.406)
-"""The mean that the network subtracts: the border becomes the zeros with which torchvision pads its batches."""
+"""The mean that the network subtracts, so that the border becomes 0, as in torchvision's own padding."""
 
 PERSONS = 10
-"""Persons kept in a crop, best first (our choice)."""
+"""Most persons kept per crop, best first (our choice)."""
 
 AT_ONCE = 8
-"""Frames that go through the network together, which bounds its memory (our choice)."""
+"""Frames per forward pass, to limit memory (our choice)."""
 
 
 class KeypointRCNN:
-    """A detector and keypoint head; of several persons in a crop the central one counts.
+    """A detector with keypoint head; of several persons in a crop the central one is used.
 
-    That is the one with the greatest product of its score and the share of the crop's middle (half its height and half
-    its width) that its box covers; a person beside the middle is not the crop's person. A joint's confidence is the
-    person's score times the sigmoid of the joint's own score, which is a logit (both our choice). torchvision's joints
-    are pixel indices, as COCO's are: the first pixel's centre is 0.
+    It has the largest product of score and share of the crop's middle (half its height and half its width) that its box
+    covers; a person outside the middle is not the crop's person. A joint's confidence is the person's score times the
+    sigmoid of the joint's own score, which is a logit (both our choice). torchvision's joints are pixel indices, as in
+    COCO: the first pixel's centre is 0.
     """
 
     def __init__(self, network: nn.Module, name: str, device: torch.device) -> None:
-        """Takes a network.
+        """Wraps a network.
 
         Args:
             network: as torchvision's: list of (3, H, W) in [0, 1] -> list of dicts with `boxes` (N, 4), `scores` (N,),
                 `labels` (N,), 1 for a person, `keypoints` (N, 17, 3) and `keypoints_scores` (N, 17), in the pixels of
-                the images that it was given.
-            name: of the estimator.
-            device: where it runs.
+                its input images.
+            name: name of the estimator.
+            device: the device that it runs on.
         """
         self.name, self.device = name, device
         self._network = network.to(device).eval().requires_grad_(False)
@@ -53,7 +53,7 @@ class KeypointRCNN:
         """Builds `keypointrcnn_resnet50_fpn` with the weights of a file, or with torchvision's own.
 
         Raises:
-            BadInput: no such file, other weights, or none to be had from torchvision.
+            BadInput: no such file, weights that do not fit, or none available from torchvision.
         """
         if path is None:
             path, state = _weights_of_torchvision()
@@ -68,7 +68,7 @@ class KeypointRCNN:
         return poses_of_coco17(xy, confidence, self.name)
 
     def _find(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """(B, 17, 2) pixels of the images and (B, 17) confidences; zeros where there is nobody."""
+        """(B, 17, 2) pixels of the images and (B, 17) confidences; zeros if there is nobody."""
         frames = frame(images, SIZE, torch.tensor(BORDER))
         given = self._network(list(frames.images))
         middles = _middles(images, frames)
@@ -82,7 +82,7 @@ class KeypointRCNN:
 
 
 def central_person(boxes: Tensor, scores: Tensor, middle: Tensor) -> int | None:
-    """The person with the greatest product of score and share of `middle` that the box covers.
+    """The person with the largest product of score and share of `middle` that the box covers.
 
     Args:
         boxes: (N, 4) x1, y1, x2, y2.
@@ -90,7 +90,7 @@ def central_person(boxes: Tensor, scores: Tensor, middle: Tensor) -> int | None:
         middle: (4,) a box in the same frame.
 
     Returns:
-        The row, or None where no person covers any of it.
+        The row, or None if no box covers any of it.
     """
     sides = torch.minimum(boxes[:, 2:], middle[2:]) - torch.maximum(boxes[:, :2], middle[:2])
     rank = scores * sides.clamp(min=0).prod(-1) / (middle[2:] - middle[:2]).prod()
@@ -98,14 +98,14 @@ def central_person(boxes: Tensor, scores: Tensor, middle: Tensor) -> int | None:
 
 
 def _middles(images: list[Tensor], frames: Frames) -> Tensor:
-    """(B, 4) the boxes of half the height and half the width in the middle of each crop, in pixels of the frames."""
+    """(B, 4) central boxes of half the height and half the width of each crop, in pixels of the frames."""
     sizes = torch.tensor([[image.shape[-1], image.shape[-2]] for image in images], device=frames.scale.device)
     inner = sizes * frames.scale
     return torch.cat([frames.offset + inner / 4, frames.offset + inner * 3 / 4], -1)
 
 
 def _weights_of_torchvision() -> tuple[Path, dict[str, Tensor]]:
-    """Those of its cache, or downloaded by it."""
+    """The weights from torchvision's cache, or downloaded by it."""
     from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
 
     weights = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1
@@ -117,7 +117,7 @@ def _weights_of_torchvision() -> tuple[Path, dict[str, Tensor]]:
         if not isinstance(error, URLError | ConnectionError | TimeoutError):
             raise
         reason = first_line(error)
-    except Exception as error:  # a damaged file can make the reader fail anywhere
+    except Exception as error:  # a damaged file can raise anything
         reason = first_line(error)
     else:
         return path, state
@@ -134,10 +134,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _build_network() -> nn.Module:
-    """The network without weights; frames of `SIZE` pass through it without being resized."""
+    """The network without weights, configured not to resize frames of `SIZE`."""
     from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
-    with torch.random.fork_rng(devices=[]):  # it draws weights, which are overwritten
+    with torch.random.fork_rng(devices=[]):  # it draws initial weights, which are overwritten
         return keypointrcnn_resnet50_fpn(
             weights=None,
             weights_backbone=None,
@@ -159,7 +159,7 @@ def _build(state: dict[str, Tensor], path: Path) -> nn.Module:
 
 
 def _leave_variances_as_they_are(network: nn.Module) -> None:
-    """Weights of frozen batch norms, such as torchvision's own, are made for an epsilon of 0."""
+    """Sets epsilon to 0, which weights with frozen batch norms, such as torchvision's own, expect."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 0.0

@@ -1,4 +1,4 @@
-"""MoveNet, single pose (Google, 2021), in an ONNX file run by onnxruntime."""
+"""MoveNet, single pose (Google, 2021), as an ONNX file run by onnxruntime."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from xingaug.programs import onnx_session
 
 _TYPES = {"tensor(int32)": np.int32, "tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 _PADDING = 1.0
-"""The crop fills the frame: on 200 crops of Market-1501 more joints are found so than with a border (92 to 89 %)."""
+"""The crop fills the frame: on 200 crops of Market-1501 this finds more joints than a border does (92 to 89 %)."""
 
 
 class MoveNet:
     """One crop in, one person out: RGB 0 to 255 in black surroundings, COCO's 17 joints out as y, x, score."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        """Loads a network and runs it once, to see what it gives.
+        """Loads a network and runs it once to check its output.
 
         Args:
             path: the `.onnx` file, input (1, H, W, 3), output (1, 1, 17, 3) as shares of H and W.
@@ -30,7 +30,7 @@ class MoveNet:
 
         Raises:
             BadInput: no such file, no network that onnxruntime can load, other inputs or outputs, onnxruntime missing
-                or without CUDA where it is asked for.
+                or without the requested CUDA.
         """
         require_file("movenet", path, (".onnx",))
         self.path, self.device = path, device
@@ -51,12 +51,12 @@ class MoveNet:
         frames = frame(images, self.size, torch.zeros(3), _PADDING)
         pixels = (frames.images * 255).round().clamp(0, 255).movedim(1, -1).cpu().numpy()
         found = torch.from_numpy(np.stack([self._run(one) for one in pixels])).to(self.device)
-        # A share of the frame counts from the outer edge of its first pixel, our pixels from that one's centre.
+        # MoveNet's coordinates start at the outer edge of the first pixel, ours at its centre.
         xy = found[..., [1, 0]] * torch.tensor([self.size[1], self.size[0]], device=self.device) - 0.5
         return poses_of_coco17(frames.back(xy), found[..., 2], str(self.path))
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
-        """One frame (H, W, 3), 0 to 255, to (17, 3) float32."""
+        """One frame (H, W, 3), 0 to 255 -> (17, 3) float32."""
         try:
             found = self._session.run(None, {self._input: pixels[None].astype(self._dtype)})
         except Exception as error:  # onnxruntime's own, which share no class but this one
@@ -68,7 +68,7 @@ class MoveNet:
 
 
 def takes_rows_of_pixels(session: Any) -> bool:
-    """Whether a network's input is (1, H, W, 3), as MoveNet's is, and not (B, 3, H, W)."""
+    """Whether a network's input is (1, H, W, 3), as MoveNet's, and not (B, 3, H, W)."""
     given = session.get_inputs()
     shape = list(given[0].shape)
     sides = shape[1:3]

@@ -1,7 +1,7 @@
 """PoseNet, the project's own small pose estimator for person crops, one forward pass of 128x64 (our design).
 
-Each joint has a heatmap of 4 px cells, which says where it is, offsets, which say where in its cell, and a map of
-scores, which says whether it can be seen. After heatmaps with offsets (Papandreou et al., CVPR 2017).
+Each joint has a heatmap of 4 px cells for its position, offsets for the position within a cell, and a map of scores for
+its visibility. After heatmaps with offsets (Papandreou et al., CVPR 2017).
 """
 
 import json
@@ -24,14 +24,14 @@ from xingaug.poses.estimators.base import weights_name
 from xingaug.poses.estimators.frames import rows_by_size
 
 SIZE = (128, 64)
-"""Height and width of the images that the network takes, in pixels."""
+"""(height, width) of the input images, in pixels."""
 
 CELL = 4
 """Side of a heatmap's cell in pixels."""
 
 MOST_BYTES = 50_000_000
 _FORMAT = "xingaug pose estimator 1"
-_WINDOW = 2  # cells round the highest one whose mean the joint's place is
+_WINDOW = 2  # radius, in cells round the highest one, of the mean that gives the joint's position
 
 
 class PoseNet(nn.Module):
@@ -52,14 +52,14 @@ class PoseNet(nn.Module):
         self.out = nn.Conv2d(b, 4 * len(JOINTS), 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps of the joints.
+        """Predicts the maps of the joints.
 
         Args:
             images: (B, 3, 128, 64) in [0, 1].
 
         Returns:
-            Logits of the cells (B, 18, 32, 16), a distribution over all of them; offsets from a cell's centre in pixels
-            (B, 18, 2, 32, 16), x and y; logits (B, 18) of a joint's being visible. All float32.
+            Logits (B, 18, 32, 16) of a distribution over the cells; offsets from a cell's centre in pixels
+            (B, 18, 2, 32, 16), x and y; visibility logits (B, 18). All float32.
         """
         quarter = self.to_quarter(self.to_half(images * 4 - 2))  # (B, b, 32, 16)
         eighth = self.to_eighth(quarter)  # (B, c, 16, 8)
@@ -74,7 +74,7 @@ class PoseNet(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions round which the input goes."""
+    """Residual block of two 3x3 convolutions."""
 
     def __init__(self, width: int) -> None:
         """Args: `width`: channels in and out."""
@@ -98,9 +98,9 @@ def cell_centres(like: Tensor) -> Tensor:
 
 
 def joints_of(cells: Tensor, offsets: Tensor, visible: Tensor) -> Keypoints:
-    """The joints that a network's maps tell of.
+    """Decodes a network's maps to joints.
 
-    A joint lies at the mean of what the cells round the highest one say, each by its probability.
+    A joint's position is the mean over the cells round the highest one, weighted by probability.
 
     Args:
         cells: (B, 18, 32, 16) logits.
@@ -123,9 +123,9 @@ def joints_of(cells: Tensor, offsets: Tensor, visible: Tensor) -> Keypoints:
 
 
 class PoseNetFinder:
-    """Crops of any size in, stretched to 128x64, and the 18 joints out in each crop's own pixels.
+    """Crops of any size in, stretched to 128x64; the 18 joints out, in each crop's own pixels.
 
-    It computes in bfloat16 where the device has it, which is thrice as fast and moves joints by hundredths of a pixel.
+    Runs in bfloat16 if the device supports it, which is three times as fast and moves joints by hundredths of a pixel.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -152,7 +152,7 @@ class PoseNetFinder:
 
 
 def fused(network: PoseNet) -> PoseNet:
-    """The network ready to be used, its batch norms folded into the convolutions before them."""
+    """The network for inference, with batch norms folded into the convolutions before them."""
     network = network.eval().requires_grad_(False)
     for module in list(network.modules()):
         if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
@@ -168,10 +168,10 @@ def _fused(layers: nn.Sequential) -> tuple[nn.Module, nn.Module]:
 
 
 def save_posenet(network: PoseNet, path: Path, notes: dict[str, Any] | None = None) -> Path:
-    """Writes weights in half precision, batch statistics in full, with notes in the file's header.
+    """Writes weights in half precision, batch-norm statistics in float32, with notes in the file's header.
 
     Args:
-        network: to be saved.
+        network: the network to save.
         path: ends in `.safetensors`.
         notes: plain data, such as the training configuration.
     """
@@ -186,7 +186,7 @@ def save_posenet(network: PoseNet, path: Path, notes: dict[str, Any] | None = No
 
 
 def load_posenet(path: Path) -> PoseNet:
-    """Reads what `save_posenet` wrote.
+    """Reads a file written by `save_posenet`.
 
     Raises:
         BadInput: no such file, another kind of file, or weights that do not fit or are not finite.

@@ -1,4 +1,4 @@
-"""A pose estimator saved by `torch.export.save`."""
+"""A pose estimator saved by `torch.export.save`, or as ONNX."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from xingaug.programs import load_program, run_program
 
 
 class Program:
-    """A network that takes images (B, 3, H, W) in [0, 1] as they are and gives x, y, confidence of the 18 joints."""
+    """A network that maps images (B, 3, H, W) in [0, 1] to x, y, confidence of the 18 joints."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        """Loads it.
+        """Loads the program.
 
         Raises:
             BadInput: no such file, or no program that this torch can load.
@@ -26,10 +26,10 @@ class Program:
         self.name = weights_name("program", path)
 
     def __call__(self, images: list[Tensor]) -> Keypoints:
-        """Images of any sizes -> (B,); those of one size go through the network together.
+        """Images of any sizes -> (B,); those of one size are run as one batch.
 
         Raises:
-            BadInput: the program does not take them, or returns another shape or other values.
+            BadInput: the program does not accept the images, or returns another shape or invalid values.
         """
         poses = torch.zeros(len(images), len(JOINTS), 3, device=self.device)
         for rows in rows_by_size(images).values():
@@ -43,5 +43,5 @@ class Program:
         try:
             return Keypoints(poses[..., :2], poses[..., 2])
         except ValueError as error:
-            said = f"returns no poses, x and y in pixels and a confidence in [0, 1] ({error})"
-            raise BadInput(f"{self.path}: {said}") from None
+            reason = f"returns no poses, x and y in pixels and a confidence in [0, 1] ({error})"
+            raise BadInput(f"{self.path}: {reason}") from None

@@ -11,13 +11,13 @@ from xingaug.errors import BadInput
 
 @dataclass(frozen=True)
 class PublicWeights:
-    """A published file.
+    """A published weights file.
 
     Attributes:
-        estimator: that reads it, a name in `xingaug.poses.estimators.ESTIMATORS`.
-        url: where its authors publish it.
-        sha256: of it, hexadecimal; at least the first 8 digits.
-        licence: under which it may be used.
+        estimator: the estimator that reads it, a name in `xingaug.poses.estimators.ESTIMATORS`.
+        url: its authors' download address.
+        sha256: its hash, hexadecimal; at least the first 8 digits.
+        licence: the licence of the weights.
     """
 
     estimator: str
@@ -27,7 +27,7 @@ class PublicWeights:
 
     @property
     def file(self) -> str:
-        """Its name."""
+        """Its file name."""
         return urlsplit(self.url).path.rpartition("/")[2]
 
 
@@ -39,11 +39,11 @@ PUBLIC: tuple[PublicWeights, ...] = (
         "BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0",
     ),
 )
-"""What is fetched by name; a file whose hash is not known cannot be here, and needs `--weights URL --sha256 HEX`."""
+"""Files that can be downloaded by name; a file without a known hash needs `--weights URL --sha256 HEX`."""
 
 
 def weights_folder() -> Path:
-    """Where fetched files are kept: `xingaug/weights` in the user's cache."""
+    """The folder of downloaded files: `xingaug/weights` in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xingaug" / "weights"
 
 
@@ -52,12 +52,12 @@ def fetch_weights(estimator: str, url: str | None = None, sha256: str | None = N
 
     Args:
         estimator: its name.
-        url: another file than that of `PUBLIC`; then `sha256` is needed.
-        sha256: of that file.
+        url: another file than the one in `PUBLIC`; needs `sha256`.
+        sha256: hash of that file.
 
     Raises:
-        BadInput: nothing is known of this estimator, or the address or hash is none.
-        WorkFailed: as `download`.
+        BadInput: no published weights of this estimator are known, or the address or hash is invalid.
+        WorkFailed: as in `download`.
     """
     if url is not None:
         if sha256 is None:

@@ -1,4 +1,4 @@
-"""Top-down networks in ONNX files, run by onnxruntime: RTMPose, ViTPose and their relatives."""
+"""Top-down networks as ONNX files, run by onnxruntime: RTMPose, ViTPose and similar ones."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from xingaug.poses.estimators.heads import decode_heatmaps, decode_simcc
 from xingaug.programs import onnx_session
 
 SIZE = (256, 192)
-"""(height, width) of the input of a network that does not say."""
+"""(height, width) of the input of a network that does not state it."""
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, of RGB in [0, 1]; both families are trained with them (mmpose writes them times 255)."""
+"""ImageNet's mean and deviation of RGB in [0, 1]; both families use them (mmpose writes them times 255)."""
 
 _COCO17: dict[int, list[int]] = {
     17: list(range(17)),  # COCO
@@ -26,19 +26,18 @@ _COCO17: dict[int, list[int]] = {
     26: list(range(17)),  # Halpe's body
     133: list(range(17)),  # COCO-WholeBody
 }
-"""Where COCO's 17 joints stand among those of a network, by their number."""
+"""Indices of COCO's 17 joints among those of a network, by the network's number of joints."""
 
 
 class TopDown:
     """One crop in, one person out.
 
-    The crop is taken as the person's box. It comes in RGB, normalised with ImageNet's mean and deviation, in black
-    surroundings, as the families' own pipelines do it. Both heads give values that may exceed 1; the confidence is
-    clipped.
+    The crop is used as the person's box. It is RGB, normalised with ImageNet's mean and deviation, on a black border,
+    as in the families' own pipelines. Both heads return values that may exceed 1; the confidence is clipped.
     """
 
     def __init__(self, kind: str, path: Path, device: torch.device) -> None:
-        """Loads a network and runs it once, to see what it gives.
+        """Loads a network and runs it once to check its outputs.
 
         Args:
             kind: `rtmpose` or `vitpose`, for the name and the messages.
@@ -47,7 +46,7 @@ class TopDown:
 
         Raises:
             BadInput: no such file, no network that onnxruntime can load, other inputs or outputs than the families
-                have, onnxruntime missing or without CUDA where it is asked for.
+                have, onnxruntime missing or without the requested CUDA.
         """
         require_file(kind, path, (".onnx",))
         self.path, self.device = path, device
@@ -70,7 +69,7 @@ class TopDown:
         return poses_of_coco17(frames.back(xy), confidence, str(self.path))
 
     def _run(self, inputs: Tensor) -> list[Tensor]:
-        """Outputs for (B, 3, h, w), float32 on the CPU; a network of a fixed batch size gets the last batch filled."""
+        """Outputs for (B, 3, h, w), float32 on the CPU; for a fixed batch size the last batch is padded."""
         step = self._batch or len(inputs)
         parts = [self._run_batch(part) for part in inputs.cpu().split(step)]
         return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
@@ -105,13 +104,13 @@ def _read_input(session: Any, path: Path) -> tuple[str, int | None, tuple[int, i
 
 
 def _in_order(names: list[str]) -> list[str]:
-    """The names of a network's outputs; of two that end in x and y, as simcc_x and simcc_y, the one in x first."""
+    """The names of a network's outputs; of two that end in x and y, as simcc_x and simcc_y, x comes first."""
     ends = [name.lower()[-1:] for name in names]
     return names[::-1] if ends == ["y", "x"] else names
 
 
 def _kind_of_head(outputs: list[Tensor], size: tuple[int, int], path: Path) -> str:
-    """`simcc` or `heatmaps`."""
+    """The kind of head, `simcc` or `heatmaps`, from the shapes of the outputs."""
     shapes = [tuple(output.shape) for output in outputs]
     joints = shapes[0][1] if len(shapes[0]) > 2 else 0
     if len(outputs) == 2 and all(len(shape) == 3 and shape[1] == joints for shape in shapes):
