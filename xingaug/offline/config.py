@@ -26,35 +26,36 @@ class GenerateConfig:
     Attributes:
         data: root of a dataset in Market-1501 layout.
         annotations: keypoints of its training images, .npz or .csv.
-        generator: name or path, as `load_generator` takes it.
+        generator: name or path, as for `load_generator`.
         bank: directory of a pose bank.
         out: directory to write; absent, empty, or an earlier run of the same configuration.
-        per_image: synthetic images for each real one, 1 to 1000; None is 1, or what `per_identity` or `budget` ask for.
-        per_identity: real and synthetic training images that each identity is filled up to, its real ones taking turns.
-        budget: synthetic images in all, at most. Every image has its first copy before any has its second.
+        per_image: synthetic images per real one, 1 to 1000; None is 1, or as many as `per_identity` or `budget` need.
+        per_identity: number of training images, real and synthetic, that each identity is filled up to, using its real
+            images in turn as sources.
+        budget: most synthetic images in all. Every image gets its first copy before any gets its second.
         sampler: a name in `xingaug.poses.samplers.SAMPLERS`, or a mixture such as "uniform=3,near=1".
-        fit: "frame" puts a pose where it was seen, "source" where and as large as the source stands.
-        ground: share of the synthetic images whose person is put on another image's ground (`xingaug.augment.grounds`);
-            None is all where the generator tells persons from the ground, else none.
-        seed: of every draw.
-        gate: which rendered images are good enough to be kept; None keeps all.
-        tries: poses that are tried, at most, for an image that the gate does not let through.
+        fit: "frame" keeps a pose as in its own image, "source" gives it the source's position and scale.
+        ground: share of synthetic images whose person is put on another image's background
+            (`xingaug.augment.grounds`); None is 1 if the generator predicts a person mask, else 0.
+        seed: seed of all draws.
+        gate: the quality gate, which rejects bad renderings; None keeps all.
+        tries: most poses that are tried for an image that the gate rejects.
         format: "folder" is Market-1501's layout, "webdataset" tar shards of the training images.
         shard_size: images rendered for one shard.
-        real: the real training images are copied, hard-linked or left out. In a folder query and gallery are always
-            there, hard-linked with "link", else copied; shards hold training images only, and "link" is not for them.
-        batch_size: images rendered at a time; None is what an earlier run into `out` took, else what memory allows.
-            Sums are rounded differently at another size, so it belongs to what makes two runs alike.
-        dtype: of weights and computation; "auto" is what an earlier run into `out` took, else bfloat16 where the device
-            has it, else float32. Like the batch size it belongs to what makes two runs alike.
-        runtime: what computes. "auto" is what an earlier run into `out` took, else OpenVINO on a CPU where it is
-            installed and there are images enough, else torch; it belongs to what makes two runs alike, too.
-        device: where the generator runs.
-        engine: "local" is this process; "torchrun" shares the work with the processes that torchrun started; "ray"
-            gives it to actors of Ray Data. All of them give the same bytes.
-        workers: actors of the engine ray; None is one for each GPU, or for each core.
-        allow_test: take poses of query and gallery images too, if the bank holds them.
-        follow_links: take over images too that symbolic links lead to, out of the dataset's folder.
+        real: whether the real training images are copied, hard-linked or left out. A folder always has query and
+            gallery, hard-linked with "link", else copied; shards hold training images only and do not allow "link".
+        batch_size: images per batch; None is that of an earlier run into `out`, else what memory allows. Another size
+            rounds sums differently, so runs with different sizes are not identical.
+        dtype: of weights and computation; "auto" is that of an earlier run into `out`, else bfloat16 if the device
+            supports it, else float32. Runs with different dtypes are not identical.
+        runtime: the inference backend. "auto" is that of an earlier run into `out`, else OpenVINO on a CPU if it is
+            installed and there are enough images, else torch. Runs with different runtimes are not identical.
+        device: the device of the generator.
+        engine: "local" is this process; "torchrun" shares the work among the processes that torchrun started; "ray"
+            distributes it to Ray Data actors. All give the same bytes.
+        workers: number of actors of the engine ray; None is one per GPU, or per core.
+        allow_test: also use poses of query and gallery images, if the bank holds them.
+        follow_links: also use images that symbolic links in the dataset's folder point to outside it.
 
     Raises:
         BadInput: a value outside its range, or values that exclude each other.
@@ -121,7 +122,7 @@ class GenerateConfig:
             raise BadInput(f"out: {self.out} and the dataset {self.data} lie in one another; name a directory outside")
 
     def with_whole_paths(self) -> "GenerateConfig":
-        """The same for processes that may work in other directories."""
+        """The same with absolute paths, for processes in other working directories."""
         paths = {name: getattr(self, name).resolve() for name in ("data", "annotations", "bank", "out")}
         if Path(self.generator).exists():
             paths["generator"] = str(Path(self.generator).resolve())

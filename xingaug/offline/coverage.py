@@ -1,4 +1,4 @@
-"""Which kinds of pose images have."""
+"""Assigns images to the pose clusters of a bank."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from xingaug.poses.descriptor import Shapes
 
 
 def groups_of(bank: PoseBank, names: Sequence[str], keypoints: Keypoints, frame: tuple[int, int]) -> np.ndarray:
-    """The bank's group of alike poses that each image belongs to.
+    """The bank's cluster of similar poses that each image belongs to.
 
     Args:
-        bank: whose groups.
-        names: (N,) of images; those that the bank knows have the group they have there.
-        keypoints: (N,) of the images; the others have the group of the bank's nearest pose.
+        bank: the bank with the clusters.
+        names: (N,) names of the images; an image in the bank has the cluster of its pose there.
+        keypoints: (N,) of the images; any other image gets the cluster of the bank's nearest pose.
         frame: (height, width) of the keypoints.
 
     Returns:

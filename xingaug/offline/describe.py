@@ -1,4 +1,4 @@
-"""What is written about a dataset once its images are there: keypoints, manifest, and a page for people."""
+"""Writes what describes a generated dataset: keypoints, manifest, and an HTML page."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,20 +36,20 @@ _STATES = {"lost": -1, "rejected": 0, "kept": 1}
 
 
 class Outcome:
-    """What became of every image that was asked for.
+    """The state of every requested image: kept, rejected by the gate, or lost (its source cannot be decoded).
 
     Attributes:
-        parts: of all rounds.
+        parts: the parts of all rounds.
     """
 
     def __init__(self) -> None:
-        """Nothing has been rendered yet."""
+        """Starts empty, before the first round."""
         self.parts: list[WorkPart] = []
-        self._states: list[np.ndarray] = []  # of each part, (n,) int8
+        self._states: list[np.ndarray] = []  # one (n,) int8 per part
         self._last = 0
 
     def add(self, parts: Sequence[WorkPart], renderer: Renderer) -> None:
-        """Takes a round from the journal."""
+        """Adds the results of a round from the journal."""
         self._last = len(self.parts)
         for part in parts:
             names = part.items.names(renderer.sources)
@@ -64,7 +64,7 @@ class Outcome:
         return sum(int((states == _STATES[state]).sum()) for states in self._states)
 
     def items(self, state: str, first: int = 0) -> Items:
-        """The images in a state, of the parts from `first` on."""
+        """The images in a state, in the parts from `first` on."""
         found = [
             part.items[states == _STATES[state]]
             for part, states in zip(self.parts[first:], self._states[first:], strict=True)
@@ -72,13 +72,13 @@ class Outcome:
         columns = ("sources", "copies", "bank_rows")
         return Items(*(np.concatenate([getattr(items, column) for items in found]) for column in columns))
 
-    def places(self, state: str) -> np.ndarray:
+    def positions(self, state: str) -> np.ndarray:
         """(n, 2) positions of the images in a state: in `parts`, and within the part."""
         rows = [np.flatnonzero(states == _STATES[state]) for states in self._states]
         return np.concatenate([np.stack([np.full(len(r), number), r], axis=1) for number, r in enumerate(rows)])
 
     def rejected_last(self) -> Items:
-        """Those of the last round that the gate did not let through."""
+        """The images of the last round that the gate rejected."""
         return self.items("rejected", self._last)
 
     def lost(self) -> list[int]:
@@ -89,14 +89,14 @@ class Outcome:
 def describe(
     job: Job, outcome: Outcome, real: Mapping[str, str], sections: Sequence[tuple[str, str]] = (), is_new: bool = True
 ) -> None:
-    """Writes keypoints, page, the hashes of real images and, as the last thing of all, the manifest; the journal ends.
+    """Writes keypoints, page, the hashes of real images and, last of all, the manifest; then deletes the journal.
 
     Args:
         job: the run.
-        outcome: what became of its synthetic images.
+        outcome: the states of its synthetic images.
         real: SHA-256 of its real ones, by path.
-        sections: headings and HTML that the page begins with.
-        is_new: whether this run made an image; if not, the page of a finished dataset stays as it is.
+        sections: headings and HTML at the start of the page.
+        is_new: whether this run rendered any image; if not, the page of a finished dataset is left unchanged.
     """
     config, renderer = job.config, job.renderer
     kept = outcome.items("kept")
@@ -114,7 +114,7 @@ def describe(
         _write_page(job, outcome, kept, sections)
     if config.gate is not None:
         write_entries(config.out / REJECTED_NAME, _rejected(job, outcome))
-    with atomic_write(config.out / REAL_NAME) as temporary:  # of a folder, `sha256sum --check` reads it
+    with atomic_write(config.out / REAL_NAME) as temporary:  # in the folder format, `sha256sum --check` can read it
         lines = "".join(f"{sha256}  {file}\n" for file, sha256 in real.items())
         temporary.write_text(lines, encoding="utf-8", newline="\n")
     write_manifest(config.out / MANIFEST_NAME, _lines(job, outcome))
@@ -131,7 +131,7 @@ def write_unreadable(out: Path, names: Sequence[str]) -> None:
 
 
 def read_real(out: Path) -> dict[str, str]:
-    """SHA-256 of the real images by path, as `describe` wrote it.
+    """SHA-256 of the real images by path, as written by `describe`.
 
     Raises:
         BadInput: no such list.
@@ -210,7 +210,7 @@ def _write_page(job: Job, outcome: Outcome, kept: Items, sections: Sequence[tupl
 
 
 def _shown_rejected(job: Job, rejected: Items) -> list[PersonRow]:
-    """Some images that the gate did not let through, rendered once more, for they were not kept."""
+    """Some images that the gate rejected, rendered again because rejected images are not stored."""
     if not len(rejected):
         return []
     items = rejected[evenly_spaced(len(rejected), min(SHOWN, len(rejected)))]
@@ -231,19 +231,19 @@ def _shown_rejected(job: Job, rejected: Items) -> list[PersonRow]:
 
 
 def _images_of_identity(job: Job, kept: Items) -> np.ndarray:
-    """(identities, 2) real and all training images of each."""
+    """(identities, 2) number of real and of all training images of each."""
     pids = np.unique(job.train.pids)
     real = np.searchsorted(pids, job.real.pids)
-    made = np.searchsorted(pids, job.sources.split.pids[kept.sources])
+    synthetic = np.searchsorted(pids, job.sources.split.pids[kept.sources])
     of_real = np.bincount(real, minlength=len(pids))
-    return np.stack([of_real, of_real + np.bincount(made, minlength=len(pids))], axis=1)
+    return np.stack([of_real, of_real + np.bincount(synthetic, minlength=len(pids))], axis=1)
 
 
 def _shown(job: Job, outcome: Outcome) -> list[PersonRow]:
-    """Some synthetic images with their sources and poses, at equal distances through the dataset."""
-    places, rows = outcome.places("kept"), []
-    for place in evenly_spaced(len(places), min(SHOWN, len(places))).tolist() if len(places) else []:
-        part, i = outcome.parts[places[place][0]], places[place][1]
+    """Some synthetic images with their sources and poses, evenly spaced through the dataset."""
+    positions, rows = outcome.positions("kept"), []
+    for index in evenly_spaced(len(positions), min(SHOWN, len(positions))).tolist() if len(positions) else []:
+        part, i = outcome.parts[positions[index][0]], positions[index][1]
         item = part.items[i : i + 1]
         source = int(item.sources[0])
         (name,) = item.names(job.sources)

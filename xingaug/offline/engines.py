@@ -1,4 +1,4 @@
-"""Which processes make the parts: this one, those of torchrun, or actors of Ray Data. The bytes are the same."""
+"""Engines that render the parts: this process, torchrun's processes, or Ray Data actors. All give the same bytes."""
 
 import logging
 import os
@@ -18,12 +18,12 @@ from xingaug.offline.render import Progress, Renderer, WorkPart, build_transform
 from xingaug.training.processes import Processes, processes_of
 
 LEAST_BLOCKS, BLOCKS_EACH = 200, 20
-"""Pieces that the parts are given to actors in (our choice): enough of them to end together, not millions."""
+"""Blocks of parts, at least in all and per actor (our choice): enough for even load, but not millions."""
 
 
 @contextmanager
 def join_processes(config: GenerateConfig) -> Iterator[Processes]:
-    """Joins the processes that torchrun started, or a cluster of ray, where the engine is one of them."""
+    """Joins torchrun's process group or a Ray cluster, if the engine is one of them."""
     if config.engine == "torchrun":
         with _torchrun(config.device) as processes:
             yield processes
@@ -41,14 +41,14 @@ def _torchrun(device: str) -> Iterator[Processes]:
             "engine: 'torchrun', but torchrun has not started this; "
             "needed torchrun --nproc-per-node N -m xingaug generate ... --engine torchrun"
         )
-    # The processes meet at the end only, and the last one may be hours behind.
+    # The processes synchronise only at the end of a round, and the last one may be hours behind.
     with processes_of(device, "gloo", timedelta(days=30)) as processes:
         yield processes
 
 
 @contextmanager
 def _ray(config: GenerateConfig) -> Iterator[None]:
-    """Connects to the cluster that RAY_ADDRESS names, or starts one on this machine, unless that has been done.
+    """Connects to the cluster named by RAY_ADDRESS, or starts one on this machine, unless Ray is already initialised.
 
     Raises:
         BadInput: ray is not installed, or the cluster is too small.
@@ -62,7 +62,7 @@ def _ray(config: GenerateConfig) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A cluster of one's own may have more workers than cores, as one asks for it.
+    # A local cluster may have more workers than cores, if more are requested.
     cores = None if "RAY_ADDRESS" in os.environ else max(os.cpu_count() or 1, config.workers or 1)
     ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
@@ -73,7 +73,7 @@ def _ray(config: GenerateConfig) -> Iterator[None]:
 
 
 def _ray_workers(config: GenerateConfig) -> int:
-    """How many actors there will be, each with a GPU or a core of its own."""
+    """Number of actors, each with its own GPU or core."""
     import ray
 
     unit = "GPU" if torch.device(config.device).type == "cuda" else "CPU"
@@ -86,28 +86,28 @@ def _ray_workers(config: GenerateConfig) -> int:
 def run_ray(
     config: GenerateConfig, renderer: Renderer, parts: Sequence[WorkPart], generator: nn.Module | None
 ) -> Iterator[Progress]:
-    """Has the parts made by actors, each of which loads the generator once; a lost actor's parts are given to others.
+    """Renders the parts with actors, each of which loads the generator once; a lost actor's parts go to others.
 
     Every actor must see the data, the bank and `out` under the same paths.
 
     Args:
-        config: what is generated, by how many workers.
-        renderer: as it would render here.
-        parts: what to make.
-        generator: one that is loaded already, in place of `config.generator`.
+        config: the configuration, with the number of workers.
+        renderer: the renderer of this process.
+        parts: the parts to render.
+        generator: a loaded generator, instead of `config.generator`.
 
     Raises:
-        WorkFailed: a disk is full, or a worker failed otherwise than by being lost.
+        WorkFailed: a disk is full, or a worker raised an error.
     """
     import ray
     import ray.data
 
-    # There is a bar of ours, and a lost worker is answered by another one.
+    # We show a progress bar of our own, and lost workers are replaced, so Ray's messages are not needed.
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     workers = min(_ray_workers(config), len(parts))
     on_gpu = torch.device(config.device).type == "cuda"
-    # The list goes to every host once; rows of the dataset are numbers. A block is made again if its worker is lost.
+    # The list is sent to every host once; the dataset's rows are indices. A block is rerun if its worker is lost.
     shared = ray.put((config, generator, renderer.sources, renderer.store, renderer.batch_size, list(parts)))
     blocks = min(len(parts), max(LEAST_BLOCKS, BLOCKS_EACH * workers))
     work = ray.data.from_items([{"index": index} for index in range(len(parts))], override_num_blocks=blocks)
@@ -126,7 +126,7 @@ def run_ray(
 
 
 class _Actor:
-    """A renderer in a process of its own."""
+    """A renderer in its own process."""
 
     def __init__(self, shared: Any) -> None:
         import ray
@@ -142,7 +142,7 @@ class _Actor:
         chosen = [self.parts[int(index)] for index in batch["index"]]
         try:
             done, failed = list(self.renderer.run(chosen)), ""
-        except OSError as error:  # told as a result, because Ray buries what is raised in words of its own
+        except OSError as error:  # returned as a result, because Ray would wrap it in a long message of its own
             done, failed = [Progress(0, 0)], f"{error.filename or self.out}: {error.strerror or error}"
         return {
             "requested": [part.requested for part in done], "kept": [part.kept for part in done],

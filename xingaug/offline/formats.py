@@ -1,4 +1,4 @@
-"""Where synthetic images go: into a folder, or into tar shards as webdataset and others read them."""
+"""Stores for synthetic images: a folder, or tar shards that webdataset and others read."""
 
 import hashlib
 import io
@@ -26,9 +26,9 @@ class Sample:
     """An image of the new dataset.
 
     Attributes:
-        name: of its file.
+        name: its file name.
         image: the file's content.
-        about: what goes beside it where a format has a place for it.
+        about: labels, stored beside it if the format supports them.
     """
 
     name: str
@@ -38,39 +38,39 @@ class Sample:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of an image that should be there: the SHA-256 of its file, and what stands beside it."""
+    """An image that should be in a store: the SHA-256 of its file, and its labels."""
 
     sha256: str
     about: Mapping[str, Any]
 
 
 class Store(Protocol):
-    """Takes the images of a part, and finds them again.
+    """Writes and reads the images of a part.
 
     Attributes:
-        part_size: images of a part.
+        part_size: images per part.
     """
 
     part_size: int
 
     def file(self, part: int, name: str) -> str:
-        """An image's path below the dataset's directory, as the manifest has it."""
+        """An image's path below the dataset's directory, as in the manifest."""
 
     def write(self, part: int, samples: Sequence[Sample]) -> None:
-        """Puts the images of a part on disk, in place of what may be there."""
+        """Writes the images of a part, overwriting any old ones."""
 
     def read(self, part: int, name: str) -> bytes:
-        """An image's file."""
+        """The content of an image file."""
 
     def holds(self, part: int, expected: Mapping[str, Expected]) -> bool:
-        """Whether the images of a part are there as they should be, by name."""
+        """Whether the images of a part are stored as expected, by name."""
 
 
 class FolderStore:
     """Images beside the real ones, in Market-1501's layout; a part is a batch."""
 
     def __init__(self, out: Path, batch_size: int) -> None:
-        """In `out`."""
+        """Stores into `out`."""
         self.out, self.part_size = out, batch_size
 
     def file(self, part: int, name: str) -> str:
@@ -91,15 +91,15 @@ class FolderStore:
         """As in `Store`."""
         try:
             return all(hash_of(self.read(part, name)) == known.sha256 for name, known in expected.items())
-        except BadInput:  # not there, or no file
+        except BadInput:  # missing, or not a regular file
             return False
 
 
 class ShardStore:
-    """Tar files of `<key>.jpg` and `<key>.json` one after the other; a part is a shard."""
+    """Tar files with pairs of `<key>.jpg` and `<key>.json`; a part is a shard."""
 
     def __init__(self, out: Path, shard_size: int, kind: str = "synthetic") -> None:
-        """Shards `out/shards/<kind>-NNNNNN.tar`."""
+        """Stores into shards `out/shards/<kind>-NNNNNN.tar`."""
         self.out, self.part_size, self.kind = out, shard_size, kind
 
     def shard(self, part: int) -> str:
@@ -111,7 +111,7 @@ class ShardStore:
         return f"{self.shard(part)}/{member_name(name)}"
 
     def write(self, part: int, samples: Sequence[Sample]) -> None:
-        """As in `Store`; a part of which nothing is left has no shard."""
+        """As in `Store`; a part without images has no shard."""
         path = self.out / self.shard(part)
         if not samples:
             path.unlink(missing_ok=True)
@@ -142,7 +142,7 @@ class ShardStore:
 
 
 def member_name(name: str) -> str:
-    """A file's name in a shard; the reader's key ends at the first dot, so that the only one is that of `.jpg`."""
+    """A file's name in a shard; webdataset's key ends at the first dot, so the only dot is that of `.jpg`."""
     return name.rpartition(".")[0].replace(".", "_") + ".jpg"
 
 
@@ -155,8 +155,8 @@ def read_shard(path: Path) -> dict[str, bytes]:
     """The files of a shard by name.
 
     Raises:
-        BadInput: no such shard, it is torn, compressed or too large, or holds a name twice, or links, or files with
-            holes.
+        BadInput: no such shard, it is damaged, compressed or too large, or holds a duplicate name, a link or a sparse
+            file.
     """
     with open_regular(path, "shard", MAX_SHARD_BYTES) as stream:
         try:
@@ -164,7 +164,7 @@ def read_shard(path: Path) -> dict[str, bytes]:
                 return _members(tar, path)
         except BadInput:
             raise
-        except Exception as error:  # a damaged header can make the reader fail anywhere
+        except Exception as error:  # a damaged header can raise anything
             reason = first_line(error)
             raise BadInput(f"{path}: not a readable shard ({reason})") from None
 
@@ -172,7 +172,7 @@ def read_shard(path: Path) -> dict[str, bytes]:
 def _members(tar: tarfile.TarFile, path: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for member in tar:
-        # Links, and files with holes, hold more than their bytes in the archive.
+        # Links and sparse files have more content than their bytes in the archive.
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
             raise BadInput(f"{path}: {member.name!r:.200} is no plain file; needed a shard that generate wrote")
         stream = tar.extractfile(member)
@@ -184,7 +184,7 @@ def _members(tar: tarfile.TarFile, path: Path) -> dict[str, bytes]:
 
 
 def hash_of(data: bytes) -> str:
-    """SHA-256, hexadecimal."""
+    """SHA-256 of some bytes, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 

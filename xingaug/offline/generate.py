@@ -1,9 +1,9 @@
-"""An augmented dataset: real images, and each of them again in poses from a bank.
+"""Generates an augmented dataset: the real images, and each of them re-rendered in poses from a bank.
 
-The work is a fixed list of synthetic images, cut into parts: which pose each one gets follows from the seed and its
-source's name, which images share a batch from their place in the list. So whoever makes a part, and however often,
-writes the same bytes. Images that the quality gate does not let through are tried again in other poses, round by round.
-The manifest is written last, in one step.
+The work is a fixed list of synthetic images, split into parts: the pose of each one depends on the seed and its
+source's name, its batch on its position in the list. So a part has the same bytes whichever process renders it, and
+however often. Images that the quality gate rejects are tried again in other poses, round by round. The manifest is
+written last, atomically.
 """
 
 import json
@@ -37,19 +37,19 @@ from xingaug.training.processes import Processes
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did.
+    """Result of a run.
 
     Attributes:
-        real: real training images in the new dataset.
-        synthetic: synthetic images in the new dataset.
-        rendered: those of them that this run wrote; the others were there already.
-        rejected: images that the quality gate did not let through, of all that were tried.
+        real: number of real training images in the new dataset.
+        synthetic: number of synthetic images in the new dataset.
+        rendered: synthetic images written by this run; the others existed already.
+        rejected: images that the quality gate rejected, of all that were tried.
         without_annotation: real images that have no keypoints.
         unusable_keypoints: real images with fewer than 8 joints inside the image.
         copies_without_pose: synthetic images for which the sampler found no valid pose.
-        rendering: what rendered, such as "bfloat16 by torch on cpu".
-        seconds: of the whole run.
-        images_per_second: images that this run rendered, kept or not, by the time of decoding, rendering and writing.
+        rendering: dtype, runtime and device, such as "bfloat16 by torch on cpu".
+        seconds: duration of the whole run.
+        images_per_second: images rendered by this run, kept or not, per second of decoding, rendering and writing.
     """
 
     real: int
@@ -66,18 +66,18 @@ class Summary:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would do.
+    """Size and duration of a run that has not been started.
 
     Attributes:
-        real: real training images in the new dataset.
-        synthetic: synthetic images that would be rendered, before the quality gate.
-        identities: that would have synthetic images.
-        parts: pieces of work: batches of a folder, or shards.
-        batch_size: images at a time.
-        bytes: of the new dataset on disk.
-        free_bytes: that there are on the disk.
-        images_per_second: of this machine, from files to encoded images.
-        seconds: of rendering on this machine.
+        real: number of real training images in the new dataset.
+        synthetic: number of synthetic images to render, before the quality gate.
+        identities: number of identities with synthetic images.
+        parts: number of parts: batches in a folder, or shards.
+        batch_size: images per batch.
+        bytes: size of the new dataset on disk.
+        free_bytes: free space on the disk.
+        images_per_second: speed of this machine, from files to encoded images.
+        seconds: duration of rendering on this machine.
     """
 
     real: int
@@ -100,23 +100,23 @@ def generate(
     """Writes an augmented dataset; an interrupted run is continued by the same call.
 
     Beside the images: `annotations.npz` (keypoints of every annotated training image, real and synthetic),
-    `manifest.jsonl` (a line per synthetic image, see `ManifestLine`), `config.json` (what the content depends on),
-    `report.html` (what it holds), `real.sha256`, with a gate `rejected.jsonl`, and `unreadable.txt` if anything is. The
-    same configuration, with one batch size, gives the same bytes on the same kind of processor. Synthetic images have
+    `manifest.jsonl` (a line per synthetic image, see `ManifestLine`), `config.json` (all that the content depends on),
+    `report.html` (an overview), `real.sha256`, with a gate `rejected.jsonl`, and `unreadable.txt` if an image cannot be
+    read. The same configuration and batch size give the same bytes on the same kind of processor. Synthetic images have
     the generator's size. Copy n of an image has the pose that `XingPose` draws for it in epoch n.
 
     Args:
         config: what to generate.
-        progress: shows a bar where stderr is a terminal.
-        generator: a generator that is loaded already and on `config.device`; `config.generator` is then not read.
-        sections: headings and HTML that the page begins with.
+        progress: show a bar if stderr is a terminal.
+        generator: a loaded generator on `config.device`; `config.generator` is then not read.
+        sections: headings and HTML at the start of the page.
 
     Returns:
         Counts and times; under torchrun, those of all processes.
 
     Raises:
-        BadInput: anything about the input or the directory that cannot be used; nothing has been written.
-        WorkFailed: the disk refused, or source images could not be read; in the latter case all else is done.
+        BadInput: unusable input or output directory; nothing has been written.
+        WorkFailed: a write failed, or source images could not be read; in the latter case all else is done.
     """
     started = time.perf_counter()
     if config.engine == "ray":
@@ -133,14 +133,14 @@ def generate(
 
 
 def estimate(config: GenerateConfig, generator: nn.Module | None = None) -> Estimate:
-    """Says what `generate` would do and how long it would take on this machine; writes nothing.
+    """Estimates size and duration of `generate` on this machine; writes nothing.
 
     Args:
         config: as for `generate`.
         generator: as for `generate`.
 
     Raises:
-        BadInput: as `generate`, but for the output directory, which is not looked at.
+        BadInput: as `generate`, except for the output directory, which is not checked.
     """
     job = prepare(config, Processes(0, 1, torch.device(config.device)), generator)
     probed = 2 * job.renderer.batch_size * max(1, torch.get_num_threads())
@@ -159,7 +159,7 @@ def estimate(config: GenerateConfig, generator: nn.Module | None = None) -> Esti
 
 
 def _claim(job: Job, processes: Processes, stack: ExitStack) -> None:
-    """Has the first process take the directory; all end if it cannot, and one that would write other bytes does."""
+    """Locks the directory in the first process; every process ends if that fails, or if its own facts differ."""
     refused = ""
     if processes.is_first:
         try:
@@ -200,7 +200,7 @@ def _generated(
         for done in _shown(_run(job, todo, generator), job, processes.portion_of(parts), todo, progress):
             requested, written = requested + done.requested, written + done.kept
         rendering += time.perf_counter() - begin
-        processes.total(0)  # all parts are there
+        processes.total(0)  # a barrier: all parts are written
         outcome.add(parts, job.renderer)
         of_identity = job.config.per_identity is not None
         items = replacements(job.renderer.aug, job.sources, outcome.rejected_last(), tried, of_identity)
@@ -232,7 +232,7 @@ def _generated(
 
 
 def _manifest(out: Path) -> list[ManifestLine] | None:
-    """The lines of a finished run; None without a manifest, or with a damaged one, whose images are made again."""
+    """The lines of a finished run; None if the manifest is missing or damaged, and images are then rendered again."""
     try:
         return read_manifest(out / MANIFEST_NAME)
     except BadInput:
@@ -245,13 +245,13 @@ def _cut(items: Items, size: int, first: int) -> list[WorkPart]:
 
 
 def _is_done(part: WorkPart, renderer: Renderer) -> bool:
-    """Whether it is known what became of all images of a part, and those that were kept are there in full."""
+    """Whether the journal has all images of a part, and the store has those that were kept."""
     names = part.items.names(renderer.sources)
     known = {entry.name: entry.sha256 for entry in renderer.journal.entries(part.number, names)}
     if len(known) < len(names):
         return False
-    beside = zip(names, renderer.about(part.items), strict=True)
-    expected = {name: Expected(sha256, about) for name, about in beside if (sha256 := known[name]) is not None}
+    labelled = zip(names, renderer.about(part.items), strict=True)
+    expected = {name: Expected(sha256, about) for name, about in labelled if (sha256 := known[name]) is not None}
     return renderer.store.holds(part.number, expected)
 
 
@@ -264,7 +264,7 @@ def _run(job: Job, todo: Sequence[WorkPart], generator: nn.Module | None) -> Ite
 def _shown(
     done: Iterator[Progress], job: Job, parts: Sequence[WorkPart], todo: Sequence[WorkPart], progress: bool
 ) -> Iterator[Progress]:
-    """What is done, with a bar, which says of a gate what share it keeps."""
+    """Passes progress on and shows it in a bar, with the share of images that the gate keeps."""
     total, left = (sum(len(part.items) for part in several) for several in (parts, todo))
     requested = kept = 0
     with ProgressBar[None](None, "rendering", total=total, initial=total - left, shown=progress) as bar:

@@ -1,4 +1,4 @@
-"""Everything that is read and decided before the first write."""
+"""Prepares a run: everything that is read, checked and decided before the first write."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -36,10 +36,10 @@ from xingaug.programs import MAX_PROGRAM_BYTES
 from xingaug.training.processes import Processes
 
 THREADS = 8
-"""For reading files."""
+"""Threads that read files."""
 
 LINE_BYTES = 1100
-"""Of the manifest and the annotations, for an image."""
+"""Bytes per image in the manifest and the annotations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +49,15 @@ class Job:
     Attributes:
         config: what to generate.
         train: the real training images.
-        listing: SHA-256 of every image of the dataset that the new one takes over or renders again, by its path below
-            the root; "" of a file that cannot be read.
+        listing: SHA-256 of every image of the dataset that is copied or re-rendered, by its path below the root; "" for
+            a file that cannot be read.
         annotations: keypoints of the training images.
-        renderer: makes the images.
-        sources: the training images that can be rendered again.
+        renderer: renders the images.
+        sources: the training images that can be re-rendered.
         items: the first round's images.
-        tried: (N,) copies of each source that the first round tries.
-        without_pose: copies for which the sampler found no valid pose.
-        facts: what the bytes of the new dataset depend on.
+        tried: (N,) number of copies of each source that the first round tries.
+        without_pose: number of copies for which the sampler found no valid pose.
+        facts: everything that the bytes of the new dataset depend on.
     """
 
     config: GenerateConfig
@@ -77,9 +77,9 @@ class Job:
         return self.train.select([]) if self.config.real == "omit" else self.train
 
     def real_files(self) -> list[str]:
-        """Paths of the images that the new dataset takes over, below the root of both; those that can be read.
+        """Paths, below the root of both datasets, of the readable real images that are copied.
 
-        A folder has query and gallery as they are, junk included. Shards hold training images only.
+        A folder has all of query and gallery, junk included. Shards hold training images only.
         """
         names = {f"{FOLDERS['train']}/{name}" for name in self.real.names}
         tests = (FOLDERS["query"], FOLDERS["gallery"]) if self.config.format == "folder" else ()
@@ -90,7 +90,7 @@ class Job:
         ]
 
     def unreadable(self) -> set[str]:
-        """Names of training images that are no images, or cannot be read at all; and paths of such test images."""
+        """Names of training images, and paths of test images, that cannot be read or are not images."""
         train = f"{FOLDERS['train']}/"
         needed = [file for file in self.listing if file.startswith(train) or self.config.format == "folder"]
         unread = {file.removeprefix(train) for file in needed if not self.listing[file]}
@@ -98,12 +98,12 @@ class Job:
 
     @property
     def bytes(self) -> int:
-        """About what the new dataset takes on disk, with the lines about its images."""
+        """Approximate size of the new dataset on disk, manifest and annotations included."""
         files = [] if self.config.real == "link" else self.real_files()
-        # A file takes whole blocks; in a shard an image has two headers and keypoints beside it.
-        block, beside = (4096, 0) if self.config.format == "folder" else (512, 2048)
-        real = sum(-(-(self.config.data / file).stat().st_size // block) * block + beside for file in files)
-        each = image_bytes(self.sources, self.renderer.aug.size, block) + beside
+        # A file takes whole blocks; in a shard an image also has two headers and its keypoints.
+        block, labels = (4096, 0) if self.config.format == "folder" else (512, 2048)
+        real = sum(-(-(self.config.data / file).stat().st_size // block) * block + labels for file in files)
+        each = image_bytes(self.sources, self.renderer.aug.size, block) + labels
         return real + int(len(self.items) * (each + LINE_BYTES))
 
 
@@ -112,11 +112,11 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
 
     Args:
         config: what to generate.
-        processes: this process among others, with the device on which it renders.
-        generator: one that is loaded already and on the device, in place of `config.generator`.
+        processes: the process group, with this process's device.
+        generator: a loaded generator on the device, instead of `config.generator`.
 
     Raises:
-        BadInput: anything about the input that cannot be used.
+        BadInput: unusable input.
     """
     require_market_tree(config.data, "generate")
     train, tests = read_split(config.data, "train"), _tests(config.data)
@@ -138,7 +138,7 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
         )
     items, tried, without_pose = first_items(aug, sources, requested, config.budget)
     aug.core.runtime = _runtime(config, processes, aug, len(items))
-    aug.core.plan()  # so that what is lacking is told now
+    aug.core.plan()  # to fail now if something is missing
     config = replace(config, runtime=aug.core.runtime)
     if not len(items):
         reasons = (
@@ -160,7 +160,7 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
 
 
 def _tests(root: Path) -> list[Split]:
-    """Query and gallery, where there are any: a dataset that is only trained on has neither."""
+    """Query and gallery, if the dataset has them: one for training only has neither."""
     found = []
     for split in ("query", "gallery"):
         with suppress(MissingSplit):
@@ -169,18 +169,18 @@ def _tests(root: Path) -> list[Split]:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Of the splits that there are."""
+    """The folders of the existing splits."""
     return [root / folder for folder in FOLDERS.values() if (root / folder).is_dir()]
 
 
 def _require_own_files(root: Path) -> None:
-    """Raises `BadInput` if an image is a link out of the dataset: its copy might give away what is not theirs."""
+    """Raises `BadInput` if an image is a link out of the dataset: copying it could expose someone else's file."""
     images = (path for folder in _folders(root) for path in folder.iterdir())
     require_no_links_out(root, images, "--follow-links")
 
 
 def _dtype(config: GenerateConfig, processes: Processes) -> Dtype:
-    """The one of the configuration, of an earlier run, or the one that fits; the first process decides for all."""
+    """The configured dtype, that of an earlier run, or what the device supports; the first process decides for all."""
     found: Dtype = config.dtype
     if found == "auto":
         earlier = read_facts(config.out).get("precision")
@@ -190,7 +190,7 @@ def _dtype(config: GenerateConfig, processes: Processes) -> Dtype:
 
 
 def _runtime(config: GenerateConfig, processes: Processes, aug: XingPose, images: int) -> Runtime:
-    """The one of the configuration, of an earlier run, or the quicker one; the first process decides for all."""
+    """The configured runtime, that of an earlier run, or the faster one; the first process decides for all."""
     found: Runtime = config.runtime
     if found == "auto":
         earlier = read_facts(config.out)
@@ -201,7 +201,7 @@ def _runtime(config: GenerateConfig, processes: Processes, aug: XingPose, images
 
 
 def _batch_size(config: GenerateConfig, processes: Processes, aug: XingPose) -> int:
-    """The one of the configuration, of an earlier run, or the one that fits; the first process decides for all."""
+    """The configured batch size, that of an earlier run, or what fits memory; the first process decides for all."""
     earlier = read_facts(config.out).get("batch_size")
     size = config.batch_size or (earlier if type(earlier) is int and 0 < earlier <= 65_536 else 0)
     if not size:
@@ -242,7 +242,7 @@ def _listing(train: Split) -> dict[str, str]:
 def _facts(
     config: GenerateConfig, renderer: Renderer, splits: Sequence[Split], listing: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Everything that the bytes of the new dataset depend on, and nothing else (no path, no time, no engine)."""
+    """Exactly what the bytes of the new dataset depend on (no path, no time, no engine)."""
     images = "".join(f"{file} {sha256}\n" for file, sha256 in listing.items())
     gate = None
     if config.gate is not None:

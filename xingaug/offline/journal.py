@@ -1,9 +1,9 @@
-"""What is known of the images of a run that is under way, so that a killed run goes on where it was.
+"""The journal of a run, so that a killed run continues where it stopped.
 
-The work is cut into parts. When a part's images are on disk, a file of its own says what became of each; so processes
-and hosts need not talk to each other. A part without that file is made again, whole: an image then has the same
-neighbours in its batches as in an uninterrupted run, and with them the same bytes. At the end the manifest takes the
-journal's place.
+The work is split into parts. When a part's images are on disk, its journal file records the result of each; so
+processes and hosts need not communicate. A part without that file is rendered again as a whole: each image then has the
+same neighbours in its batch as in an uninterrupted run, and so the same bytes. At the end the manifest replaces the
+journal.
 """
 
 import json
@@ -23,12 +23,12 @@ REJECTED_NAME = "rejected.jsonl"
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one image.
+    """The result for one image.
 
     Attributes:
-        name: of the image.
-        sha256: of its file; None where the gate did not let it through.
-        gate: what the gate saw, by name; empty without a gate.
+        name: the image's name.
+        sha256: hash of its file; None if the gate rejected it.
+        gate: the gate's scores, by name; empty without a gate.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Journal:
     """The entries of a run, part by part."""
 
     def __init__(self, out: Path, manifest: Iterable[ManifestLine] | None = None) -> None:
-        """Of the run into `out`; after its end, what its manifest and its list of rejected images say."""
+        """Opens the journal of a run into `out`; that of a finished run is read from manifest and rejected images."""
         self.folder = out / FOLDER
         self._finished: dict[str, Entry] = {}
         for line in manifest or ():
@@ -51,21 +51,21 @@ class Journal:
             self._finished |= {entry.name: entry for entry in _read(rejected)}
 
     def entries(self, part: int, names: Sequence[str]) -> list[Entry]:
-        """What is known of the images `names`, which are those of a part, in their order."""
+        """The entries of the images `names`, which are those of a part, in order; images without one are left out."""
         path = self._path(part)
         known = {entry.name: entry for entry in _read(path)} if path.exists() else self._finished
         return [known[name] for name in names if name in known]
 
     def write(self, part: int, entries: Sequence[Entry]) -> None:
-        """Notes what became of the images of a part; images that could not be made are left out."""
+        """Records the results of a part; images that could not be rendered are left out."""
         write_entries(self._path(part), entries)
 
     def remove(self) -> None:
-        """Ends the journal."""
+        """Deletes the journal."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, part: int) -> Path:
-        # A thousand to a folder: file systems and people dislike a million files in one.
+        # A thousand per folder: a million files in one folder are slow.
         return self.folder / f"{part // 1000:06d}" / f"{part:09d}.jsonl"
 
 
@@ -77,12 +77,12 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def read_rejected(out: Path) -> list[Entry]:
-    """The images that the gate did not let through, of a run that is finished; none where it had no gate."""
+    """The images that the gate rejected, of a finished run; none if it had no gate."""
     return _read(out / REJECTED_NAME) if (out / REJECTED_NAME).exists() else []
 
 
 def _read(path: Path) -> list[Entry]:
-    """The entries of a file; none if it is torn, as a power cut can leave it, and its images are made again."""
+    """The entries of a file; none if it is damaged, as after a power cut, and its images are then rendered again."""
     try:
         found = [parse_json(line, str(path)) for line in read_text(path, "journal").splitlines()]
         entries = [Entry(**fields) for fields in found]

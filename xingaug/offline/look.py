@@ -1,4 +1,4 @@
-"""What `xingaug show` reads from a dataset: any, or one that `generate` or `augment` wrote."""
+"""Reads what `xingaug show` displays, from any dataset or one written by `generate` or `augment`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,14 @@ from xingaug.report.show import Rendering, write_show_page
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page is about.
+    """Contents of the page.
 
     Attributes:
         page: its path.
-        images: training images.
-        identities: theirs.
-        renderings: synthetic ones among the images of which the manifest tells.
-        rejected: images that the gate did not let through.
+        images: number of training images.
+        identities: number of their identities.
+        renderings: number of synthetic images among them, by the manifest.
+        rejected: number of images that the gate rejected.
     """
 
     page: Path
@@ -40,11 +40,11 @@ def show_dataset(where: Path, page: Path | None = None, annotations: Path | None
 
     Args:
         where: a dataset's folder, or a YAML file that describes one.
-        page: ends in .html; None is `show.html` in the folder.
-        annotations: keypoints, .npz or .csv; None is `annotations.npz` in the folder, where there is one.
+        page: the file, ending in .html; None is `show.html` in the folder.
+        annotations: keypoints, .npz or .csv; None is `annotations.npz` in the folder, if there is one.
 
     Raises:
-        BadInput: no such dataset, a damaged manifest, no such annotations, or another ending.
+        BadInput: no such dataset, a damaged manifest, no such annotations, or a page that does not end in .html.
     """
     folder = where if where.is_dir() else where.parent
     page = page or folder / "show.html"

@@ -1,4 +1,4 @@
-"""Names and facts of synthetic images: the file-name rule and `manifest.jsonl`."""
+"""Names and metadata of synthetic images: the file-name rule and `manifest.jsonl`."""
 
 import dataclasses
 import json
@@ -16,32 +16,32 @@ from xingaug.inputs import open_regular, parse_json
 from xingaug.keypoints import JOINTS
 
 MAX_COPIES = 1000
-"""Three digits number the copies of one source."""
+"""Most copies of one source, as file names have three digits for them."""
 
 MAX_MANIFEST_BYTES = 5_000_000_000
-"""Of the lines of four million images (our choice)."""
+"""Largest manifest that is read, about four million images (our choice)."""
 
 _MAX_LINE = 20_000
 
 
 @dataclass(frozen=True)
 class ManifestLine:
-    """What is known of one synthetic image.
+    """Metadata of one synthetic image.
 
     Attributes:
-        file: path below the dataset's directory, with forward slashes; of an image in a shard, the shard's path and the
-            member's name.
-        sha256: of the image file's bytes, hexadecimal.
+        file: path below the dataset's directory, with forward slashes; in a shard, the shard's path and the member's
+            name.
+        sha256: hash of the image file, hexadecimal.
         source: name of the real image.
         pid: the source's identity.
         camid: the source's camera, 1-based as in the name.
         copy: number of this image among those of its source, from 0.
-        bank_row: the bank's row that gave the pose.
+        bank_row: row of the pose in the bank.
         target_keypoints: 18 times (x, y, visibility), pixels of this image.
-        sampler: how the pose was chosen.
-        fit: how it was placed.
-        seed: of the draws.
-        gate: what the quality gate saw, by name, to four digits; empty without a gate.
+        sampler: the sampler that drew the pose.
+        fit: how the pose was placed, see `xingaug.poses.placing`.
+        seed: seed of the draws.
+        gate: the quality gate's scores, by name, to four digits; empty without a gate.
         generator: content hash of the generator.
         bank: content hash of the pose bank.
     """
@@ -69,7 +69,7 @@ def synthetic_name(source: str, copy: int) -> str:
     """Name of copy number `copy` of an image: `0002_c1s1_000451_03.jpg` -> `0002_c1s1_000451_03_x000.jpg`.
 
     Raises:
-        BadInput: `source` is no image name (such as one that leaves its directory), or is synthetic itself.
+        BadInput: `source` is not an image name (such as one that leaves its directory), or is synthetic itself.
         ValueError: `copy` outside 0..999.
     """
     if not 0 <= copy < MAX_COPIES:
@@ -92,7 +92,7 @@ def read_manifest(path: Path) -> list[ManifestLine]:
     """Reads a manifest.
 
     Raises:
-        BadInput: no such file, or a line that is not one of `write_manifest`.
+        BadInput: no such file, or a line that `write_manifest` does not write.
     """
     lines: list[ManifestLine] = []
     with open_regular(path, "manifest", MAX_MANIFEST_BYTES) as stream:

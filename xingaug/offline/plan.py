@@ -1,4 +1,4 @@
-"""What a run has to make: a fixed list of synthetic images, known before the first one is rendered."""
+"""Plans a run: a fixed list of synthetic images, known before the first one is rendered."""
 
 from dataclasses import dataclass
 
@@ -18,14 +18,14 @@ from xingaug.poses.draws import keyed_uniform
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """The images that can be rendered again.
+    """The images that can be re-rendered.
 
     Attributes:
         split: (N,) the images.
-        keypoints: (N,) theirs, in a frame of the generator's size.
-        unreadable: names of images that are no images.
-        without_annotation: how many have no keypoints.
-        unusable_keypoints: how many have too few joints inside the image.
+        keypoints: (N,) their keypoints, in a frame of the generator's size.
+        unreadable: names of files that are not readable images.
+        without_annotation: number of images without keypoints.
+        unusable_keypoints: number of images with too few joints inside the image.
     """
 
     split: Split
@@ -41,7 +41,7 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Synthetic images to make, (M,) int64 each: copy number `copies` of the source `sources`, in a bank's pose."""
+    """Synthetic images to render, (M,) int64 each: index of the source, number of its copy, row of the bank's pose."""
 
     sources: np.ndarray
     copies: np.ndarray
@@ -52,7 +52,7 @@ class Items:
         return len(self.sources)
 
     def __getitem__(self, chosen: slice | np.ndarray) -> "Items":
-        """Some of them."""
+        """Selects some items."""
         return Items(self.sources[chosen], self.copies[chosen], self.bank_rows[chosen])
 
     def names(self, sources: Sources) -> list[str]:
@@ -64,11 +64,11 @@ class Items:
 
 
 def find_sources(train: Split, annotations: Annotations, size: tuple[int, int]) -> Sources:
-    """Finds the images that can be rendered again; joints outside an image count as missing.
+    """Finds the images that can be re-rendered; joints outside an image count as missing.
 
     Args:
         train: the training images, all of them real.
-        annotations: their keypoints, each in the frame of its own image.
+        annotations: their keypoints, in pixels of each image.
         size: (height, width) of the generator.
     """
     rows = annotations.lookup(train.names)
@@ -90,11 +90,11 @@ def find_sources(train: Split, annotations: Annotations, size: tuple[int, int]) 
 
 
 def copies_per_source(config: GenerateConfig, sources: Sources, train: Split) -> np.ndarray:
-    """(N,) int64: how many copies of each source to make, before `budget` takes some away.
+    """(N,) int64: number of copies of each source, before the cut by `budget`.
 
     Args:
-        config: `per_image`, `per_identity` and `budget` count.
-        sources: what can be rendered.
+        config: the configuration; `per_image`, `per_identity`, `budget` and `real` are used.
+        sources: the images that can be re-rendered.
         train: all real training images; those without keypoints count as images of their identity too.
     """
     count = len(sources)
@@ -106,7 +106,7 @@ def copies_per_source(config: GenerateConfig, sources: Sources, train: Split) ->
         rows = np.flatnonzero(sources.split.pids == pid)
         present = 0 if config.real == "omit" else int((train.pids == pid).sum())
         lacking = max(0, config.per_identity - present)
-        # The first images have one more where the number does not divide.
+        # The first images get one more if the number does not divide evenly.
         requested[rows] = lacking // len(rows) + (np.arange(len(rows)) < lacking % len(rows))
     return np.minimum(requested, MAX_COPIES)
 
@@ -114,17 +114,17 @@ def copies_per_source(config: GenerateConfig, sources: Sources, train: Split) ->
 def first_items(
     aug: XingPose, sources: Sources, requested: np.ndarray, budget: int | None
 ) -> tuple[Items, np.ndarray, int]:
-    """The synthetic images that were asked for, the copies of a source beside one another.
+    """The requested synthetic images, with the copies of a source next to each other.
 
     Args:
-        aug: with p = 1; copy n is drawn as in epoch n.
-        sources: what can be rendered.
-        requested: (N,) copies of each.
-        budget: images in all, at most.
+        aug: the transform, with p = 1; copy n is drawn as in epoch n.
+        sources: the images that can be re-rendered.
+        requested: (N,) number of copies of each.
+        budget: most images in all.
 
     Returns:
-        The items, (N,) how many copies of each source have been tried, and for how many of all copies the sampler found
-        no valid pose.
+        The items, (N,) the number of copies tried of each source, and the total number of copies for which the sampler
+        found no valid pose.
     """
     items = _drawn(aug, sources, np.zeros_like(requested), requested)
     without_pose = int(requested.sum()) - len(items)
@@ -138,14 +138,14 @@ def first_items(
 
 
 def replacements(aug: XingPose, sources: Sources, rejected: Items, tried: np.ndarray, of_identity: bool) -> Items:
-    """Other copies in place of those that the gate did not let through.
+    """New copies to replace those that the gate rejected.
 
     Args:
         aug: as in `first_items`.
-        sources: what can be rendered.
-        rejected: the images.
-        tried: (N,) copies of each source that were tried; changed to what it will be afterwards.
-        of_identity: whether any image of the same identity will do, the least tried first; or another copy of the same.
+        sources: the images that can be re-rendered.
+        rejected: the rejected images.
+        tried: (N,) number of copies tried of each source; updated in place.
+        of_identity: whether any source of the same identity may be used, the least tried first, or only the same one.
     """
     ends = tried.copy()
     for pid in np.unique(sources.split.pids[rejected.sources]) if of_identity else ():
@@ -161,7 +161,7 @@ def replacements(aug: XingPose, sources: Sources, rejected: Items, tried: np.nda
 
 
 def _drawn(aug: XingPose, sources: Sources, starts: np.ndarray, ends: np.ndarray) -> Items:
-    """Copies `starts` to `ends` (exclusive) of each source, in the order of the sources; those that found a pose."""
+    """Copies `starts` to `ends` (exclusive) of each source, in the order of the sources; only those with a pose."""
     found = []
     for copy in range(int(starts.min(initial=0)), int(ends.max(initial=0))):
         rows = np.flatnonzero((starts <= copy) & (copy < ends))

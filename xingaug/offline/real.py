@@ -1,4 +1,4 @@
-"""The real images of the new dataset."""
+"""Copies or links the real images into the new dataset."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from xingaug.progress import ProgressBar
 
 
 def place_real(job: Job, progress: bool) -> dict[str, str]:
-    """Puts them where the format wants them, unless they are there.
+    """Writes the real images in the configured format, unless they exist already.
 
     Returns:
-        SHA-256 of each by its path below the dataset's directory; of an image in a shard, the shard's path and the
-        member's name.
+        SHA-256 of each by its path below the dataset's directory; in a shard, the shard's path and the member's name.
     """
     if job.config.format == "webdataset":
         return _write_shards(job, progress)
@@ -34,7 +33,7 @@ def place_real(job: Job, progress: bool) -> dict[str, str]:
 def _holds(target: Path, sha256: str) -> bool:
     try:
         return sha256_of(target, "image", MAX_BYTES) == sha256
-    except BadInput:  # not there, or no file
+    except BadInput:  # missing, or not a regular file
         return False
 
 

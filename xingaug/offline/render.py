@@ -1,4 +1,4 @@
-"""The rendering of parts: batches run beside one another, each from its files to its files on one thread."""
+"""Renders parts: batches run in parallel, each on one thread from source files to encoded images."""
 
 import time
 from collections import deque
@@ -28,15 +28,15 @@ from xingaug.poses.bank import PoseBank
 
 JPEG_QUALITY = 95
 GPU_THREADS = 4
-"""Batches under way for a GPU: one is computed while others are decoded and encoded."""
+"""Batches in flight on a GPU: one is rendered while others are decoded and encoded."""
 
 
 @dataclass(frozen=True, eq=False)
 class WorkPart:
-    """A piece of work that is there as a whole or not at all.
+    """A part of the work, which is finished as a whole or not at all.
 
     Attributes:
-        number: counted from 0 through the whole run.
+        number: counts from 0 over the whole run.
         items: its images.
     """
 
@@ -46,7 +46,7 @@ class WorkPart:
 
 @dataclass(frozen=True)
 class Progress:
-    """A part is done: how many images were asked for, and how many of them stand on disk."""
+    """A finished part: number of images requested, and of images kept on disk."""
 
     requested: int
     kept: int
@@ -57,8 +57,8 @@ def build_transform(config: GenerateConfig, device: str | torch.device, generato
 
     Args:
         config: generator, bank, dtype, gate and how poses are drawn.
-        device: where it renders.
-        generator: one that is loaded already and on the device, in place of `config.generator`.
+        device: the device that it renders on.
+        generator: a loaded generator on the device, instead of `config.generator`.
 
     Raises:
         BadInput: generator, bank or the gate's network cannot be read.
@@ -82,15 +82,15 @@ def build_transform(config: GenerateConfig, device: str | torch.device, generato
 
 
 def put_on_other_grounds(aug: XingPose, sources: Sources, share: float | None) -> None:
-    """Has the transform put a share of the persons on other sources' grounds.
+    """Makes the transform put a share of the persons on backgrounds of other sources.
 
     Args:
-        aug: as `build_transform` gives it.
-        sources: whose grounds are taken, of some that follow from the seed.
+        aug: the result of `build_transform`.
+        sources: the images whose backgrounds are used, a subset drawn by the seed.
         share: as `GenerateConfig.ground`.
 
     Raises:
-        BadInput: a share above 0 with a generator that does not tell persons from the ground.
+        BadInput: a share above 0 with a generator that does not predict a person mask.
     """
     wanted = wanted_share(aug.generator, share)
     if not wanted or not len(sources):
@@ -104,31 +104,31 @@ def put_on_other_grounds(aug: XingPose, sources: Sources, share: float | None) -
         raise BadInput(str(error)) from None
 
 
-Made = list[tuple[Entry, Sample | None]]
-"""Of a batch, what became of each image that could be made, and the image if it is kept."""
+Results = list[tuple[Entry, Sample | None]]
+"""The journal entry of each image of a batch that could be rendered, and the image if it is kept."""
 
 
 class Renderer:
-    """Makes parts."""
+    """Renders parts."""
 
     def __init__(self, aug: XingPose, sources: Sources, store: Store, journal: Journal, batch_size: int) -> None:
-        """Takes everything that all parts share.
+        """Sets everything that all parts share.
 
         Args:
-            aug: with p = 1, on its device; its gate judges.
-            sources: what the items mean.
-            store: takes the images.
-            journal: takes what is known of them.
-            batch_size: images rendered at a time.
+            aug: the transform, with p = 1, on its device, and with the gate.
+            sources: the images that the items refer to.
+            store: stores the images.
+            journal: records the results.
+            batch_size: images per batch.
         """
         self.aug, self.sources, self.store, self.journal = aug, sources, store, journal
         self.batch_size = batch_size
         self.device = next(aug.generator.parameters(), torch.empty(0)).device
 
     def run(self, parts: Iterable[WorkPart]) -> Iterator[Progress]:
-        """Makes the parts one after the other, as many batches at a time as there are threads."""
+        """Renders the parts one after the other, with as many batches at a time as there are threads."""
         with threads_of(self.device) as (pool, count):
-            waiting: deque[tuple[WorkPart, list[Future[Made]]]] = deque()
+            waiting: deque[tuple[WorkPart, list[Future[Results]]]] = deque()
             under_way = 0
             for part in parts:
                 starts = range(0, len(part.items), self.batch_size)
@@ -143,7 +143,7 @@ class Renderer:
                 yield self._finished(*waiting.popleft())
 
     def rate(self, items: Items) -> float:
-        """Images/s from files to encoded images, nothing written; every batch is made twice, the second is timed."""
+        """Images/s from files to encoded images, nothing written; every batch runs twice, the second time is timed."""
         starts = range(0, len(items), self.batch_size)
         batches = [items[start : start + self.batch_size] for start in starts]
         with threads_of(self.device) as (pool, _):
@@ -152,12 +152,12 @@ class Renderer:
             list(pool.map(self.batch, batches))
         return len(items) / (time.perf_counter() - started)
 
-    def batch(self, items: Items) -> Made:
-        """Decodes, renders, judges and encodes a batch; images whose source cannot be decoded are left out."""
+    def batch(self, items: Items) -> Results:
+        """Decodes, renders, gates and encodes a batch; images whose source cannot be decoded are left out."""
         rows = torch.from_numpy(items.sources)
         size, names = self.aug.size, items.names(self.sources)
         decoded = {row: _read_source(self.sources, row, size) for row in dict.fromkeys(items.sources.tolist())}
-        # An image that cannot be decoded keeps its place, so that its neighbours do not depend on it.
+        # An image that cannot be decoded is replaced by zeros, so that the rest of the batch does not depend on it.
         empty = np.zeros((*size, 3), np.uint8)
         images = [empty if (image := decoded[row]) is None else image for row in items.sources.tolist()]
         keypoints = self.sources.keypoints[rows]
@@ -172,17 +172,17 @@ class Renderer:
             )
         kept, scores = out.is_synthetic.tolist(), {name: values.tolist() for name, values in out.scores.items()}
         pictures, about = unit_to_bytes(out.images).cpu().numpy(), self.about(items)
-        made: Made = []
+        results: Results = []
         for i, (name, source) in enumerate(zip(names, items.sources.tolist(), strict=True)):
             if decoded[source] is None:
                 continue
             seen = {key: round(values[i], 4) for key, values in scores.items()}
             if not kept[i]:
-                made.append((Entry(name, None, seen), None))
+                results.append((Entry(name, None, seen), None))
                 continue
             data = encode(pictures[i])
-            made.append((Entry(name, hash_of(data), seen), Sample(name, data, about[i])))
-        return made
+            results.append((Entry(name, hash_of(data), seen), Sample(name, data, about[i])))
+        return results
 
     def poses(self, items: Items) -> Keypoints:
         """(n,) the poses that items are rendered in, in a frame of the generator's size."""
@@ -190,7 +190,7 @@ class Renderer:
         return self.aug.poses(torch.from_numpy(items.bank_rows), persons, self.aug.size)
 
     def about(self, items: Items) -> list[dict[str, object]]:
-        """What stands beside each item in a shard."""
+        """The labels of each item in a shard."""
         split = self.sources.split
         return [
             {
@@ -202,20 +202,20 @@ class Renderer:
             )
         ]  # fmt: skip
 
-    def _finished(self, part: WorkPart, batches: list[Future[Made]]) -> Progress:
-        made = [image for batch in batches for image in batch.result()]
-        samples = [sample for _, sample in made if sample is not None]
+    def _finished(self, part: WorkPart, batches: list[Future[Results]]) -> Progress:
+        results = [result for batch in batches for result in batch.result()]
+        samples = [sample for _, sample in results if sample is not None]
         self.store.write(part.number, samples)
-        self.journal.write(part.number, [entry for entry, _ in made])
+        self.journal.write(part.number, [entry for entry, _ in results])
         return Progress(len(part.items), len(samples))
 
 
 @contextmanager
 def threads_of(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Threads for batches, and how many; on a CPU one for each core that torch would use.
+    """A pool of threads for batches, and their number; on a CPU one for each core that torch would use.
 
-    Each then computes alone: sums are rounded differently when several share one, and the bytes of an image would
-    depend on the number of cores. It is no slower, for no thread waits for another.
+    Each batch is computed by a single thread: several would round sums differently, and an image's bytes would depend
+    on the number of cores. It is not slower, because no thread waits for another.
     """
     before = torch.get_num_threads()
     count = GPU_THREADS if device.type == "cuda" else before
@@ -235,14 +235,14 @@ def rounded(poses: Keypoints) -> list[list[list[float]]]:
 
 
 def encode(image: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) as a JPEG file; Pillow's libjpeg-turbo is as fast as others at this size, and is there anyway."""
+    """uint8 (H, W, 3) as a JPEG file, by Pillow, which is as fast as other encoders at this size."""
     stream = BytesIO()
     Image.fromarray(image).save(stream, format="JPEG", quality=JPEG_QUALITY)
     return stream.getvalue()
 
 
 def decode(data: bytes) -> np.ndarray:
-    """uint8 (H, W, 3) of what `encode` gave."""
+    """uint8 (H, W, 3) of a file written by `encode`."""
     return np.array(Image.open(BytesIO(data)))
 
 

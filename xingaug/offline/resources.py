@@ -1,4 +1,4 @@
-"""What a run needs and what there is: memory for a batch, room on the disk."""
+"""Needed and available resources: memory for a batch, space on disk."""
 
 import shutil
 from pathlib import Path
@@ -14,19 +14,19 @@ from xingaug.offline.render import GPU_THREADS, encode
 from xingaug.poses.spacing import evenly_spaced
 
 CPU_BATCH, GPU_BATCH = 16, 256
-"""Largest batches (our choice): on two cores 16 images are rendered faster than 8 or 32."""
+"""Largest batches (our choice): on two cores, batches of 16 are faster than of 8 or 32."""
 
-_CPU_BYTES = 64 << 20  # for an image of 128x64 and more than any generator here takes for one of 8
+_CPU_BYTES = 64 << 20  # per image of 128x64; more than any generator here needs per image of a batch of 8
 _SAMPLES = 64
 
 
 def fitting_batch_size(generator: nn.Module, device: torch.device, threads: int) -> int:
-    """Images at a time: 16 on a CPU, 256 on a GPU, or the next smaller power of two for which memory is there.
+    """Batch size: 16 on a CPU, 256 on a GPU, or the next smaller power of two that fits into memory.
 
     Args:
         generator: on the device, with `size`.
-        device: of the generator.
-        threads: batches under way at a time on this machine, on a CPU.
+        device: the generator's device.
+        threads: batches at a time on this machine, on a CPU.
     """
     height, width = generator.size  # type: ignore[misc]
     if device.type == "cuda":
@@ -39,20 +39,20 @@ def fitting_batch_size(generator: nn.Module, device: torch.device, threads: int)
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take, by the machine and by its control group; 4 GiB where neither says."""
+    """Bytes that this process may still use, by the machine and its control group; 4 GiB if neither is known."""
     group = Path("/sys/fs/cgroup")
     meminfo = _text(Path("/proc/meminfo"))
     limit, used, kinds = (_text(group / name) for name in ("memory.max", "memory.current", "memory.stat"))
     found = [int(line.split()[1]) << 10 for line in meminfo.splitlines() if line.startswith("MemAvailable:")]
     if limit.isdigit() and used.isdigit():
-        # Files that are only kept in case they are read again make room when it is needed.
+        # The page cache of inactive files is freed when memory is needed.
         kept = sum(int(line.split()[1]) for line in kinds.splitlines() if line.startswith("inactive_file "))
         found.append(int(limit) - int(used) + kept)
     return max(0, min(found, default=4 << 30))
 
 
 def image_bytes(sources: Sources, size: tuple[int, int], block: int) -> float:
-    """Bytes of a synthetic image in whole blocks: the mean of real ones, written in the same way."""
+    """Estimated bytes of a synthetic image in whole blocks: the mean of real ones, encoded in the same way."""
     found = []
     for row in evenly_spaced(len(sources), min(len(sources), _SAMPLES)).tolist():
         try:
@@ -64,13 +64,13 @@ def image_bytes(sources: Sources, size: tuple[int, int], block: int) -> float:
 
 
 def free_bytes(out: Path) -> int:
-    """What is free on the disk of `out`, which need not exist."""
+    """Free bytes on the disk of `out`, which need not exist."""
     parent = next(path for path in (out.resolve(), *out.resolve().parents) if path.exists())
     return shutil.disk_usage(parent).free
 
 
 def require_room(out: Path, needed: int) -> None:
-    """Raises `BadInput` unless the disk of `out`, which need not exist, has room for so many bytes and 2 % more."""
+    """Raises `BadInput` unless the disk of `out`, which need not exist, has space for `needed` bytes and 2 % more."""
     free = free_bytes(out)
     if needed * 1.02 > free:
         raise BadInput(
@@ -79,7 +79,7 @@ def require_room(out: Path, needed: int) -> None:
 
 
 def as_size(count: float) -> str:
-    """Bytes as people say them: 3.2 GB."""
+    """Bytes in a readable unit, such as 3.2 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -95,7 +95,7 @@ def _text(path: Path) -> str:
 
 
 def _gpu_bytes(generator: nn.Module, device: torch.device, size: tuple[int, int], count: int = 8) -> float:
-    """Peak of memory for an image, from one batch of 8."""
+    """Peak memory per image, measured with one batch of 8."""
     dtype = torch.float32 if getattr(generator, "is_fast", False) else next(generator.parameters()).dtype
     maps = torch.zeros(count, 18, *size, device=device, dtype=dtype)
     torch.cuda.reset_peak_memory_stats(device)

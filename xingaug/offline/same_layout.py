@@ -1,4 +1,4 @@
-"""A generated Market-1501 tree in the layout that its dataset came in, with names in that layout's own grammar."""
+"""Converts a generated Market-1501 tree back to the layout of its dataset, with file names that layout accepts."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ Namer = Callable[[str, int], str]
 
 
 def require_same_layout(dataset: Dataset) -> None:
-    """Raises `BadInput` where a synthetic image has no name in a dataset's grammar."""
+    """Raises `BadInput` if the layout cannot name synthetic images."""
     layout = dataset.config.layout
     if layout in ("cuhk03", "deepfashion"):
         raise BadInput(
@@ -49,25 +49,25 @@ def require_same_layout(dataset: Dataset) -> None:
 
 
 def namer_of(dataset: Dataset, taken: Iterable[str]) -> Namer:
-    """What names the synthetic images of a dataset, and checks that they are read back as the person's.
+    """A function that names the synthetic images of a dataset so that they are read back with the same identity.
 
     Args:
-        dataset: of the layouts market1501, pattern, msmt17 or veri.
-        taken: paths below its root, which no image may get.
+        dataset: a dataset in the layout market1501, pattern, msmt17 or veri.
+        taken: existing paths below its root, which no image may get.
     """
     known = set(taken)
 
     def name(file: str, copy: int) -> str:
         path = PurePosixPath(file)
         stem = path.name[: -len(path.suffix)] if path.suffix else path.name
-        # Digits behind VeRi's last number, which knows nothing else; 9 so that no published number is hit.
+        # VeRi's names only allow digits after the last number; the 9 avoids published numbers.
         endings = (
             (f"9{copy:03d}",) if dataset.config.layout == "veri" else (f"_x{copy:03d}", f"x{copy:03d}", f"9{copy:03d}")
         )
         for ending in endings:
-            made = str(path.with_name(f"{stem}{ending}.jpg"))
-            if made not in known and _reads_alike(dataset.config, file, made):
-                return made
+            candidate = str(path.with_name(f"{stem}{ending}.jpg"))
+            if candidate not in known and _reads_alike(dataset.config, file, candidate):
+                return candidate
         raise BadInput(
             f"--layout: same: no other name of {file} fits '{_pattern(dataset.config).pattern}'; needed a pattern that "
             "ends in *, or the layout market"
@@ -76,14 +76,14 @@ def namer_of(dataset: Dataset, taken: Iterable[str]) -> Namer:
     return name
 
 
-def _reads_alike(config: DatasetConfig, file: str, made: str) -> bool:
-    """Whether a pattern reads the same identity and camera from both paths; other layouts leave room for any ending."""
+def _reads_alike(config: DatasetConfig, file: str, candidate: str) -> bool:
+    """Whether a pattern reads the same identity and camera from both paths; other layouts accept any ending."""
     if config.layout != "pattern":
         return True
     split = _pattern(config)
     template = parse_template(split.pattern)
     folder = "" if split.folder == "." else f"{split.folder}/"
-    before, after = (template.fields(path.removeprefix(folder)) for path in (file, made))
+    before, after = (template.fields(path.removeprefix(folder)) for path in (file, candidate))
     return before is not None and before == after
 
 
@@ -93,25 +93,25 @@ def _pattern(config: DatasetConfig) -> PatternSplit:
 
 
 def write_same_layout(dataset: Dataset, tree: Path, rendered: Path, out: Path, real: str, progress: bool = True) -> int:
-    """Writes the real images of a dataset and the synthetic ones of a generated tree as the dataset is laid out.
+    """Writes the real images of a dataset and the synthetic ones of a generated tree in the dataset's layout.
 
-    Beside them lie `annotations.npz`, `manifest.jsonl`, `rejected.jsonl` and `report.html` of the generated tree, with
-    the names of this one, and for a pattern `dataset.yaml`, which describes it.
+    Beside them are `annotations.npz`, `manifest.jsonl`, `rejected.jsonl` and `report.html` of the generated tree, with
+    the new names, and for a pattern layout its description `dataset.yaml`.
 
     Args:
-        dataset: where the images come from.
+        dataset: the original dataset.
         tree: the Market-1501 tree that was imported from it.
-        rendered: what was generated from that.
+        rendered: the dataset generated from that tree.
         out: an empty directory.
-        real: "copy", "link" or "omit", as for `GenerateConfig`; query and gallery are always there.
-        progress: shows a bar.
+        real: "copy", "link" or "omit", as for `GenerateConfig`; query and gallery are always written.
+        progress: show a bar.
 
     Returns:
-        How many synthetic images there are.
+        The number of synthetic images.
 
     Raises:
-        BadInput: a name finds no place in the grammar.
-        WorkFailed: what was written is not read back as it should be.
+        BadInput: the layout cannot name an image.
+        WorkFailed: the written dataset is not read back correctly.
     """
     splits = dataset.read_all()
     files = {split.file(i) for split in splits.values() for i in range(len(split))}
@@ -137,7 +137,7 @@ def write_same_layout(dataset: Dataset, tree: Path, rendered: Path, out: Path, r
 
 
 def _old_names(tree: Path) -> dict[str, str]:
-    """Paths below the dataset's root by those below the imported tree's."""
+    """Paths below the dataset's root, by the paths below the imported tree."""
     rows = csv.DictReader(io.StringIO(read_text(tree / TABLE_NAME, "table of names")))
     return {row["new"]: row["old"] for row in rows}
 
@@ -145,7 +145,7 @@ def _old_names(tree: Path) -> dict[str, str]:
 def _renamed(
     lines: Iterable[ManifestLine], namer: Namer, old: Mapping[str, str], train: Split
 ) -> Iterator[tuple[ManifestLine, ManifestLine]]:
-    """Each line, and the same with the names and numbers of the dataset."""
+    """Each line, and the same line with the names, identity and camera of the dataset."""
     rows = {train.file(i): i for i in range(len(train))}
     for line in lines:
         source = old[f"{FOLDERS['train']}/{line.source}"]
@@ -159,7 +159,7 @@ def _entry(entry: Entry, namer: Namer, old: Mapping[str, str]) -> Entry:
 
 
 def _move(source: Path, target: Path) -> None:
-    """A hard link where the disk allows one: the generated tree is removed when all is done."""
+    """Hard-links a file, or copies it if the disk does not allow links; the generated tree is removed afterwards."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -168,7 +168,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _write_lists(dataset: Dataset, folder: Path, made: list[ManifestLine], real: str) -> None:
-    """What says which images a split has: the description of a pattern, published lists with the synthetic ones."""
+    """Writes the files that define the splits: a pattern's description, or published lists with synthetic images."""
     layout = dataset.config.layout
     if layout == "pattern":
         text = replace(dataset.config, root=Path()).to_yaml()
@@ -178,7 +178,7 @@ def _write_lists(dataset: Dataset, folder: Path, made: list[ManifestLine], real:
     for name, lines in lists.items():
         kept = [] if name in _TRAIN_LISTS and real == "omit" else lines
         if name == _TRAIN_LISTS[0]:
-            # A list's paths are below the folder of its images.
+            # Paths in the list are relative to the folder of its images.
             kept = kept + [f"{line.file.partition('/')[2]} {labels[line.source.partition('/')[2]]}" for line in made]
         elif name == _TRAIN_LISTS[2]:
             kept = kept + [line.file.partition("/")[2] for line in made]
@@ -196,12 +196,13 @@ def _write_annotations(file: Path, folder: Path, names: Mapping[str, str]) -> No
 
 
 def _require_read_back(dataset: Dataset, folder: Path, lines: list[ManifestLine], real: int) -> None:
-    """Raises `WorkFailed` unless the layout's own reader sees every image under its identity."""
+    """Raises `WorkFailed` unless the layout's reader reads every image with its identity and camera."""
     there = replace(dataset, root=folder, where=folder).read("train")
     row_of = {there.file(i): i for i in range(len(there))}
     before = dataset.read("train")
     of_source = {before.file(i): i for i in range(len(before))}
-    same_numbers = not (dataset.config.layout == "pattern" and real == 0)  # texts are numbered by those there are
+    # Without real images, text identities and cameras get other numbers.
+    same_numbers = not (dataset.config.layout == "pattern" and real == 0)
     for line in lines:
         row = row_of.get(line.file)
         source = of_source[line.source]

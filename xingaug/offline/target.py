@@ -1,4 +1,4 @@
-"""The directory that a dataset is generated into: one owner at a time, one configuration, nothing half-written."""
+"""The output directory of a generated dataset: one process at a time, one configuration, nothing half-written."""
 
 import os
 import shutil
@@ -20,11 +20,11 @@ Facts = Mapping[str, Any]
 
 @contextmanager
 def claimed(out: Path, facts: Facts) -> Iterator[None]:
-    """Holds `out` for this process while the block runs.
+    """Locks `out` for this process while the block runs.
 
-    A directory that is absent or empty is taken and gets its `config.json`; one with the same facts is continued, and
-    temporary files that a killed process left are removed. The lock is the kernel's, on an empty file `.lock` that
-    stays: it ends with the process, however that ends.
+    An absent or empty directory gets a `config.json`; one with the same facts is continued, and temporary files of a
+    killed process are removed. The kernel holds the lock, on an empty file `.lock` that is not deleted: it is released
+    when the process ends, however that happens.
 
     Args:
         out: the directory.
@@ -42,7 +42,7 @@ def claimed(out: Path, facts: Facts) -> Iterator[None]:
 
 
 def read_facts(out: Path) -> dict[str, Any]:
-    """What the content of `out` depends on, as its `config.json` says; empty where there is none that can be read."""
+    """The facts in the `config.json` of `out`; empty if it is missing or cannot be read."""
     try:
         facts = read_json(out / CONFIG_NAME, "configuration", 1_000_000)
     except BadInput:
@@ -59,7 +59,7 @@ def require_linkable(folders: Sequence[Path], out: Path) -> None:
 
 
 def copy_or_link(source: Path, target: Path, link: bool) -> None:
-    """Copies or hard-links a file, in place of what may be there."""
+    """Copies or hard-links a file, overwriting any old one."""
     if not link:
         with atomic_write(target) as temporary:
             shutil.copyfile(source, temporary)

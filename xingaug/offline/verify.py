@@ -1,4 +1,4 @@
-"""Whether a generated dataset is whole: hashes, labels, counts, and that every image can be read."""
+"""Verifies a generated dataset: hashes, labels, counts, and that every image can be read."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -23,12 +23,12 @@ _SYNTHETIC = re.compile(r"_x\d{3}\.jpg$")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was looked at and what is wrong.
+    """Result of a verification.
 
     Attributes:
-        real: real images that are listed.
-        synthetic: synthetic ones.
-        problems: one line each; empty if the dataset is whole.
+        real: number of real images listed.
+        synthetic: number of synthetic images listed.
+        problems: one line each; empty if the dataset is complete and intact.
     """
 
     real: int
@@ -40,11 +40,11 @@ def verify(out: Path, progress: bool = True) -> Verdict:
     """Checks a dataset against its manifest and its list of real images; writes nothing.
 
     Args:
-        out: the directory that `generate` wrote.
-        progress: shows a bar where stderr is a terminal.
+        out: a directory written by `generate`.
+        progress: show a bar if stderr is a terminal.
 
     Raises:
-        BadInput: it is no such directory, or the run into it has not come to its end.
+        BadInput: it is another directory, or the run has not finished.
     """
     facts = read_facts(out)
     if not facts:
@@ -74,7 +74,7 @@ def _stays_inside(file: str) -> bool:
 
 
 def _wrong_labels(line: ManifestLine) -> Iterator[str]:
-    """What does not fit in a line by itself."""
+    """Contradictions within a line."""
     if not _stays_inside(line.file):
         yield f"{line.file}: leaves the directory"
         return
@@ -123,7 +123,7 @@ def _check_shards(out: Path, hashes: Mapping[str, str], lines: Mapping[str, Mani
 
 
 def _fits(labels: bytes | None, file: str, line: ManifestLine | None) -> bool:
-    """Whether what stands beside an image in a shard fits its name, or its line of the manifest."""
+    """Whether the labels of an image in a shard match its name, or its line in the manifest."""
     try:
         about = parse_json((labels or b"").decode(), file)
         if line is not None:
