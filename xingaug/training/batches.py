@@ -1,4 +1,4 @@
-"""Batches of pairs on the device, made from rows of the data: images, joints, masks."""
+"""Builds batches of pairs on the device from rows of the data: images, joints, masks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -27,9 +27,9 @@ class Batch:
         target: (B, 3, H, W) in [-1, 1].
         xy: (B, 2, 18, 2) pixels of source and target.
         visibility: (B, 2, 18) in [0, 1].
-        mask: (B, 1, H, W), where the person counts.
+        mask: (B, 1, H, W) in [0, 1], the pixels that count as person in the losses.
         persons: (B, 2, H, W) in [0, 1], masks of source and target; None where the data has none.
-        across: (B,) bool, whether two cameras took source and target.
+        across: (B,) bool, whether source and target are from two cameras.
         names: B times "source -> target".
     """
 
@@ -44,7 +44,7 @@ class Batch:
 
     @property
     def joints(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the rendering core takes after the images: xy and visibility of source, then of target."""
+        """Arguments of `render` after the images: xy and visibility of the source, then of the target."""
         return self.xy[:, 0], self.visibility[:, 0], self.xy[:, 1], self.visibility[:, 1]
 
     @cached_property
@@ -92,7 +92,7 @@ class PairRows:
 
 
 def rows_of_steps(config: TrainConfig, data: PairData, first: int, processes: Processes) -> Iterator[PairRows]:
-    """This process's share of the pairs of steps `first` to the last, which depend on (seed, epoch, index) alone."""
+    """This process's share of the pairs of each step from `first` on; they depend only on (seed, epoch, index)."""
     per_epoch = max(1, config.pairs_per_epoch // config.batch_size)
     own = config.batch_size // processes.count
     drawn_epoch = -1
@@ -113,7 +113,7 @@ def make_batch(
     device: torch.device,
     photometric: Photometric | None = None,
 ) -> Batch:
-    """Gathers pairs, changes their colours, mirrors those marked.
+    """Gathers pairs, changes their colours and mirrors the marked ones.
 
     Args:
         data: images and keypoints.
@@ -126,7 +126,7 @@ def make_batch(
     if photometric is not None:
         sources, targets = _change_colours(photometric, sources, targets, rows.colour_seeds)
     flip = _to_device(rows.mirror, device)
-    # On the CPU, where checking their values waits for no device.
+    # On the CPU, where checking their values needs no device synchronisation.
     keypoints = [_keypoints(data, chosen, rows.mirror, size) for chosen in (rows.sources, rows.targets)]
     persons = None
     if data.masks is None:
@@ -134,7 +134,7 @@ def make_batch(
     else:
         masks = np.stack([data.masks[rows.sources], data.masks[rows.targets]], 1)
         persons = _mirrored(_to_device(masks, device).float() / 255, flip)
-        mask = persons.amax(1, keepdim=True)  # what the person uncovers is new in the target, too
+        mask = persons.amax(1, keepdim=True)  # both masks: the ground that the person uncovers is new as well
     cameras = data.groups if data.camids is None else data.camids
     across = cameras[rows.sources] != cameras[rows.targets]
     names = zip(data.names[rows.sources], data.names[rows.targets], strict=True)
@@ -177,10 +177,10 @@ def _keypoints(data: PairData, rows: np.ndarray, mirror: np.ndarray, size: tuple
 def _change_colours(
     photometric: Photometric, sources: np.ndarray, targets: np.ndarray, seeds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One draw for both images of a pair."""
+    """Changes both images of a pair by the same draw."""
     import os
 
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks the network for a newer version
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import looks online for a newer version
     import albumentations as A
 
     p = photometric

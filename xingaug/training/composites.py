@@ -1,20 +1,20 @@
-"""Targets that a generator can know: the target's person, in the source's light, on the source's own ground.
+"""Targets that the source determines: the target's person, in the source's light, on the source's own ground.
 
 Another camera's picture of a person has a background and a light that the source does not show. A network that is
-trained to reproduce them learns the mean of all that are possible, which looks like fog. (Our choice.)
+trained to reproduce them learns the mean of all possible ones, which looks like fog. (Our choice.)
 """
 
 import torch
 from torch import Tensor
 
 _MOST_STRETCH = 1.7
-"""Largest factor by which the contrast of a person is changed; a larger one means that a mask is wrong."""
+"""Largest factor by which a person's contrast is changed; a larger one indicates a wrong mask."""
 
 
 def composite_target(
     target: Tensor, target_mask: Tensor, source: Tensor, source_mask: Tensor, ground: Tensor, recolour: Tensor
 ) -> Tensor:
-    """The target's person on the source's ground.
+    """Pastes the target's person onto the source's ground.
 
     Args:
         target: (B, 3, H, W) in [-1, 1].
@@ -22,8 +22,8 @@ def composite_target(
         source: as `target`, the same person.
         source_mask: as `target_mask`.
         ground: (B, 3, H, W), the source without its person.
-        recolour: (B,) bool, whether the person is brought to the colours that the source's camera sees: mean and
-            deviation of each channel inside both masks (Reinhard et al. 2001, in RGB).
+        recolour: (B,) bool, whether the person's colours are matched to the source's: mean and standard deviation of
+            each channel inside the masks (Reinhard et al. 2001, in RGB).
 
     Returns:
         (B, 3, H, W) in [-1, 1].
@@ -37,7 +37,7 @@ def composite_target(
 
 
 def _statistics(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (B, 3, 1, 1) of the pixels that belong to the person with a mask above 0.5."""
+    """Mean and standard deviation (B, 3, 1, 1) of the pixels with a mask above 0.5."""
     inside = (mask > 0.5).to(image.dtype)
     count = inside.sum((2, 3), keepdim=True) + 1
     mean = (image * inside).sum((2, 3), keepdim=True) / count

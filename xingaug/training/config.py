@@ -14,18 +14,18 @@ from xingaug.programs import device_problem
 PEDESTRIAN_SIZE = (128, 64)
 
 MOST_PEDESTRIANS = 150_000
-"""Drawn images of a run: 3.7 GB (our choice)."""
+"""Most rendered images of a run: 3.7 GB (our choice)."""
 
 
 @dataclass(frozen=True)
 class PedestrianData:
-    """Training images rendered on the spot.
+    """Training images rendered at the start of the run.
 
     Attributes:
         identities: number of persons.
-        tracklets: cameras under which each appears, before one background each.
+        tracklets: cameras that see each person, with one background each.
         poses: images in each tracklet.
-        seed: of the rendering; keep it apart from the worlds that you measure on.
+        seed: of the rendering; use another one for the worlds that you measure on.
     """
 
     identities: int = 1500
@@ -50,13 +50,13 @@ class TreeData:
     Attributes:
         root: a Market-1501 tree, the folder of another known dataset, or a YAML file that describes one.
         annotations: keypoints of its images.
-        within: which images of one identity make a pair: "camera", both from one (before one background);
-            "identity", any two; "cross-camera", of two cameras.
-        same_camera: share of the pairs that is from one camera whatever `within` says.
-        pairs: a CSV with the header `from,to` that lists the pairs to draw from; `within` then does not count.
-        masks: a folder of PNG files named as the images, white on the person; None takes those beside the images.
+        within: which images of one identity make a pair: "camera", two of one camera (and background);
+            "identity", any two; "cross-camera", two of different cameras.
+        same_camera: share of the pairs that is from one camera, regardless of `within`.
+        pairs: a CSV with the header `from,to` that lists the pairs to draw from; `within` is then ignored.
+        masks: a folder of PNG files named like the images, white on the person; None uses those beside the images.
         min_visible: joints that both images of a pair must show (our choice: 8).
-        memory_mb: most memory for decoded images; above it they are read from disk anew for every step.
+        memory_mb: most memory for decoded images; above it they are read from disk in every step.
     """
 
     root: Path
@@ -76,7 +76,7 @@ class TreeData:
 
 @dataclass(frozen=True)
 class Photometric:
-    """Colour changes that both images of a pair undergo alike (albumentations' ColorJitter).
+    """Colour changes, the same for both images of a pair (albumentations' ColorJitter).
 
     Attributes:
         brightness: greatest relative change.
@@ -109,8 +109,8 @@ class PerceptualConfig:
             (.pth or .safetensors) of torchvision's network, with or without its classifier.
         layers: indices into `features` of torchvision's network after which features are compared; the released
             XingGAN uses 3 (relu1_2). VGG-16's relu2_2, relu3_3 and relu4_3 are 8, 15 and 22.
-        distance: "l1", or "squared"; mean over all numbers of a layer.
-        normalised: bring the features at each position to unit length first, and sum over the channels (as LPIPS does).
+        distance: "l1", or "squared"; mean over all elements of a layer.
+        normalised: scale the features at each position to unit length first, and sum over the channels (as in LPIPS).
     """
 
     network: Literal["vgg16", "vgg19"] = "vgg19"
@@ -128,22 +128,22 @@ class PerceptualConfig:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss term counts; a term of weight 0 is not computed.
+    """Weight of each loss term; a term of weight 0 is not computed.
 
     Attributes:
         l1: of the foreground-weighted L1.
         structural: of 1 - SSIM (our choice).
-        perceptual: of the perceptual loss, where the run has one.
-        identity: of 1 - cosine between features of the generated and the true image, where the run has a network.
-        pose: of the distance between the joints wanted and those that the project's pose estimator finds.
+        perceptual: of the perceptual loss, if the run has one.
+        identity: of 1 - cosine between features of the generated and the true image, if the run has a network.
+        pose: of the distance between the target joints and those that `pose_estimator` finds.
         adversarial: of the mean of both adversarial terms.
         feature_matching: of both discriminators' feature matching (our choice).
-        r1: of the discriminators' gradient penalty on true images, Mescheder et al. 2018; counted as r1 / 2.
+        r1: of the discriminators' gradient penalty on true images (Mescheder et al. 2018), applied as r1 / 2.
         style: of the difference of Gram matrices of the perceptual loss's features inside the mask (Johnson et al.
-            2016): texture regardless of position, which keeps a person sharp where source and target cannot be aligned.
+            2016): texture regardless of position, which keeps a person sharp where source and target do not align.
         split: of both losses of a generator that keeps its source's ground (`training.splitting`).
-        person: how much heavier than the background a person's pixel is in L1 and 1 - SSIM: inside the union of the
-            masks beside both images, or where there are none inside the target's pose mask.
+        person: weight of a person's pixel in L1 and 1 - SSIM, where the background has 1: inside the union of both
+            images' masks, or without masks inside the target's pose mask.
     """
 
     l1: float = 10.0
@@ -170,12 +170,12 @@ class DiscriminatorConfig:
     """The discriminators and their losses.
 
     Attributes:
-        appearance: does the image look like the source person: "patch" (spectrally normalised, our choice),
-            "residual" (PATN's, as the papers use it) or "none".
-        shape: does it fit the target pose: one of the same kinds.
+        appearance: the one that compares with the source image: "patch" (spectrally normalised, our choice),
+            "residual" (PATN's, as in the papers) or "none".
+        shape: the one that compares with the target pose: one of the same kinds.
         loss: "hinge" (our choice), "bce" (vanilla, as released) or "least_squares".
         pool: earlier generated images that the discriminators see again (released: 50); 0 for none.
-        start: share of the steps after which they join.
+        start: share of the steps after which they are switched on.
     """
 
     appearance: Literal["patch", "residual", "none"] = "patch"
@@ -194,24 +194,24 @@ MEASURES: dict[str, str | None] = {
     "ssim": None, "mask_ssim": None, "person_ssim": None, "psnr": None, "sharpness": None, "reid_rank1": "reid",
     "reid_map": "reid", "pck": "pose_estimator", "frechet": "vgg16", "vgg_distance": "vgg16",
 }  # fmt: skip
-"""What a checkpoint can be chosen by, and the setting of `Validation` that each needs."""
+"""Measures that can choose the best checkpoint, and the setting of `Validation` that each needs."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Pairs that are measured during training, and what the best checkpoint is chosen by.
+    """Held-out pairs that are measured during training, and the measures that choose the best checkpoint.
 
     Attributes:
-        identities: persons that are kept out of training for it; 0 for no validation.
-        pairs: pairs of them.
+        identities: held-out persons; 0 for no validation.
+        pairs: number of their pairs.
         every: steps between measurements; the last step is measured too.
-        best: one of `MEASURES`, or several whose product counts: [reid_map, pck] is the right person in the right pose.
-            Sharpness counts up to 1, what is sharper than a photo is no better; the distances `frechet` and
-            `vgg_distance` divide. The default keeps SSIM from picking the blurriest.
-        reid: a feature network, .onnx or .pt2, as for `xingaug evaluate --reid`: `reid_rank1`, `reid_map`. The gallery
-            is the other images of the persons kept out.
-        pose_estimator: as for `xingaug evaluate --pose-estimator`: `pck`.
-        vgg16: weights of VGG-16, as for `xingaug evaluate --frechet-weights`: `frechet`, `vgg_distance`.
+        best: one of `MEASURES`, or several whose product is used: [reid_map, pck] asks for the right person and pose.
+            Sharpness is capped at 1, that of a photo; the product is divided by the distances `frechet` and
+            `vgg_distance`. The default keeps SSIM from choosing the blurriest.
+        reid: a feature network, .onnx or .pt2, as for `xingaug evaluate --reid`; gives `reid_rank1` and `reid_map`. The
+            gallery is the other images of the held-out persons.
+        pose_estimator: as for `xingaug evaluate --pose-estimator`; gives `pck`.
+        vgg16: weights of VGG-16, as for `xingaug evaluate --frechet-weights`; gives `frechet` and `vgg_distance`.
     """
 
     identities: int = 16
@@ -223,7 +223,7 @@ class Validation:
     vgg16: Path | None = None
 
     def __post_init__(self) -> None:
-        """Checks ranges, and that what is named can be measured."""
+        """Checks ranges, and that the measures in `best` have the files they need."""
         if self.identities < 0 or not 1 <= self.pairs <= 100_000 or self.every < 1:
             raise ValueError("identities: needed at least 0; pairs: 1 to 100,000; every: at least 1")
         if not self.measures:
@@ -237,7 +237,7 @@ class Validation:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What `best` names."""
+        """The names in `best`."""
         return (self.best,) if isinstance(self.best, str) else self.best
 
 
@@ -246,41 +246,41 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        perceptual: the perceptual loss, "vgg16" or "vgg19" for that network with torchvision's weights; "none" must be
-            written out, so that training without it is a decision.
+        perceptual: the perceptual loss, or "vgg16" or "vgg19" for that network with torchvision's weights; no default:
+            to train without it, write "none".
         data: where pairs come from.
         generator: the network: a named size (`generators.sizes`), or the switches of a XingGAN++.
         size: (height, width) in pixels of a named generator's images; None is 128x64.
         start: a bundled name or .safetensors file whose weights the generator starts from; the same network, or
             the same but for `keep_ground`.
-        target: what the generated image should be: "photo", the target image as it is; or "composite", its person in
-            the source's colours on the source's ground (`training.composites`), for which the generator keeps the
-            ground and the data has masks.
+        target: what the generated image is compared with: "photo", the target image; or "composite", its person in the
+            source's colours on the source's ground (`training.composites`), which needs a generator with
+            `keep_ground` and data with masks.
         photometric: colour changes of a pair; None for none.
-        discriminators: what tells generated images from true ones.
+        discriminators: of the adversarial loss.
         losses: weights of the terms.
         identity_network: a `torch.export` program (.pt2), images (B, 3, H, W) in [0, 1] to features (B, D). It can run
-            code when it is loaded, so name only a file that you trust; no gradient goes through ONNX, which cannot.
+            code when it is loaded, so name only a file that you trust; ONNX files give no gradient and are refused.
         pose_estimator: for `losses.pose`: the name of a bundled PoseNet, or a file of `xingaug train-estimator`.
         steps: number of updates of the generator.
         batch_size: pairs a step, of all processes together.
-        accumulate: parts that a process cuts its share of a step into, to save memory.
-        pairs_per_epoch: the unit in which pairs are drawn (released: 4000).
+        accumulate: gradient accumulation: parts that a process splits its share of a step into, to save memory.
+        pairs_per_epoch: length of an epoch, in which pairs are drawn (released: 4000).
         lr: Adam's learning rate.
         decay_start: share of the steps after which it falls linearly to 0 (released: 500 of 700 epochs).
-        warmup: steps over which it rises at first (our choice).
+        warmup: steps over which it rises at the start (our choice).
         betas: Adam's.
-        clip: most gradient norm of the generator.
+        clip: largest gradient norm of the generator.
         ema_decay: of the averaged weights that are saved, per step.
         seed: of weights and pairs.
         precision: of the computation: "auto" is bfloat16 where the device has it, else float32.
-        compile: hand the generator to `torch.compile`.
+        compile: use `torch.compile` for the generator.
         device: such as cpu or cuda; under torchrun each process takes the GPU of its local rank.
-        loss_limit: a total loss above it is an explosion and stops the run.
-        validation: what is measured on the way.
+        loss_limit: the run stops with an error if the total loss exceeds it.
+        validation: measurements during training.
         checkpoint_minutes: time between checkpoints.
         sample_every: steps between sample sheets.
-        tensorboard: write its event files too, where tensorboard is installed.
+        tensorboard: also write TensorBoard event files, if tensorboard is installed.
     """
 
     perceptual: Literal["none", "vgg16", "vgg19"] | PerceptualConfig
@@ -361,7 +361,7 @@ class TrainConfig:
         return isinstance(network, XingGANPlusPlusConfig) and network.variant.keep_ground
 
     def learning_rate(self, step: int) -> float:
-        """At a step, counted from 0: a short rise, then constant, then falling linearly to 0."""
+        """The learning rate of a step, counted from 0: a short rise, then constant, then falling linearly to 0."""
         left = (self.steps - step) / max(self.steps * (1 - self.decay_start), 1e-9)
         rise = 1.0 if self.warmup == 0 else (step + 1) / self.warmup
         return self.lr * min(1.0, left, rise)

@@ -1,7 +1,7 @@
-"""Training of PoseNet, the pose estimator that comes with the package, on crops with keypoints of any kind.
+"""Training of PoseNet, the bundled pose estimator, on person crops with keypoints.
 
-Losses: cross entropy of the cells against a Gaussian of one cell, offsets in pixels where that Gaussian is, binary
-cross entropy of visibility. Crops are mirrored, scaled, turned, shifted and recoloured (our choice).
+Losses: cross entropy of the cells against a Gaussian of one cell, L1 of the offsets weighted by that Gaussian, binary
+cross entropy of visibility. Crops are mirrored, scaled, rotated, shifted and recoloured (our choice).
 """
 
 import copy
@@ -31,7 +31,7 @@ from xingaug.training.steps import Statistics, problem_of, read, update_average
 from xingaug.training.stopping import stop_on_signals
 
 FEWEST_JOINTS = 3
-"""Joints that an image must show to be learned from (our choice)."""
+"""Fewest joints that a training image must show (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class EstimatorConfig:
         seed: of weights, crops and their changes.
         device: such as cpu or cuda.
         checkpoint_minutes: time between checkpoints.
-        tensorboard: write its event files too, where tensorboard is installed.
+        tensorboard: also write TensorBoard event files, if tensorboard is installed.
     """
 
     data: list[PedestrianData | TreeData] = field(default_factory=lambda: [PedestrianData()])
@@ -78,7 +78,7 @@ class EstimatorConfig:
             raise ValueError(f"device: '{self.device}' is not available here; expected cpu, or cuda with a GPU")
 
     def learning_rate(self, step: int) -> float:
-        """At a step, counted from 0."""
+        """The learning rate of a step, counted from 0."""
         return self.lr * min(1.0, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
 
 
@@ -102,7 +102,7 @@ class Crops:
         )
 
     def moved(self, matrix: Tensor, shift: Tensor) -> "Crops":
-        """Scaled and turned about the middle by matrices (B, 2, 2), then shifted by (B, 2) pixels.
+        """Scales and rotates about the centre by matrices (B, 2, 2), then shifts by (B, 2) pixels.
 
         New pixels at the edges repeat the border; joints that leave the image become invisible.
         """
@@ -117,7 +117,7 @@ class Crops:
         return Crops(images, xy, self.visible & inside)
 
     def recoloured(self, contrast: Tensor, brightness: Tensor, balance: Tensor) -> "Crops":
-        """Contrast about the mean (B,), brightness (B,), and factors of the colours (B, 3)."""
+        """Changes contrast about the mean (B,), brightness (B,), and the colour channels by factors (B, 3)."""
         mean = self.images.mean((1, 2, 3), keepdim=True)
         shape = (-1, 1, 1, 1)
         images = (self.images - mean) * contrast.view(shape) + mean + brightness.view(shape)
@@ -125,7 +125,7 @@ class Crops:
 
 
 def load_crops(data: list[PedestrianData | TreeData], progress: bool = True) -> list[PairData]:
-    """The images of each dataset with their joints, those that show fewer than `FEWEST_JOINTS` left out."""
+    """Loads each dataset's images and joints, without images that show fewer than `FEWEST_JOINTS`."""
     found = []
     for d in data:
         if isinstance(d, PedestrianData):
@@ -137,7 +137,7 @@ def load_crops(data: list[PedestrianData | TreeData], progress: bool = True) -> 
 
 
 def draw_crops(data: list[PairData], config: EstimatorConfig, step: int) -> Crops:
-    """The crops of a step, which depend on the seed and the step alone."""
+    """The crops of a step, which depend only on the seed and the step."""
     rng = np.random.default_rng([config.seed, step])
     rows = rng.integers(sum(map(len, data)), size=config.batch_size)
     images, xy, visible, before = [], [], [], 0
@@ -169,7 +169,7 @@ def _changed(batch: Crops, rng: np.random.Generator) -> Crops:
 
 
 _KEPT = ("network", "average", "optimiser")
-"""What a checkpoint holds beside the step."""
+"""Attributes that a checkpoint holds beside the step."""
 
 
 class EstimatorTrainer:
@@ -220,7 +220,7 @@ class EstimatorTrainer:
         return {"step": self.step, **{name: getattr(self, name).state_dict() for name in _KEPT}}
 
     def restore(self, path: Path) -> None:
-        """Goes on from a checkpoint."""
+        """Continues from a checkpoint."""
         state = torch.load(path, weights_only=True, map_location=self.device)
         for name in _KEPT:
             getattr(self, name).load_state_dict(state[name])
@@ -241,8 +241,8 @@ def train_estimator(config: EstimatorConfig, out: Path, progress: bool = True) -
 
     Raises:
         BadInput: `out` holds a run of another configuration; data that cannot be used.
-        WorkFailed: the loss is not finite; or SIGTERM or SIGHUP, after the step in hand was saved.
-        KeyboardInterrupt: SIGINT, after the step in hand was saved.
+        WorkFailed: the loss is not finite; or SIGTERM or SIGHUP, after the current step was saved.
+        KeyboardInterrupt: SIGINT, after the current step was saved.
     """
     run = RunDirectory(out)
     with processes_of(config.device) as processes, stop_on_signals() as stop, run.claimed(is_first=True):

@@ -1,4 +1,4 @@
-"""Generated images against true ones on a list of pairs, beside two baselines."""
+"""Compares generated images with true ones on a list of pairs, beside two baselines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from xingaug.training.reid_evaluator import ReidEvaluator
 from xingaug.training.vgg_metrics import VGGEvaluator
 
 PERCEPTUAL = ("lpips", "fid", "is")
-"""Metrics that take a feature network's weights."""
+"""Metrics that need a feature network."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class EvaluateConfig:
         data: a Market-1501 tree.
         annotations: keypoints of the pairs' images.
         pairs: CSV with the header `from,to`; names of images of one identity.
-        split: where the images lie.
-        limit: measure the first pairs only.
+        split: of the dataset that holds the images.
+        limit: measure only this many pairs, from the first.
         batch_size: images rendered at a time.
         device: where the generator and the networks of the metrics run.
         dtype: that the generator computes in; "auto" is bfloat16 where the device has it.
-        runtime: what computes; "auto" is OpenVINO on a CPU where it is installed and there are pairs enough.
+        runtime: of the generator; "auto" is OpenVINO on a CPU, if it is installed and there are enough pairs.
         reid: feature network for Rank-1 and mAP against the gallery (see `training.features`); None leaves them out.
-        reid_cache: folder in which the gallery's features are kept for the next time; None keeps none.
+        reid_cache: folder that caches the gallery's features; None does not cache them.
         pose_estimator: for PCK and PCKh (see `poses.estimators.load_estimator_file`); None leaves them out.
         sharpness: measure it.
-        frechet_weights: VGG-16's, for the Frechet and the perceptual distance on it; None leaves them out.
+        frechet_weights: of VGG-16, for `frechet` and `vgg_distance`; None leaves them out.
         perceptual: any of `PERCEPTUAL`.
         inception: weights for "fid" and "is"; None looks in torch's cache.
 
@@ -73,7 +73,7 @@ class EvaluateConfig:
     inception: Path | None = None
 
     def __post_init__(self) -> None:
-        """Checks what can be checked without opening a file."""
+        """Checks all that needs no file."""
         for name, known in (("split", tuple(FOLDERS)), ("dtype", DTYPES), ("runtime", RUNTIMES)):
             if getattr(self, name) not in known:
                 raise BadInput(f"{name}: '{getattr(self, name)}', expected {', '.join(known)}")
@@ -95,11 +95,11 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
 
     Returns:
         `pairs` (number), `rendering` (what rendered, such as "bfloat16 by torch on cpu"), `ssim`, `mask_ssim`,
-        `person_ssim` (where masks lie beside the images), `l1`, `psnr`, and as asked for `reid_rank1`, `reid_map`,
+        `person_ssim` (if there are masks beside the images), `l1`, `psnr`, and on request `reid_rank1`, `reid_map`,
         `pck`, `pckh`, `sharpness`, `frechet`, `vgg_distance`, `lpips`, `fid`, `is`.
         Under `baselines` the same figures for `copy_source` and for `identity_mean`, the mean of the identity's other
-        images; under `true` those that the true images have themselves, and `pckh_of_true`. `measures` says what each
-        network's figure was measured on, `perceptual` the same for lpips, fid and is.
+        images; under `true` the figures of the true images themselves, and `pckh_of_true`. `measures` describes how
+        each network's figure was measured, `perceptual` the same for lpips, fid and is.
 
     Raises:
         BadInput: unreadable input, a pair of two identities or whose images or keypoints are unknown, or networks or
@@ -118,7 +118,7 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
         if "fid" in config.perceptual and len(pairs.true) < 2:
             raise BadInput(f"{config.pairs}: 1 pair to measure, fid needs at least 2")
         networks = load_networks(tuple(config.perceptual), size, config.inception, config.device)
-    # First on the true images, so that a network that does not fit is reported before anything is rendered.
+    # True images first, so that an unsuitable network is reported before anything is rendered.
     evaluators = _Evaluators(config, pairs, progress)
     of_true = evaluators.scores("true", pairs.true, pairs.target_rows)
     of_true |= {} if config.frechet_weights is None else {"frechet": 0.0, "vgg_distance": 0.0}
@@ -190,7 +190,7 @@ class _Pairs:
 
 
 class _Evaluators:
-    """The networks that were asked for, and the figures that they give of a set of images; see `evaluate`."""
+    """The requested networks and their figures of a set of images; see `evaluate`."""
 
     def __init__(self, config: EvaluateConfig, pairs: _Pairs, progress: bool) -> None:
         self._pairs, self._progress, self._sharpness = pairs, progress, config.sharpness
@@ -212,7 +212,7 @@ class _Evaluators:
         return text if self._progress else None
 
     def scores(self, name: str, images: np.ndarray, shown: Split) -> dict[str, float]:
-        """Figures of images (N, H, W, 3) uint8 that count as the persons and cameras of `shown`."""
+        """Figures of images (N, H, W, 3) uint8 with the identities and cameras of `shown`."""
         figures: dict[str, float] = {}
         if self._reid is not None:
             pair = self._pairs.source_rows, self._pairs.target_rows
@@ -225,11 +225,11 @@ class _Evaluators:
         return figures
 
     def distances(self, sets: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-        """Figures of each set of images (N, H, W, 3) uint8 that are distances from the true ones."""
+        """Distances of each set of images (N, H, W, 3) uint8 from the true ones."""
         return {} if self._vgg is None else self._vgg.scores(sets, self._label("VGG-16"))
 
     def describe(self) -> dict[str, str]:
-        """For each figure what it was measured on."""
+        """How each figure was measured."""
         texts = {} if self._reid is None else {"reid": self._reid.describe()}
         texts |= {} if self._poses is None else self._poses.describe()
         if self._sharpness:

@@ -1,4 +1,4 @@
-"""Feature networks of other people, which tell identities apart: images in, vectors out."""
+"""Re-ID feature networks from a file: images in, feature vectors out."""
 
 import hashlib
 from pathlib import Path
@@ -21,20 +21,20 @@ class FeatureNetwork:
 
     Attributes:
         path: its file.
-        size: (height, width) that images are brought to, bilinear with antialiasing: what the file fixes, else the
-            images' own.
+        size: (height, width) that images are resized to, bilinear with antialiasing: the file's if it is fixed, else
+            the one given.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], device: torch.device | str = "cpu") -> None:
-        """Loads it.
+        """Loads the network.
 
         Args:
             path: `.onnx`, or `.pt2` of torch.export, which can run code: name only one that you trust.
-            size: (height, width) for a network that takes any.
+            size: (height, width) for a network that accepts any.
             device: where it runs.
 
         Raises:
-            BadInput: no such file, no such network, or one of other inputs.
+            BadInput: no such file, not a network, or one with other inputs.
         """
         self.path, self._device = path, device
         self._network = load_program(path, "a feature network", device)
@@ -51,14 +51,14 @@ class FeatureNetwork:
 
         Args:
             images: (N, H, W, 3) uint8.
-            batch_size: images at a time, where the network takes any number.
-            label: of the progress; None shows none.
+            batch_size: images at a time, if the network accepts any number.
+            label: of the progress bar; None shows none.
 
         Returns:
             (N, D) float32 on the CPU.
 
         Raises:
-            BadInput: the network does not take the images, or gives something else than finite vectors.
+            BadInput: the network rejects the images, or returns anything but finite vectors.
         """
         step = self._batch or batch_size
         parts = []
@@ -83,7 +83,7 @@ class FeatureNetwork:
 
 
 def remembered(network: FeatureNetwork, images: list[Path], folder: Path) -> Path:
-    """Where the features of some images lie, under a name of the network, its size and all files' names and sizes."""
+    """Path of the cached features of some images: a hash of the network, its size and all files' names and sizes."""
     with network.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     digest.update(repr(network.size).encode())
@@ -94,7 +94,7 @@ def remembered(network: FeatureNetwork, images: list[Path], folder: Path) -> Pat
 
 
 def read_features(path: Path, count: int) -> Tensor | None:
-    """Features (N, D) that `write_features` left; None where there are none.
+    """Reads features (N, D) that `write_features` wrote; None if there are none.
 
     Raises:
         BadInput: the file holds something else.
@@ -108,6 +108,6 @@ def read_features(path: Path, count: int) -> Tensor | None:
 
 
 def write_features(path: Path, features: Tensor) -> None:
-    """Keeps features (N, D) for `read_features`, whole or not at all."""
+    """Writes features (N, D) for `read_features` atomically."""
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, features=features.numpy())

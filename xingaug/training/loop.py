@@ -28,7 +28,7 @@ from xingaug.training.trainer import Trainer
 from xingaug.training.validation import Validator, score
 
 SAMPLES = 8
-"""Pairs on a sample sheet."""
+"""Number of pairs on a sample sheet."""
 
 
 def train(
@@ -44,23 +44,23 @@ def train(
         config: the run.
         out: run directory: config.yaml, environment.json, stats.jsonl, tensorboard/, checkpoints/ (the last two and the
             best), samples/, best.safetensors (the best checkpoint's averaged weights), and at the end
-            generator.safetensors (the last step's).
+            generator.safetensors (the averaged weights after the last step).
         progress: show a bar on a terminal.
-        overfit_one_batch: take the first step's pairs at every step, to see whether the losses fall at all.
-        identity_network: in place of the configuration's: images (B, 3, H, W) in [0, 1] to features (B, D).
+        overfit_one_batch: use the first step's pairs in every step, to check that the losses fall.
+        identity_network: replaces the configuration's: images (B, 3, H, W) in [0, 1] to features (B, D).
 
     Returns:
         The path of the trained generator.
 
     Raises:
         BadInput: `out` holds a run of another configuration; data or weights that cannot be used.
-        WorkFailed: a loss is not finite or explodes; or SIGTERM or SIGHUP, after the step in hand was saved.
-        KeyboardInterrupt: SIGINT, after the step in hand was saved.
+        WorkFailed: a loss is not finite or explodes; or SIGTERM or SIGHUP, after the current step was saved.
+        KeyboardInterrupt: SIGINT, after the current step was saved.
     """
     run = RunDirectory(out)
     with processes_of(config.device) as processes, stop_on_signals() as stop, run.claimed(processes.is_first):
         run.require_own(config)
-        processes.wait()  # or a slow process would find what the first one writes
+        processes.wait()  # so that no slow process checks the directory after the first one has written to it
         trainer = Trainer(config, processes, identity_network)
         data, held_out = load_pairs(config, progress and processes.is_first)
         if run.checkpoints():
@@ -71,7 +71,7 @@ def train(
                 recorder.log(trainer.train_step(batch))
                 is_best = recorder.validate()
                 recorder.draw_samples()
-                # A signal, or the time of a checkpoint, may come to one process alone; all act on it.
+                # One process alone may receive a signal or find a checkpoint due; all act on it.
                 signal, saves = processes.highest(stop.signal, is_best or recorder.checkpoint_is_due())
                 if saves or signal:
                     recorder.save_checkpoint(trainer.state(), is_best)
@@ -83,12 +83,12 @@ def train(
 
 
 class Recorder:
-    """What a run leaves on disk as it goes; only the first process writes."""
+    """Writes a run's files during training, in the first process only: figures, sample sheets, checkpoints."""
 
     def __init__(
         self, run: RunDirectory, trainer: Trainer, shown: PairData, validator: Validator | None, progress: bool
     ) -> None:
-        """Args: `run`; `trainer`; `shown`: of sample sheets; `validator`, if persons are held out; `progress`."""
+        """Args: `run`; `trainer`; `shown`: data for sample sheets; `validator`: of held-out persons; `progress`."""
         self.run, self.trainer, self.config = run, trainer, trainer.config
         self.writes = trainer.processes.is_first
         self.saved = time.monotonic()
@@ -115,7 +115,7 @@ class Recorder:
             self.stats.close()
 
     def log(self, figures: dict[str, float]) -> None:
-        """The loss terms of the step that was just done."""
+        """Logs the loss terms of the last step."""
         self.bar.update(self.config.batch_size)
         self.bar.beside(figures)
         if self.writes:
@@ -125,7 +125,7 @@ class Recorder:
         return self.writes and (self.trainer.step % every == 0 or self.trainer.step == self.config.steps)
 
     def validate(self) -> bool:
-        """Measures the held-out pairs when it is their turn; returns whether the weights are the best so far."""
+        """Measures the held-out pairs when due; returns whether the weights are the best so far."""
         chosen = self.config.validation
         if self.validator is None or not self._is_turn(chosen.every):
             return False
@@ -151,12 +151,12 @@ class Recorder:
             save_image(signed_to_unit(make_grid(rows, nrow=len(batch.names), padding=2)), temporary, format="png")
 
     def checkpoint_is_due(self) -> bool:
-        """Whether the time has come, or the run ends."""
+        """Whether `checkpoint_minutes` have passed, or the run ends."""
         passed = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
         return self.writes and (passed or self.trainer.step == self.config.steps)
 
     def save_checkpoint(self, state: dict[str, Any], is_best: bool) -> None:
-        """Writes the state, after the figures that belong to it."""
+        """Flushes the figures, then writes the state."""
         if self.writes:
             self.stats.flush()
             self.run.save_checkpoint(state, is_best)
@@ -164,7 +164,7 @@ class Recorder:
 
 
 def load_pairs(config: TrainConfig, progress: bool = True) -> tuple[PairData, PairData | None]:
-    """The images that the configuration names: of persons to train on, and of those held out, if any are."""
+    """Loads the configured images: of the persons to train on, and of those held out, if any."""
     d = config.data
     if isinstance(d, PedestrianData):
         data = pairs_from_pedestrians(d.identities, d.tracklets, d.poses, d.seed, progress=progress).usable()
@@ -178,7 +178,7 @@ def load_pairs(config: TrainConfig, progress: bool = True) -> tuple[PairData, Pa
 
 
 def batches(trainer: Trainer, data: PairData, overfit_one_batch: bool = False) -> Iterator[Batch]:
-    """This process's share of every step that is left; the next one is made while a step runs."""
+    """This process's batch of every remaining step; the next one is built while a step runs."""
     config, size = trainer.config, trainer.config.network.size
     if overfit_one_batch:
         rows = next(rows_of_steps(config, data, 0, trainer.processes))
@@ -186,25 +186,25 @@ def batches(trainer: Trainer, data: PairData, overfit_one_batch: bool = False) -
         yield from (batch for _ in range(trainer.step, config.steps))
         return
     with ThreadPoolExecutor(1) as pool:
-        coming: Future[Batch] | None = None
+        upcoming: Future[Batch] | None = None
         for rows in rows_of_steps(config, data, trainer.step, trainer.processes):
-            made, coming = coming, pool.submit(make_batch, data, rows, size, trainer.device, config.photometric)
-            if made is not None:
-                yield made.result()
-        if coming is not None:
-            yield coming.result()
+            ready, upcoming = upcoming, pool.submit(make_batch, data, rows, size, trainer.device, config.photometric)
+            if ready is not None:
+                yield ready.result()
+        if upcoming is not None:
+            yield upcoming.result()
 
 
 @torch.no_grad()
 def generate(trainer: Trainer, batch: Batch) -> Tensor:
-    """Images of the averaged weights, (B, 3, H, W) float32 in [-1, 1]."""
+    """Renders a batch with the averaged weights, (B, 3, H, W) float32 in [-1, 1]."""
     with trainer.autocast():
         image = render(trainer.average.eval(), batch.source, *batch.joints)
     return image.float()
 
 
 def validator_of(trainer: Trainer, held_out: PairData | None) -> Validator | None:
-    """What measures the held-out persons; None where there are none."""
+    """The validator of the held-out persons; None if there are none."""
     config = trainer.config
     return None if held_out is None else Validator(config.validation, held_out, config.network.size, trainer.device)
 
@@ -222,7 +222,7 @@ def validate(trainer: Trainer, validator: Validator) -> dict[str, float]:
 
 
 def plan(config: TrainConfig, out: Path) -> str:
-    """What a run would do, as YAML: the resolved configuration and the size of its data and networks.
+    """Describes a run without starting it, as YAML: resolved configuration, size of its data and networks.
 
     Reads the data and builds the networks, writes nothing.
     """
@@ -231,7 +231,7 @@ def plan(config: TrainConfig, out: Path) -> str:
         run.require_own(config)
         trainer = Trainer(config, processes)
         data, held_out = load_pairs(config)
-        validator_of(trainer, held_out)  # so that networks and pairs that do not fit are reported now
+        validator_of(trainer, held_out)  # so that unsuitable networks or pairs are reported now
         summary = {
             "out": str(out),
             "images": len(data),

@@ -1,7 +1,7 @@
 """Losses of the generator and of the discriminators.
 
-Each returns the mean over the batch of one number an image, so that the loss of a batch is the mean of its parts'
-losses: several processes, or a batch taken in parts, then learn the very same.
+Each returns the mean over the batch of one number per image, so the loss of a batch is the mean of its parts' losses:
+several processes or gradient accumulation give the same gradients as one batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ from xingaug.keypoints import Keypoints
 from xingaug.poses.estimators.posenet import CELL, SIZE, cell_centres
 
 Maps = tuple[Tensor, Tensor, Tensor]
-"""What `PoseNet` gives: logits of the cells, offsets in pixels, logits of visibility."""
+"""Output of `PoseNet`: logits of the cells, offsets in pixels, logits of visibility."""
 
 
 def weighted_l1(generated: Tensor, target: Tensor, mask: Tensor | None, person_weight: float) -> Tensor:
-    """Mean absolute difference, heavier on the person.
+    """Mean absolute difference, with a higher weight on the person.
 
     Args:
         generated: (B, 3, H, W) in [-1, 1].
         target: the same.
         mask: (B, 1, H, W) in [0, 1], 1 on the person; None weighs all pixels alike.
-        person_weight: weight of a person's pixel, where the background has 1.
+        person_weight: weight of a person's pixel; the background has 1.
     """
     return _weighted_mean((generated - target).abs(), mask, person_weight)
 
@@ -71,34 +71,34 @@ def identity_loss(network: Callable[[Tensor], Tensor], generated: Tensor, target
 
 
 def joint_losses(maps: tuple[Tensor, Tensor, Tensor], xy: Tensor, visible: Tensor) -> dict[str, Tensor]:
-    """Errors of a pose network's maps: the terms of its training.
+    """Loss terms of a pose network's maps.
 
     Args:
-        maps: what `PoseNet` gives.
+        maps: output of `PoseNet`.
         xy: (B, 18, 2) pixels.
-        visible: (B, 18) bool; only such joints count for cells and offsets.
+        visible: (B, 18) bool; cells and offsets are learned from visible joints only.
     """
     cells, offsets, scores = maps
     away = xy[..., None, None] - cell_centres(cells)  # (B, 18, 2, 32, 16) px from each cell's centre to the joint
     weight = (-away.square().sum(2).flatten(2) / (2 * CELL**2)).softmax(-1)  # (B, 18, N)
     seen = visible.float()
-    place = -(weight * cells.flatten(2).log_softmax(-1)).sum(-1)
-    offset = ((offsets - away).abs().sum(2).flatten(2) * weight).sum(-1)
+    cell_loss = -(weight * cells.flatten(2).log_softmax(-1)).sum(-1)
+    offset_loss = ((offsets - away).abs().sum(2).flatten(2) * weight).sum(-1)
     share = seen / seen.sum(1, keepdim=True).clamp(min=1) / len(seen)
     return {
-        "cells": (place * share).sum(),
-        "offsets": 0.25 * (offset * share).sum(),
+        "cells": (cell_loss * share).sum(),
+        "offsets": 0.25 * (offset_loss * share).sum(),
         "visible": F.binary_cross_entropy_with_logits(scores, seen),
     }
 
 
 def pose_loss(network: Callable[[Tensor], Maps], generated: Tensor, xy: Tensor, visibility: Tensor) -> Tensor:
-    """Distance between the joints wanted and those that a pose network finds in generated images.
+    """Distance between the target joints and those that a pose network finds in generated images.
 
     Args:
         network: as `PoseNet`; no gradient reaches its weights.
         generated: (B, 3, H, W) in [-1, 1].
-        xy: (B, 18, 2) pixels, the pose wanted.
+        xy: (B, 18, 2) pixels, the target pose.
         visibility: (B, 18); joints at 0 do not count.
     """
     size = (generated.shape[-2], generated.shape[-1])
@@ -128,7 +128,7 @@ ADVERSARIAL = {
         generator=lambda fake: -fake.mean(),
         discriminator=lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
     ),
-    # As released: binary cross-entropy; both of the discriminator's halves count one half.
+    # As released: binary cross-entropy; the discriminator's true and generated terms have weight 1/2 each.
     "bce": Adversarial(
         generator=lambda fake: F.softplus(-fake).mean(),
         discriminator=lambda real, fake: (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2,

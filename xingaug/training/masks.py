@@ -10,10 +10,10 @@ MASK_LIMBS = (
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13),
     (1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (1, 16), (1, 17), (8, 11), (11, 5), (8, 2), (16, 17),
 )  # fmt: skip
-"""Pairs of joints between which PATN's mask is filled; beside the limbs the sides of the trunk and the head."""
+"""Pairs of joints between which PATN's mask is filled: the limbs, and also the sides of trunk and head."""
 
 _CLOSING = 5  # pixels; side of the square
-_CHUNK = 2**21  # numbers in one intermediate tensor: 8 MB
+_CHUNK = 2**21  # elements of one intermediate tensor: 8 MB
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def pose_mask(keypoints: Keypoints, size: tuple[int, int], radius_px: float = 4.
 
     A pixel belongs to the mask if it lies in the rectangle that reaches `radius_px` to both sides of the straight line
     between two present joints of `MASK_LIMBS`, or less than `radius_px` from a present joint. Then narrow gaps are
-    closed: a dilation and an erosion by a square of 5 pixels, for both of which there is nothing outside the image.
+    closed: a dilation and an erosion by a square of 5 pixels, both of which ignore everything outside the image.
 
     Differs from PATN's own, which rasterises polygons, in less than 1 % of the pixels, on slanted edges.
 
@@ -59,7 +59,7 @@ def _near_joints(xy: Tensor, present: Tensor, size: tuple[int, int], radius: flo
 
 
 def _near_limbs(xy: Tensor, present: Tensor, size: tuple[int, int], radius: float) -> Tensor:
-    """(B, H, W) bool, from (B, 18, 2) and (B, 18). Nothing is divided, so that whole pixels come out exact."""
+    """(B, H, W) bool, from (B, 18, 2) and (B, 18). Without division, so that integer coordinates give exact results."""
     x, y = _grid(size, xy)
     ends = torch.tensor(MASK_LIMBS, device=xy.device)
     start, stop = xy[:, ends[:, 0]], xy[:, ends[:, 1]]  # (B, limbs, 2)
@@ -67,7 +67,7 @@ def _near_limbs(xy: Tensor, present: Tensor, size: tuple[int, int], radius: floa
     squared = dx**2 + dy**2
     from_x, from_y = x - start[..., :1], y - start[..., 1:]  # (B, limbs, W), (B, limbs, H)
     drawn = (present[:, ends[:, 0]] & present[:, ends[:, 1]])[..., None] & (squared > 0)
-    # Both times the limb's length: how far along it a pixel lies, and how far to its side.
+    # Both multiplied by the limb's length: a pixel's position along the limb, and its distance from it.
     along = (dy * from_y)[..., :, None] + (dx * from_x)[..., None, :]
     inside = (along >= 0) & (along <= squared[..., None]) & drawn[..., None]
     aside = (dx * from_y)[..., :, None] - (dy * from_x)[..., None, :]
@@ -81,6 +81,6 @@ def _grid(size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _close(mask: Tensor) -> Tensor:
-    """(B, 1, H, W); dilation and erosion; max pooling pads with what never is the maximum."""
+    """Closing of (B, 1, H, W): dilation and erosion; max pooling pads with -inf, which is never the maximum."""
     grown = F.max_pool2d(mask, _CLOSING, stride=1, padding=_CLOSING // 2)
     return -F.max_pool2d(-grown, _CLOSING, stride=1, padding=_CLOSING // 2)

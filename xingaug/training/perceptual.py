@@ -22,7 +22,7 @@ class PerceptualLoss(nn.Module):
         self.squared, self.normalised = config.distance == "squared", config.normalised
 
     def forward(self, generated: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Two (B, 3, H, W) in [-1, 1], and (B, 1, H, W) of where style counts, to distance and style, a number each."""
+        """Two (B, 3, H, W) in [-1, 1] and a mask (B, 1, H, W) for the style, to the scalars distance and style."""
         with torch.no_grad():
             wanted = self.vgg((target + 1) / 2)
         pairs = list(zip(self.vgg((generated + 1) / 2), wanted, strict=True))
@@ -42,7 +42,7 @@ def style_distance(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     Args:
         a: (B, C, h, w).
         b: (B, C, h, w), what it is compared with.
-        mask: (B, 1, H, W) in [0, 1], what counts, at any resolution.
+        mask: (B, 1, H, W) in [0, 1], 1 where features count, at any resolution.
     """
     weight = F.interpolate(mask.float(), size=a.shape[-2:], mode="area").flatten(2)  # (B, 1, N)
     area = weight.sum(2, keepdim=True) + 1

@@ -1,4 +1,4 @@
-"""LPIPS, FID and IS on the networks that torchmetrics has, each set of images passed through once."""
+"""LPIPS, FID and IS on torchmetrics' networks, each set of images passed through once."""
 
 import http.client
 import sys
@@ -19,20 +19,20 @@ from xingaug.training.vgg_metrics import frechet
 
 _INCEPTION = "Inception v3 of torch-fidelity (TensorFlow's of 2015-12-05)"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
-"""How torch-fidelity calls the file of its weights."""
+"""torch-fidelity's name for the file of its weights."""
 _SPLITS = 10  # of the images, for IS
 _LPIPS_MIN = 31  # pixels; below, AlexNet's second pooling has nothing left
 
 
 @dataclass(frozen=True, eq=False)
 class PerceptualNetworks:
-    """The networks that the asked-for metrics need.
+    """The networks that the requested metrics need.
 
     Attributes:
         names: of "lpips", "fid", "is", in this order.
         size: (height, width) of the images in pixels.
-        lpips: torchmetrics' LPIPS metric, None where it was not asked for.
-        inception: images to 2048 features, None where neither FID nor IS was asked for.
+        lpips: torchmetrics' LPIPS metric, None if it was not requested.
+        inception: images to 2048 features, None if neither FID nor IS was requested.
         device: where they run.
     """
 
@@ -43,7 +43,7 @@ class PerceptualNetworks:
     device: torch.device | str
 
     def describe(self) -> dict[str, str]:
-        """For each metric its feature network and what is done to the images' size."""
+        """For each metric its feature network and how the images are resized."""
         height, width = self.size
         resize = f"images of {height}x{width} resized to 299x299, bilinear with antialiasing"
         texts = {
@@ -60,7 +60,7 @@ def load_networks(
     inception: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> PerceptualNetworks:
-    """Loads what the metrics need, and downloads weights that are not in torch's cache where there is a network.
+    """Loads what the metrics need, and downloads weights that are not in torch's cache.
 
     Args:
         names: any of "lpips", "fid", "is".
@@ -76,7 +76,7 @@ def load_networks(
     if "lpips" in names and min(size) < _LPIPS_MIN:
         raise BadInput(f"lpips: images of {size[0]}x{size[1]}, AlexNet needs at least {_LPIPS_MIN} pixels on each side")
     try:
-        # What the libraries print and warn of on import does not belong in the output of a command.
+        # The libraries' output and warnings on import do not belong in the output of a command.
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             lpips = _load_lpips().to(device) if "lpips" in names else None
@@ -102,14 +102,14 @@ def perceptual_scores(
 
     Args:
         networks: from `load_networks`.
-        sets: (N, H, W, 3) uint8 under names of their own, each beside the same true images.
+        sets: named sets of images (N, H, W, 3) uint8, each compared with the same true images.
         true: (N, H, W, 3) uint8, N at least 2 for FID.
         batch_size: images at a time.
         progress: whether bars are shown on a terminal.
 
     Returns:
-        For each set the metrics under their names: LPIPS (mean over the pairs) and FID, 0 for equal images, and IS,
-        from 1 up, which does not look at the true images.
+        For each set the metrics by name: LPIPS (mean over the pairs) and FID, 0 for equal images, and IS, at least 1,
+        which does not depend on the true images.
     """
     scores: dict[str, dict[str, float]] = {name: {} for name in sets}
     if networks.lpips is not None:
@@ -128,11 +128,11 @@ def perceptual_scores(
 
 
 def inception_score(logits: Tensor) -> float:
-    """IS by torchmetrics, of (N, classes) logits; drawn into 10 splits (fewer if N is), the same way every time."""
+    """IS by torchmetrics, of (N, classes) logits, in 10 splits (fewer if N is), drawn the same way every time."""
     from torchmetrics.image.inception import InceptionScore
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # of the memory that it takes, and of the deviation over a single split
+        warnings.simplefilter("ignore")  # about its use of memory, and the standard deviation of a single split
         torch.manual_seed(0)
         metric = InceptionScore(feature=_Given(logits.shape[1]), splits=_SPLITS).to(logits.device)
         metric.update(logits.double())
@@ -222,7 +222,7 @@ def _cached(url: str, what: str, otherwise: str) -> Path:
 
 
 def _require_tensors(path: Path, what: str) -> None:
-    """Complains about a file that could run code or is no state dict; the libraries read it without looking."""
+    """Refuses a file that could run code or is no state dict; the libraries load it unchecked."""
     state = read_tensors(path, what)
     if not isinstance(state, dict):
         raise BadInput(f"{path}: holds a {type(state).__name__}, needed {what}")

@@ -5,15 +5,15 @@ from torch import Tensor
 
 
 class ImagePool:
-    """Holds a number of entries; each is a tuple of tensors of one image, the generated one and its conditions."""
+    """A buffer of entries; each is a tuple of tensors of one image, the generated one and its conditions."""
 
     def __init__(self, size: int) -> None:
-        """Args: `size`: entries at most; 0 returns each batch unchanged."""
+        """Args: `size`: most entries; 0 returns each batch unchanged."""
         self.size = size
         self.entries: list[list[Tensor]] = []
 
     def exchange(self, batch: tuple[Tensor, ...], rng: torch.Generator) -> tuple[Tensor, ...]:
-        """Swaps about half of a batch against earlier entries, once the pool is full.
+        """Swaps about half of a batch for earlier entries, once the pool is full.
 
         Args:
             batch: tensors (B, ...), detached.

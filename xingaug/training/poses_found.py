@@ -1,4 +1,4 @@
-"""Whether generated persons stand in the poses wanted, measured by a pose estimator."""
+"""Whether generated persons have their target poses, measured by a pose estimator."""
 
 from pathlib import Path
 
@@ -16,19 +16,19 @@ from xingaug.training.quality import has_head, pck, pckh
 def estimate_poses(
     estimator: Estimator, images: np.ndarray, batch_size: int = 32, progress: str | None = None
 ) -> Keypoints:
-    """Finds the persons' poses.
+    """Estimates the persons' poses.
 
     Args:
         estimator: from `xingaug.poses.estimators`.
         images: (N, H, W, 3) uint8, one person in each.
         batch_size: images at a time.
-        progress: label of the progress; None shows none.
+        progress: label of the progress bar; None shows none.
 
     Returns:
         (N,) keypoints on the CPU.
 
     Raises:
-        BadInput: the estimator does not take these images, or finds no poses.
+        BadInput: the estimator rejects these images, or returns no poses.
     """
     starts = ProgressBar(range(0, len(images), batch_size), progress, unit="part")
     batches = (bytes_to_unit(torch.from_numpy(images[start : start + batch_size])) for start in starts)
@@ -37,7 +37,7 @@ def estimate_poses(
 
 
 class PoseEvaluator:
-    """An estimator, the poses that it should find, and which of their joints it finds in the true images.
+    """A pose estimator, the target poses, and which of their joints it finds in the true images.
 
     Attributes:
         of_true: `scores` of the true images, after `measure_true`.
@@ -49,13 +49,13 @@ class PoseEvaluator:
         """Loads the estimator: `.onnx` or `.pt2`, see `load_estimator_file`.
 
         Raises:
-            BadInput: a file that holds none.
+            BadInput: a file that holds no estimator.
         """
         self._estimator = load_estimator_file(path, device)
         self._path, self._batch_size = path, batch_size
 
     def measure_true(self, images: np.ndarray, poses: Keypoints, label: str | None = None) -> None:
-        """Takes (N, H, W, 3) uint8 true images and their (N,) poses, which `scores` then compares with.
+        """Measures (N, H, W, 3) uint8 true images and their (N,) poses, the reference of `scores`.
 
         Raises:
             BadInput: it finds none of the joints.
@@ -70,11 +70,11 @@ class PoseEvaluator:
         self.of_true = self._compare(found)
 
     def scores(self, images: np.ndarray, label: str | None = None) -> dict[str, float]:
-        """`pck`, over joints that are found in the true images, and `pckh` where heads are known.
+        """`pck`, over joints that are found in the true images, and `pckh` if any head is known.
 
         Args:
             images: (N, H, W, 3) uint8, of the poses that `measure_true` was given.
-            label: of the progress; None shows none.
+            label: of the progress bar; None shows none.
         """
         return self._compare(estimate_poses(self._estimator, images, self._batch_size, label))
 
@@ -85,7 +85,7 @@ class PoseEvaluator:
         return scores
 
     def describe(self) -> dict[str, str]:
-        """What is measured by what."""
+        """How the figures are measured."""
         return {
             "pck": f"joints within 0.2 of a quarter of the image's height, those that {self._estimator.name} finds in "
             "the true images"

@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run.
+    """This process's rank among those of the run, and their number.
 
     Attributes:
         rank: of this process.
@@ -42,7 +42,7 @@ class Processes:
         return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.count > 1 else 1
 
     def prepare(self, module: Module) -> Module:
-        """Places a module; on several GPUs batch norms then see the whole batch."""
+        """Moves a module to the device; on several GPUs its batch norms are synchronised."""
         if self.count > 1 and self.device.type == "cuda":
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         return module.to(self.device).to(memory_format=torch.channels_last)
@@ -55,7 +55,7 @@ class Processes:
         return DistributedDataParallel(module, device_ids=ids, **_own_buffers())
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces floating-point tensors by their mean over the processes, in one message."""
+        """Replaces floating-point tensors by their mean over the processes, in one all-reduce."""
         chosen = [t for t in tensors if t.is_floating_point()]
         if self.count == 1 or not chosen:
             return
@@ -66,7 +66,7 @@ class Processes:
             tensor.detach().copy_(mean.view_as(tensor))
 
     def highest(self, *numbers: int) -> list[int]:
-        """The largest of the processes' numbers, each for itself."""
+        """The largest value over the processes, of each number separately."""
         if self.count == 1:
             return list(numbers)
         shared = torch.tensor(numbers, device=self.device)
@@ -90,7 +90,7 @@ class Processes:
         return received[0]
 
     def portion_of(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Those of some items that are this process's to do."""
+        """This process's share of some items."""
         return items[self.rank :: self.count]
 
     def gather(self, value: object) -> list[object]:
@@ -102,7 +102,7 @@ class Processes:
         return found if self.is_first else []
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Waits until all processes have reached this call."""
         if self.count > 1:
             dist.barrier()
 
@@ -113,25 +113,25 @@ def processes_of(device: str, backend: str | None = None, timeout: timedelta | N
 
     Args:
         device: as configured; under torchrun "cuda" becomes the GPU of the local rank.
-        backend: of torch's that carries their messages; None is nccl for GPUs, else gloo.
-        timeout: how long one waits for another; None is torch's own.
+        backend: of torch.distributed; None is nccl for GPUs, else gloo.
+        timeout: how long one waits for another; None is torch's default.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    place = torch.device(device)
+    own_device = torch.device(device)
     if count == 1:
-        yield Processes(0, 1, place)
+        yield Processes(0, 1, own_device)
         return
-    if place.type == "cuda":
-        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(place)
-    dist.init_process_group(backend or ("nccl" if place.type == "cuda" else "gloo"), timeout=timeout)
+    if own_device.type == "cuda":
+        own_device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own_device)
+    dist.init_process_group(backend or ("nccl" if own_device.type == "cuda" else "gloo"), timeout=timeout)
     try:
-        yield Processes(dist.get_rank(), count, place)
+        yield Processes(dist.get_rank(), count, own_device)
     finally:
         dist.destroy_process_group()
 
 
 def _own_buffers() -> dict[str, Any]:
-    """The argument that leaves batch statistics to each process; torch 2.15 gave it another name."""
+    """The argument that keeps batch statistics local to each process; torch 2.15 renamed it."""
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}

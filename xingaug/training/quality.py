@@ -11,11 +11,11 @@ from torch import Tensor
 from xingaug.keypoints import JOINTS, Keypoints
 
 HEAD = tuple(JOINTS.index(name) for name in ("nose", "neck", "right_eye", "left_eye", "right_ear", "left_ear"))
-"""Joints whose box is the head of PCKh, as PATN has it: the neck is one of them."""
+"""Joints whose bounding box is the head of PCKh, as in PATN: the neck is one of them."""
 
 _SIGMA, _RADIUS = 1.5, 5  # scikit-image's Gaussian window: truncated at 3.5 sigma
 _CACHED = 2  # pairs of 128x64 whose SSIM a core's cache holds (measured)
-_BLOCK = 16  # rows of a banded matrix in one product
+_BLOCK = 16  # rows of the banded matrix that are multiplied at a time
 
 
 def ssim_map(generated: np.ndarray, true: np.ndarray, data_range: np.ndarray | None = None) -> np.ndarray:
@@ -49,7 +49,7 @@ def ssim_map(generated: np.ndarray, true: np.ndarray, data_range: np.ndarray | N
 
 
 class _Workspace:
-    """Memory for SSIM of a few pairs, which stays in the processor's cache; allocating it takes as long as SSIM."""
+    """Reused memory for SSIM of a few pairs, small enough for the CPU's cache; allocating it takes as long as SSIM."""
 
     def __init__(self, count: int, height: int, width: int) -> None:
         self.size = (height - 2 * _RADIUS, width - 2 * _RADIUS)
@@ -60,7 +60,7 @@ class _Workspace:
         self.product = torch.empty(self.size[0], count, 3, self.size[1], dtype=torch.float64)
 
     def ssim(self, generated: Tensor, true: Tensor, scale: Tensor, out: Tensor) -> None:
-        """Of (B, H, W, 3) uint8 each, B at most `count`, with data ranges (B,), into (B, H - 10, W - 10)."""
+        """SSIM of two (B, H, W, 3) uint8, B at most `count`, with data ranges (B,), into `out` (B, H - 10, W - 10)."""
         count = len(generated)
         x, y, squares, product = self.signals[:, :count].unbind(2)  # (H, B, 3, W)
         x.copy_(generated.permute(1, 0, 3, 2))
@@ -78,9 +78,9 @@ class _Workspace:
         torch.mean(value, 2, out=out.transpose(0, 1))
 
     def _blur(self) -> None:
-        """The Gaussian window over `signals` where it fits wholly, into `means`.
+        """Applies the Gaussian window to `signals` where it fits completely, into `means`.
 
-        Along each axis it is a product with a banded matrix, of which the empty corners are passed over.
+        Along each axis it is a product with a banded matrix, whose empty corners are skipped.
         """
         band, flat, rows = _band(self.size[0]), self.signals.flatten(1), self.rows.flatten(1)
         for start in range(0, self.size[0], _BLOCK):
@@ -92,7 +92,7 @@ class _Workspace:
 
 @lru_cache
 def _band(outputs: int) -> Tensor:
-    """(outputs, outputs + 10): the window, one pixel further right in each row."""
+    """(outputs, outputs + 10): the window, shifted by one pixel in each row."""
     offsets = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
     weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
     band = torch.zeros(outputs, outputs + 2 * _RADIUS, dtype=torch.float64)
@@ -122,7 +122,7 @@ class Quality:
     mask_ssim: float | None = None
 
     def to_json(self) -> dict[str, float | int]:
-        """Plain data, SSIMs together; what is not known is left out."""
+        """Plain data; figures that were not measured are left out."""
         values = asdict(self)
         names = ("pairs", "ssim", "mask_ssim", "person_ssim", "l1", "psnr")
         return {name: values[name] for name in names if values[name] is not None}
@@ -153,7 +153,7 @@ def measure(
         [None if column is None else column[start : start + chunk] for column in columns]
         for start in range(0, len(generated), chunk)
     ]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # by pairs: torch's own threads share out too little
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # torch's own threads parallelise this poorly
         sums = sum(pool.map(lambda part: _sums(*part), parts), np.zeros(5))
     ssim, masked, person, l1, psnr = (sums / len(generated)).tolist()
     return Quality(
@@ -178,14 +178,14 @@ def _sums(
 
 
 def _l1_and_psnr(generated: np.ndarray, true: np.ndarray) -> tuple[float, float]:
-    """Of one pair, so that intermediate results stay in the processor's cache."""
+    """L1 and PSNR of one pair, so that intermediate results stay in the CPU's cache."""
     difference = np.subtract(generated, true, dtype=np.float64).ravel()
     squared = max(float(difference @ difference) / difference.size / 255**2, 1e-10)
     return float(np.abs(difference).sum()) / difference.size / 255, -10 * np.log10(squared)
 
 
 def pckh(predicted: Keypoints, true: Keypoints, threshold: float = 0.5) -> float:
-    """Share of the joints that lie where they should, by PATN's PCKh (its tool for Market-1501, threshold 0.5).
+    """Share of correct joints, by PATN's PCKh (its tool for Market-1501, threshold 0.5).
 
     The head of a person is the box of the true nose, neck, eyes and ears. A joint that is present in the true pose is
     right if it is predicted at all, and its distance is below `threshold` times the head's width along x and below
@@ -217,20 +217,20 @@ def pckh(predicted: Keypoints, true: Keypoints, threshold: float = 0.5) -> float
 
 
 def has_head(keypoints: Keypoints) -> Tensor:
-    """(...) bool: whether PCKh can tell the size of the head, which takes two of its joints."""
+    """(...) bool: whether the size of the head for PCKh is known, which needs two of its joints."""
     return keypoints.present[..., list(HEAD)].sum(-1) >= 2
 
 
 def pck(predicted: Keypoints, true: Keypoints, height: int, threshold: float = 0.2) -> float:
-    """Share of the joints that lie where they should, within a part of a torso (our definition).
+    """Share of correct joints, within a fraction of a torso (PCK, our definition).
 
     A joint that is present in the true pose is right if the predicted one lies within `threshold` times a quarter of
     the image's height, which is about the torso of a person who fills the image: 6.4 px of 128 at 0.2. So persons whose
-    hips are hidden count, too. The neck, which most networks derive from the shoulders, does not count. Joints
-    that an estimator does not find in the true images should be left out of `true`: they say nothing of the generator.
+    hips are hidden count, too. The neck, which most networks derive from the shoulders, does not count. Leave joints
+    that an estimator does not find in the true images out of `true`: their errors are not the generator's.
 
     Args:
-        predicted: (N,) poses; a place counts whatever its confidence.
+        predicted: (N,) poses; a position counts regardless of its confidence.
         true: (N,) poses, in the same frame.
         height: of the images in pixels.
         threshold: above 0.
@@ -252,7 +252,7 @@ def pck(predicted: Keypoints, true: Keypoints, height: int, threshold: float = 0
 
 
 def gradient(images: np.ndarray) -> float:
-    """Mean size of the luma's gradient (differences of neighbours) in levels a pixel: how sharp images are.
+    """Mean magnitude of the luma's gradient (differences of neighbours) in levels per pixel: how sharp images are.
 
     Args:
         images: (N, H, W, 3) uint8, H and W at least 2.

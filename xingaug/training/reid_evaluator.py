@@ -1,4 +1,4 @@
-"""Whose person a generated image shows, found by a feature network among the real test images."""
+"""Which identity a generated image shows, found by a feature network among the real test images."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from xingaug.progress import ProgressBar
 from xingaug.training.features import FeatureNetwork, read_features, remembered, write_features
 from xingaug.training.retrieval import Gallery, retrieve
 
-_AT_A_TIME = 2048  # images of the gallery that are decoded at once: 50 MB at 128x64
+_CHUNK = 2048  # images of the gallery that are decoded at once: 50 MB at 128x64
 
 
 class ReidEvaluator:
@@ -22,19 +22,19 @@ class ReidEvaluator:
         self, path: Path, root: Path, size: tuple[int, int], device: str, batch_size: int, cache: Path | None,
         progress: bool,
     ) -> None:  # fmt: skip
-        """Loads the network and computes the gallery's features, or takes those of an earlier time.
+        """Loads the network and computes the gallery's features, or reads them from the cache.
 
         Args:
             path: of the network.
-            root: the dataset, whose gallery it is: distractors in, junk left out.
-            size: (height, width) for a network that takes any.
+            root: of the dataset whose gallery is searched: with distractors, without junk.
+            size: (height, width) for a network that accepts any.
             device: where it runs.
             batch_size: images at a time.
-            cache: folder of earlier features; None for none.
-            progress: whether it is shown.
+            cache: folder of cached features; None for none.
+            progress: show a progress bar.
 
         Raises:
-            BadInput: no such network, no gallery, or images that cannot be read.
+            BadInput: no such network, no gallery, or unreadable images.
         """
         self._network = FeatureNetwork(path, size, device)
         self._path, self._batch_size, self._progress = path, batch_size, progress
@@ -43,34 +43,34 @@ class ReidEvaluator:
         self._gallery = Gallery(self._features(split, cache), split.pids, split.camids)
 
     def _features(self, split: Split, cache: Path | None) -> torch.Tensor:
-        place = None if cache is None else remembered(self._network, [split.path(i) for i in range(len(split))], cache)
-        found = None if place is None else read_features(place, len(split))
+        path = None if cache is None else remembered(self._network, [split.path(i) for i in range(len(split))], cache)
+        found = None if path is None else read_features(path, len(split))
         if found is not None:
             return found
         parts = []
         label = "features of the gallery" if self._progress else None
         with ProgressBar[None](None, label, len(split)) as bar:
-            for start in range(0, len(split), _AT_A_TIME):
-                rows = np.arange(start, min(start + _AT_A_TIME, len(split)))
+            for start in range(0, len(split), _CHUNK):
+                rows = np.arange(start, min(start + _CHUNK, len(split)))
                 images = read_images(split.select(rows), self._network.size)
                 for part in np.array_split(images, max(1, len(images) // 256)):
                     parts.append(self._network(part, self._batch_size))
                     bar.update(len(part))
         features = torch.cat(parts)
-        if place is not None:
-            write_features(place, features)
+        if path is not None:
+            write_features(path, features)
         return features
 
     def scores(
         self, images: np.ndarray, shown: Split, pair: tuple[Split, Split], label: str | None
     ) -> dict[str, float]:
-        """`reid_rank1` and `reid_map`, the gallery's images of both sides of the pairs passed over.
+        """`reid_rank1` and `reid_map`; each pair's own source and target are excluded from the gallery.
 
         Args:
             images: (N, H, W, 3) uint8.
-            shown: N identities and cameras that the images count as.
+            shown: N identities and cameras to assign to the images.
             pair: the sources and the targets, N each.
-            label: of the progress; None shows none.
+            label: of the progress bar; None shows none.
 
         Raises:
             BadInput: no query has a true match.
@@ -84,7 +84,7 @@ class ReidEvaluator:
         return {"reid_rank1": found.rank1, "reid_map": found.mean_ap}
 
     def describe(self) -> str:
-        """What is measured by what."""
+        """How the figures are measured."""
         height, width = self._network.size
         return (
             f"{self._path.name}, cosine, images of {height}x{width} in [0, 1], {len(self._gallery.pids)} gallery "

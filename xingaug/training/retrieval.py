@@ -1,4 +1,4 @@
-"""Are images taken for the right person? Rank-1 and mAP against a gallery of real images."""
+"""Rank-1 and mAP of images against a gallery of real images."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Real images that are searched.
+    """The real images that are searched.
 
     Attributes:
         features: (G, D) of unit length.
-        pids: (G,) identities; without junk (-1), with distractors (0).
+        pids: (G,) identities, including distractors (0) but no junk (-1).
         camids: (G,) cameras.
     """
 
@@ -24,7 +24,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Figures in [0, 1] of the queries that have a true match; `queries` is their number."""
+    """Figures in [0, 1], means over the queries that have a true match; `queries` is their number."""
 
     rank1: float
     mean_ap: float
@@ -32,17 +32,17 @@ class Retrieval:
 
 
 def retrieve(query: Tensor, pids: np.ndarray, camids: np.ndarray, left_out: np.ndarray, gallery: Gallery) -> Retrieval:
-    """Searches for every query by cosine, by Market-1501's protocol (Zheng et al. 2015).
+    """Ranks the gallery for every query by cosine similarity, by Market-1501's protocol (Zheng et al. 2015).
 
-    Images of the query's own identity under its own camera are passed over, and so are those that it names. A query
-    without a true match among the others does not count. Equal distances come in the order of the gallery.
+    Images of the query's own identity and camera are ignored, and so are its `left_out` rows. A query without a true
+    match among the others does not count. Ties keep the order of the gallery.
 
     Args:
         query: (Q, D) features of unit length.
         pids: (Q,) identities.
         camids: (Q,) cameras.
-        left_out: (Q, K) rows of the gallery that are passed over too, such as the source and the target; -1 for none.
-        gallery: what is searched.
+        left_out: (Q, K) rows of the gallery that are ignored too, such as the source and the target; -1 for none.
+        gallery: to search.
 
     Raises:
         ValueError: no query has a true match.

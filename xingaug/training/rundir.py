@@ -1,4 +1,4 @@
-"""The run directory, which explains itself: configuration, environment, figures, checkpoints, sample sheets."""
+"""The run directory: configuration, environment, figures, checkpoints, sample sheets."""
 
 import json
 import os
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 KEPT = 2
-"""Checkpoints that are kept beside the best one."""
+"""How many checkpoints are kept beside the best one."""
 
 
 class RunDirectory:
-    """Where a run's files lie."""
+    """Paths of a run's files, and the writing of them."""
 
     def __init__(self, path: Path) -> None:
-        """Args: `path`: the directory; nothing is made yet."""
+        """Args: `path`: the directory, not created yet."""
         self.path = path
         self.config = path / "config.yaml"
         self.stats = path / "stats.jsonl"
@@ -39,11 +39,11 @@ class RunDirectory:
         self.best_generator = path / "best.safetensors"
 
     def claimed(self, is_first: bool) -> AbstractContextManager[None]:
-        """Has the run's first process hold the directory while a block runs; `BadInput` if another run does."""
+        """Locks the directory for the run's first process while a block runs; `BadInput` if another run has it."""
         return claimed_directory(self.path, "training") if is_first else nullcontext()
 
     def require_own(self, config: "DataclassInstance") -> None:
-        """Raises `BadInput` unless the directory can be made, or holds a run of this very configuration."""
+        """Raises `BadInput` unless the directory can be created, or holds a run of the same configuration."""
         require_own(self.path, self.config.name, "name another directory")
         if self.config.exists():
             require_same_config(self.config, config, "name another directory")
@@ -56,11 +56,11 @@ class RunDirectory:
             temporary.write_text(json.dumps(environment(processes), indent=1) + "\n")
 
     def checkpoints(self) -> list[Path]:
-        """Those kept, the latest last."""
+        """The kept checkpoints, the latest last."""
         return sorted(self.best.parent.glob("[0-9]*.pt"))
 
     def save_checkpoint(self, state: dict[str, Any], is_best: bool = False) -> None:
-        """Writes a checkpoint in one step, and drops all but the last two and the best."""
+        """Writes a checkpoint atomically, and removes all but the last two and the best."""
         path = self.best.with_name(f"{state['step']:08d}.pt")
         with atomic_write(path) as temporary:
             torch.save(state, temporary)
@@ -80,7 +80,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def environment(processes: Processes) -> dict[str, Any]:
-    """What the run's figures may depend on beside its configuration."""
+    """What the run's figures may depend on, beside its configuration."""
     cuda = torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else None
     return {
         "command": sys.argv,
@@ -98,12 +98,12 @@ def environment(processes: Processes) -> dict[str, Any]:
 
 
 class Log(StatsLog):
-    """Figures of every step in `stats.jsonl` and, where tensorboard is installed, in its event files."""
+    """Figures of every step in `stats.jsonl` and, if tensorboard is installed, in its event files."""
 
     def __init__(self, run: RunDirectory, step: int, tensorboard: bool) -> None:
-        """Args: `run`; `step` from which the run goes on; `tensorboard`: whether to write its files."""
+        """Args: `run`; `step`: from which the run continues; `tensorboard`: whether to write its files."""
         super().__init__(run.stats, "step", step, tensorboard)
 
     def add(self, step: int, figures: dict[str, float]) -> None:
-        """One line, five significant digits."""
+        """Writes one line, with five significant digits."""
         self.write({"step": step, **{name: float(f"{value:.5g}") for name, value in figures.items()}})

@@ -1,7 +1,7 @@
 """Losses of a generator's split into person and ground, and targets made with it (our choice).
 
-No image shows the ground behind its person, so filling it in cannot be learned there. Instead, the masks of other
-persons are laid over the ground beside the person: holes whose true filling is known.
+No image shows the ground behind its person, so inpainting cannot be learned there. Instead, the masks of other
+persons are laid over the ground beside the person: holes whose true content is known.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ def split_of(generator: nn.Module) -> SourceSplit:
 
 @torch.no_grad()
 def compose(batch: Batch, split: SourceSplit) -> Batch:
-    """The pairs with targets that a generator can know: composites on the ground that `split` finds.
+    """Replaces the targets of pairs by composites on the ground that `split` finds.
 
     Args:
         batch: with `persons`.
@@ -38,7 +38,7 @@ def compose(batch: Batch, split: SourceSplit) -> Batch:
 
 
 def split_losses(split: SourceSplit, image: Tensor, means: Tensor, person: Tensor) -> dict[str, Tensor]:
-    """How far mask and ground are from the truth.
+    """Losses of mask and ground.
 
     Args:
         split: of the generator.
@@ -47,7 +47,7 @@ def split_losses(split: SourceSplit, image: Tensor, means: Tensor, person: Tenso
         person: (B, 1, H, W) in [0, 1], the true masks, 1 on the person.
 
     Returns:
-        "mask": cross-entropy with the true mask; "ground": mean absolute difference in the holes whose filling is
+        "mask": cross-entropy with the true mask; "ground": mean absolute difference in the holes whose content is
         known.
     """
     mask = F.binary_cross_entropy_with_logits(split.find(image, means), person)
@@ -58,7 +58,7 @@ def split_losses(split: SourceSplit, image: Tensor, means: Tensor, person: Tenso
 
 @torch.no_grad()
 def holes(person: Tensor) -> tuple[Tensor, Tensor]:
-    """Holes to fill: the person's own, and that of the batch's next person, a third of the image to the side.
+    """Holes to fill: the person's own mask, and that of the batch's next person, shifted by a third of the width.
 
     Args:
         person: (B, 1, H, W) in [0, 1].

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: the step in hand is finished and saved before the run ends."""
+"""SIGINT, SIGTERM and SIGHUP: the current step is finished and saved before the run ends."""
 
 import signal
 import threading
@@ -12,16 +12,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Whether a signal has come that ends the run.
+    """Whether a signal to end the run was received.
 
     Attributes:
-        signal: its number; 0 before one has come.
+        signal: its number; 0 before that.
     """
 
     signal: int = 0
 
     def end(self, number: int, step: int) -> None:
-        """Leaves the program as its callers expect after the signal of that number, which another process may have got.
+        """Ends the program as callers expect after that signal, which another process may have received.
 
         Raises:
             KeyboardInterrupt: for SIGINT.
@@ -38,9 +38,9 @@ class Terminated(WorkFailed):
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Notes the first signal; those that follow are ignored, but for a second Ctrl-C, which interrupts at once.
+    """Records the first signal; later ones are ignored, except a second Ctrl-C, which interrupts at once.
 
-    Outside the main thread signals are left alone, and so is SIGHUP where nohup has it ignored.
+    Signals are not handled outside the main thread, and neither is SIGHUP under nohup.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

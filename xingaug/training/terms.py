@@ -1,4 +1,4 @@
-"""The terms of both sides' losses, under the names that they are logged by."""
+"""The loss terms of generator and discriminators, under the names that they are logged by."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Term:
     """Terms of the generator's loss that are computed together.
 
     Attributes:
-        names: under which they are logged, and weighted by the configuration's `losses`.
+        names: of the terms in the log, and of their weights in the configuration's `losses`.
         compute: takes generated images (B, 3, H, W) in [-1, 1] and the batch; gives a number for each name.
     """
 
@@ -33,7 +33,7 @@ class Term:
 
 
 class GeneratorTerms:
-    """The terms of the generator's loss; those without a weight, or without the network they need, are left out."""
+    """The terms of the generator's loss that have a weight and the network they need."""
 
     def __init__(
         self,
@@ -48,9 +48,9 @@ class GeneratorTerms:
         Args:
             config: the run.
             device: where the networks run.
-            generator: whose loss it is.
+            generator: to train.
             discriminators: `DiscriminatorLoss` by the name of its condition.
-            identity_network: in place of the configuration's.
+            identity_network: replaces the configuration's.
 
         Raises:
             BadInput: a network that is missing or cannot be used.
@@ -90,11 +90,11 @@ class GeneratorTerms:
                 self.identity_network = partial(run_program, program, path)
 
     def _counts(self, *names: str) -> bool:
-        """Whether one of some terms has a weight."""
+        """Whether any of the named terms has a weight."""
         return any(getattr(self.weights, name) for name in names)
 
     def __call__(self, image: Tensor, batch: Batch, joined: bool) -> dict[str, Tensor]:
-        """The terms of generated images (B, 3, H, W), unweighted; `joined`: whether the discriminators have."""
+        """The terms of generated images (B, 3, H, W), unweighted; `joined`: whether discriminators are on."""
         found: dict[str, Tensor] = {}
         for term in [*self._terms, *self._joining] if joined else self._terms:
             found |= zip(term.names, term.compute(image, batch), strict=True)
@@ -120,7 +120,7 @@ class GeneratorTerms:
         return (losses.pose_loss(self.pose_network, image, batch.xy[:, 1], batch.visibility[:, 1]),)
 
     def _split(self, image: Tensor, batch: Batch) -> tuple[Tensor]:
-        assert batch.persons is not None  # as `loop.load_pairs` has seen to
+        assert batch.persons is not None  # checked by `loop.load_pairs`
         person = batch.persons[:, :1]
         found = split_losses(split_of(self._generator), batch.source, batch.source_means, person)
         return (torch.stack(list(found.values())).sum(),)
@@ -139,7 +139,7 @@ class GeneratorTerms:
 
 
 class DiscriminatorLoss(nn.Module):
-    """A discriminator and its loss, in which true and generated images pass it in one call."""
+    """A discriminator and its loss, computed on true and generated images in one call."""
 
     def __init__(self, discriminator: nn.Module, kind: str, r1: float) -> None:
         """Args: `discriminator`; `kind`: of `losses.ADVERSARIAL`; `r1`: weight of the gradient penalty."""
@@ -151,7 +151,7 @@ class DiscriminatorLoss(nn.Module):
         if self.r1:
             true = true.detach().requires_grad_(True)
         real_scores = self.discriminator(true, condition)[0]
-        fake_scores = self.discriminator(fake, fake_condition)[0]  # apart, as in the generator's loss
+        fake_scores = self.discriminator(fake, fake_condition)[0]  # a separate batch, as in the generator's loss
         loss = losses.ADVERSARIAL[self.kind].discriminator(real_scores.float(), fake_scores.float())
         penalty = losses.r1_penalty(real_scores.float(), true) if self.r1 else torch.zeros_like(loss)
         return loss, self.r1 / 2 * penalty
@@ -160,14 +160,14 @@ class DiscriminatorLoss(nn.Module):
 def discriminator_terms(
     discriminators: Mapping[str, nn.Module], batch: Batch, fake: Tensor, source: Tensor, target_heatmaps: Tensor
 ) -> dict[str, Tensor]:
-    """Terms of the discriminators' loss, weighted: their sum is what they minimise.
+    """Weighted terms of the discriminators' loss, which is their sum.
 
     Args:
-        discriminators: `DiscriminatorLoss` by the name of its condition, or what shares it between processes.
+        discriminators: `DiscriminatorLoss` by the name of its condition, possibly wrapped for several processes.
         batch: the true images.
-        fake: (B, 3, H, W) generated images, perhaps of earlier steps.
-        source: (B, 3, H, W) that those were made of.
-        target_heatmaps: (B, 18, H, W) of the poses that were asked for.
+        fake: (B, 3, H, W) generated images, possibly of earlier steps.
+        source: (B, 3, H, W), their source images.
+        target_heatmaps: (B, 18, H, W), their target poses.
     """
     found = [
         loss(
@@ -181,5 +181,5 @@ def discriminator_terms(
 
 
 def condition_of(name: str, source: Tensor, target_heatmaps: Tensor) -> Tensor:
-    """What a discriminator sees beside the image."""
+    """A discriminator's condition: the source image or the target heatmaps."""
     return source if name == "appearance" else target_heatmaps

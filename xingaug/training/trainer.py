@@ -1,4 +1,4 @@
-"""The generator's training: what a run carries from step to step, and one step, top to bottom."""
+"""The generator's training: its state, and one step, top to bottom."""
 
 import math
 from collections.abc import Callable
@@ -31,12 +31,12 @@ CONDITION_CHANNELS = {"appearance": 3, "shape": 18}
 
 @dataclass
 class Part:
-    """A part of a step's batch, one of `accumulate`.
+    """A micro-batch: one of the `accumulate` parts of a step's batch.
 
     Attributes:
         batch: its pairs.
-        generated: (B, 3, H, W), what the generator made of them in its phase, detached.
-        logged: the terms of both sides' losses by name, detached.
+        generated: (B, 3, H, W), the generator's images, detached, for the discriminators' phase.
+        logged: the loss terms of generator and discriminators by name, detached.
     """
 
     batch: Batch
@@ -46,12 +46,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Phase:
-    """One side's turn in a step.
+    """The generator's or the discriminators' half of a step.
 
     Attributes:
-        loss: of a part; it notes the part's terms.
-        optimiser: of the side's weights.
-        scaler: of its gradients in float16.
+        loss: of a part; it records the part's terms.
+        optimiser: of the weights updated.
+        scaler: of their gradients in float16.
         shared: modules whose gradients are averaged over the processes.
     """
 
@@ -62,13 +62,13 @@ class Phase:
 
 
 class Trainer:
-    """Networks, optimisers and averages, which can be saved and restored."""
+    """Networks, optimisers and averaged weights, which can be saved and restored."""
 
     def __init__(self, config: TrainConfig, processes: Processes, identity_network: nn.Module | None = None) -> None:
         """Builds everything, seeded by the configuration without touching the global RNG.
 
         Raises:
-            BadInput: weights to start from that do not fit, or those of a loss that are missing.
+            BadInput: start weights that do not fit, or missing weights of a loss's network.
         """
         self.config, self.processes, self.device = config, processes, processes.device
         if config.batch_size % (processes.count * config.accumulate):
@@ -84,7 +84,7 @@ class Trainer:
         self._build_phases()
         self.step = 0
         self.best = -math.inf
-        """Highest value so far of what `validation.best` names."""
+        """Highest score so far, by `validation.best`."""
 
     def _build_networks(self) -> None:
         config, processes = self.config, self.processes
@@ -109,11 +109,11 @@ class Trainer:
 
     def _build_phases(self) -> None:
         config, share = self.config, self.processes.share
-        # An optimiser wants at least one parameter; without discriminators it is never stepped.
-        theirs = list(self.discriminators.parameters()) or [nn.Parameter(torch.zeros((), device=self.device))]
+        # An optimiser needs at least one parameter; without discriminators it is never stepped.
+        weights_d = list(self.discriminators.parameters()) or [nn.Parameter(torch.zeros((), device=self.device))]
         self.optimise_g = torch.optim.Adam(self.generator.parameters(), config.lr, config.betas, fused=True)
-        self.optimise_d = torch.optim.Adam(theirs, config.lr, config.betas, fused=True)
-        # A lower starting scale than torch's: the first steps would all be thrown away.
+        self.optimise_d = torch.optim.Adam(weights_d, config.lr, config.betas, fused=True)
+        # A lower initial scale than torch's, with which the first steps would all overflow and be skipped.
         half = config.precision == "float16"
         self.scaler_g, self.scaler_d = (torch.amp.GradScaler(self.device.type, 1024.0, enabled=half) for _ in range(2))
         self._shared_generator = share(Renderer(self.generator))
@@ -125,11 +125,11 @@ class Trainer:
 
     @property
     def joined(self) -> bool:
-        """Whether the discriminators take part in the step."""
+        """Whether the discriminators are switched on at this step."""
         return len(self.discriminators) > 0 and self.step >= self.config.discriminators.start * self.config.steps
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The precision that the configuration asks for."""
+        """Autocast to the configured precision."""
         named = {"bfloat16": torch.bfloat16, "float16": torch.float16}
         if self.config.precision == "auto":
             return torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device))
@@ -149,7 +149,7 @@ class Trainer:
             WorkFailed: a loss is not finite or above the limit; the weights are then as before the step.
         """
         parts = [Part(part) for part in batch.parts(self.config.accumulate)]
-        # Dropout draws by (seed, step, rank), so that a resumed run goes on as it would have.
+        # Dropout is seeded by (seed, step, rank), so that a resumed run continues identically.
         with torch.random.fork_rng(self._rng_devices):
             torch.manual_seed(self._seed())
             return self._train_step(parts)
@@ -189,7 +189,7 @@ class Trainer:
                     part.batch = compose(part.batch, split_of(self.average.eval()))
 
     def _find_gradients(self, phase: Phase, parts: list[Part]) -> None:
-        """One side's gradients, means over parts and processes; only with the last part they are exchanged."""
+        """A phase's gradients, means over parts and processes; they are exchanged with the last part only."""
         self.generator.train()
         self.discriminators.requires_grad_(phase.optimiser is self.optimise_d)
         phase.optimiser.zero_grad(set_to_none=True)
@@ -225,15 +225,15 @@ class Trainer:
         return read({**dict(zip(parts[0].logged, means, strict=True)), "gradient": norm})
 
     def _problem_of(self, figures: dict[str, float]) -> str | None:
-        """What is wrong with a step, before anything was updated."""
+        """The error of a step, checked before the weights are updated."""
         problem = problem_of((v for name, v in figures.items() if name != "gradient"), self.config.loss_limit)
-        # In float16 the gradient need not be finite: the scaler leaves such a step out.
+        # In float16 the gradient need not be finite: the scaler skips such a step.
         if problem is None and not self.scaler_g.is_enabled() and not math.isfinite(figures["gradient"]):
             return "the gradient is not finite"
         return problem
 
     def state(self) -> dict[str, Any]:
-        """All that resuming needs; to be called by every process."""
+        """The state to resume from; must be called by every process."""
         parts = ("generator", "average", "discriminators", "optimise_g", "optimise_d", "scaler_g", "scaler_d")
         return {
             "step": self.step,
@@ -246,13 +246,13 @@ class Trainer:
         """Continues from a checkpoint of the same configuration.
 
         Raises:
-            BadInput: the file is damaged, or was written by another number of processes with an image pool.
+            BadInput: the file is damaged, or was written with an image pool by another number of processes.
         """
         try:
             state = read_tensors(path, "a checkpoint of this training", self.device)
         except BadInput as error:
             raise BadInput(f"{error}; remove it to go on from the one before") from None
-        if "judges" in state:  # as they were called before
+        if "judges" in state:  # the discriminators' former name
             state["discriminators"] = state.pop("judges")
         self.step, self.best = state.pop("step"), state.pop("best")
         pools = state.pop("pools")
@@ -265,7 +265,7 @@ class Trainer:
 
 
 class Renderer(nn.Module):
-    """A generator called by joints, so that its gradients can be shared between processes."""
+    """A generator called with joints as one module, so that its gradients can be averaged over processes."""
 
     def __init__(self, generator: PoseGenerator) -> None:
         """Args: `generator`."""
@@ -273,7 +273,7 @@ class Renderer(nn.Module):
         self.generator = generator
 
     def forward(self, images: Tensor, joints: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
-        """The rendering core."""
+        """As `render`."""
         return render(self.generator, images, *joints)
 
 

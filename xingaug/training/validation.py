@@ -28,7 +28,7 @@ class Validator:
             device: where the networks run.
 
         Raises:
-            BadInput: a file that holds no such network, a re-ID network without cameras to search by.
+            BadInput: a file that holds no such network, or a re-ID network with data without cameras.
         """
         self.config, self.data = config, data
         self.sources, self.targets, _ = data.draw(config.pairs, seed=0, epoch=0)
@@ -65,7 +65,7 @@ class Validator:
         return {"reid_rank1": found.rank1, "reid_map": found.mean_ap}
 
     def measure(self, generated: np.ndarray) -> dict[str, float]:
-        """Figures by name of images (pairs, H, W, 3) uint8."""
+        """Figures by name, of images (pairs, H, W, 3) uint8."""
         quality = measure(generated, self._true, self._masks, pose_masks=self._pose_masks).to_json()
         figures = {name: float(value) for name, value in quality.items() if name != "pairs"}
         figures["sharpness"] = sharpness(generated, self._true)

@@ -10,7 +10,7 @@ from xingaug.errors import BadInput, first_line
 from xingaug.tensors import read_tensors, state_dict_of
 
 MODULES = {"vgg16": 31, "vgg19": 37}
-"""How many modules `features` of torchvision's networks have."""
+"""Number of modules in `features` of torchvision's networks."""
 
 
 class VGGFeatures(nn.Module):
@@ -26,7 +26,7 @@ class VGGFeatures(nn.Module):
             network: of `MODULES`.
             weights: "torchvision", or the path of a state dict (.pth or .safetensors), with or without its classifier.
             layers: indices of modules, from 0.
-            setting: names the weights in messages.
+            setting: name of the weights in messages.
 
         Raises:
             BadInput: no weights, or a file that does not hold them.
@@ -34,15 +34,15 @@ class VGGFeatures(nn.Module):
         super().__init__()
         import torchvision.models
 
-        with torch.random.fork_rng(devices=[]):  # it draws weights, which are overwritten
+        with torch.random.fork_rng(devices=[]):  # building draws random weights, which are then overwritten
             features = getattr(torchvision.models, network)(weights=None).features[: max(layers) + 1]
         features.load_state_dict(_weights(network, weights, features.state_dict(), setting))
         self.layers = layers
         self.features = features.eval().requires_grad_(False)
         for layer in self.features:
             if isinstance(layer, nn.ReLU):
-                layer.inplace = False  # or it would change the features of the layer before
-        # ImageNet's, which the weights were trained with.
+                layer.inplace = False  # or it would overwrite the features of the layer before
+        # ImageNet's mean and deviation, which the weights were trained with.
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
 
@@ -58,7 +58,7 @@ class VGGFeatures(nn.Module):
 
 
 def unit_channels(features: Tensor) -> Tensor:
-    """(B, C, h, w), of unit length at every position; as LPIPS (Zhang et al. 2018) compares features."""
+    """Scales (B, C, h, w) to unit length at every position, as LPIPS does (Zhang et al. 2018)."""
     return features / (features.square().sum(1, keepdim=True) + 1e-10).sqrt()
 
 

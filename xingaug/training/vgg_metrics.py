@@ -1,4 +1,4 @@
-"""A Frechet and a perceptual distance, both on VGG-16; neither is FID or LPIPS, which have networks of their own."""
+"""A Frechet and a perceptual distance, both on VGG-16; neither is FID or LPIPS, which use other networks."""
 
 from pathlib import Path
 
@@ -28,10 +28,10 @@ class VGGEvaluator:
             true: (N, H, W, 3) uint8, N at least 2.
             batch_size: images at a time.
             device: where the network runs.
-            label: names the weights in messages.
+            label: name of the weights in messages.
 
         Raises:
-            BadInput: a file that does not hold them, too few images or too small ones.
+            BadInput: a file that does not hold them, or too few or too small images.
         """
         if len(true) < 2 or min(true.shape[1:3]) < _MIN_SIDE:
             has = f"{len(true)} images of {true.shape[1]}x{true.shape[2]}"
@@ -44,8 +44,8 @@ class VGGEvaluator:
         """The two distances of sets of images from the true ones, whose features are computed once.
 
         Args:
-            sets: (N, H, W, 3) uint8 under names of their own.
-            label: of the progress; None shows none.
+            sets: named sets of images (N, H, W, 3) uint8.
+            label: of the progress bar; None shows none.
 
         Returns:
             For each set, both 0 for equal images: `frechet`, between Gaussians of the means over the image of relu4_3
@@ -79,7 +79,7 @@ class VGGEvaluator:
         return found
 
     def describe(self) -> dict[str, str]:
-        """What the two are measured on."""
+        """How the two are measured."""
         height, width = self._true.shape[1:3]
         size = f"images of {height}x{width} not resized"
         return {
@@ -92,8 +92,8 @@ class VGGEvaluator:
 def frechet(features: Tensor, true: Tensor) -> float:
     """Frechet distance between the Gaussians of two sets of features, in double precision.
 
-    The trace of the root of the product of both covariances is the sum of the singular values of the product of both
-    sets' centred features, which are first brought to at most D rows.
+    The trace of the square root of the product of both covariances equals the sum of the singular values of the product
+    of both sets' centred features, which are first reduced to at most D rows.
 
     Args:
         features: (N, D), N at least 2.
