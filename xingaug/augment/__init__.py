@@ -1,1 +1,1 @@
-"""Augmentation of batches on their device: `transform` re-renders poses, `batch` is what follows it."""
+"""Augmentation of batches on their device: `transform` re-renders poses, `batch` augments the result as usual."""

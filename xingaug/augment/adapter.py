@@ -1,4 +1,4 @@
-"""What the adapters to other libraries have in common: one sample stays one, and workers know the epoch."""
+"""What the adapters to other libraries share: one sample in, one sample out, and workers know the epoch."""
 
 import torch
 
@@ -6,14 +6,14 @@ from xingaug.augment.transform import XingPose
 
 
 class SharedEpoch:
-    """A number that workers see change, also those that persist from epoch to epoch."""
+    """The epoch in shared memory, so that worker processes see it change, persistent ones too."""
 
     def __init__(self) -> None:
         """Starts at 0."""
         self._number = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set(self, epoch: int) -> None:
-        """Makes it `epoch`, in every process."""
+        """Sets it in every process."""
         self._number.fill_(epoch)
 
     def get(self) -> int:
@@ -22,10 +22,10 @@ class SharedEpoch:
 
 
 class SampleAdapter:
-    """The part of an adapter that holds the transform; comes beside the other library's own class."""
+    """Mixin of an adapter that holds the transform, beside the other library's own base class."""
 
     def _hold(self, augment: XingPose) -> None:
-        """Takes the transform, after the other class has been initialised.
+        """Stores the transform, after the other base class has been initialised.
 
         Raises:
             ValueError: it is not in mode "replace".
@@ -36,5 +36,5 @@ class SampleAdapter:
         self._epoch = SharedEpoch()
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws as of `epoch` from now on."""
+        """Sets the epoch of the draws from now on."""
         self._epoch.set(epoch)

@@ -1,9 +1,9 @@
 """The usual re-ID augmentation for whole batches, drawn per sample, to follow the rendering on its device.
 
-Every function takes images and an explicit random generator and returns fresh images; none touches a global RNG. The
-draws are made where the generator lives (make it a CPU one, and they are the same for images on any device), and
-their number does not depend on the images. Parameters are those of torchreid's transforms of the same name, so that
-rendered and real rows are treated alike.
+Every function takes images and an explicit random generator and returns new images; none touches a global RNG. The
+draws are made on the generator's device (with a CPU generator they are the same for images on any device), and their
+number does not depend on the images. Parameters are those of torchreid's transforms of the same name, so that rendered
+and real rows are treated alike.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,10 +17,10 @@ from torchvision.transforms.v2 import functional as v2
 from xingaug.keypoints import Keypoints
 
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
-"""The names that torchreid gives its transforms, in the order in which it applies them, whatever the order asked."""
+"""torchreid's names of its transforms, in the order in which it always applies them."""
 
 ATTEMPTS = 100
-"""How many rectangles are tried before a sample is left as it is (torchreid's number)."""
+"""How many random rectangles are tried before a sample is left as it is (torchreid's number)."""
 
 
 @overload
@@ -36,7 +36,7 @@ def flip(
         images: (B, 3, H, W) float, any range.
         rng: the source of every draw.
         p: probability in [0, 1].
-        keypoints: (B,) in the images' frame, mirrored along, left and right joints changing places.
+        keypoints: (B,) in the images' frame, mirrored too, with left and right joints swapped.
 
     Returns:
         (B, 3, H, W); with keypoints also those.
@@ -57,13 +57,13 @@ def pad_crop(
 def pad_crop(
     images: Tensor, rng: torch.Generator, p: float = 0.5, *, keypoints: Keypoints | None = None
 ) -> Tensor | tuple[Tensor, Keypoints]:
-    """Enlarges a sample by 1/8 and crops it back at a random place (torchreid's `Random2DTranslation`).
+    """Enlarges a sample by 1/8 and crops it back at a random position (torchreid's `Random2DTranslation`).
 
     Args:
         images: (B, 3, H, W) float, any range.
         rng: the source of every draw.
         p: probability per sample in [0, 1]; the others stay as they are.
-        keypoints: (B,) in the images' frame, moved along; joints outside the crop become missing.
+        keypoints: (B,) in the images' frame, transformed too; joints outside the crop become missing.
 
     Returns:
         (B, 3, H, W); with keypoints also those.
@@ -100,7 +100,7 @@ def erase(
         images: (B, 3, H, W) float, any range.
         rng: the source of every draw.
         p: probability per sample in [0, 1].
-        fill: the colour, in the range that the images have here.
+        fill: the colour, in the images' range.
 
     Returns:
         (B, 3, H, W).
@@ -139,7 +139,7 @@ def color_jitter(images: Tensor, rng: torch.Generator, brightness: float = 0.2, 
         grey = v2.rgb_to_grayscale(x).mean(dim=(-3, -2, -1), keepdim=True)
         return (strong * x + (1 - strong) * grey).clamp(0, 1)
 
-    # torchvision's own functions take one factor for the whole batch; these are their formulas with one per sample.
+    # torchvision's functions take one factor for the whole batch; these are their formulas with one per sample.
     return torch.where(bright_first, strengthen(brighten(images)), brighten(strengthen(images)))
 
 
@@ -147,8 +147,8 @@ def random_patch(images: Tensor, rng: torch.Generator, p: float = 0.5) -> Tensor
     """Pastes a patch of another image of the batch onto a sample, to simulate occlusion (Zhou et al., OSNet).
 
     The patch covers 1 to 50 % of the image with a height/width ratio in [0.1, 10]; half of the patches are mirrored,
-    half turned by up to 10 degrees (corners black). torchreid keeps a pool of patches over many batches; here the
-    batch is the pool, so that a sample depends on nothing but its batch and the draws (our choice).
+    half rotated by up to 10 degrees (corners black). torchreid keeps a pool of patches over many batches; here the
+    batch is the pool, so that a sample depends only on its batch and the draws (our choice).
 
     Args:
         images: (B, 3, H, W) float in [0, 1].
@@ -193,7 +193,7 @@ def build_batch_chain(
     `random_erase` last, which fills with `mean` after the normalisation, as torchreid does.
 
     Args:
-        names: any of `TRANSFORMS`; none is allowed.
+        names: any of `TRANSFORMS`; may be empty.
         size: (height, width) that the network takes.
         mean: per channel, in [0, 1].
         std: per channel, above 0.
@@ -259,13 +259,13 @@ def _chosen(images: Tensor, rng: torch.Generator, p: float) -> Tensor:
 
 
 def _rows(values: Tensor, images: Tensor) -> Tensor:
-    """(B,) as (B, 1, 1, 1) beside the images; numbers also in their dtype."""
+    """(B,) to (B, 1, 1, 1) on the images' device; numbers also in their dtype."""
     dtype = values.dtype if values.dtype == torch.bool else images.dtype
     return values[:, None, None, None].to(images.device, dtype)
 
 
 def _where(chosen: Tensor, changed: Keypoints, keypoints: Keypoints) -> Keypoints:
-    """(B,) the changed ones where `chosen` (B,)."""
+    """(B,) keypoints: `changed` where `chosen` (B,), else `keypoints`."""
     here = chosen.to(keypoints.device)[:, None]
     return Keypoints(
         torch.where(here[..., None], changed.xy, keypoints.xy),
@@ -277,7 +277,7 @@ def _rectangles(images: Tensor, rng: torch.Generator, area: tuple[float, float],
     """Heights and widths (B,) of random rectangles smaller than the image; 0 where `ATTEMPTS` draws found none.
 
     Args:
-        images: their number and size count.
+        images: only their number and size are used.
         rng: the source of the draws.
         area: least and greatest share of the image.
         ratio: least height/width ratio; its inverse is the greatest.
@@ -293,6 +293,6 @@ def _rectangles(images: Tensor, rng: torch.Generator, area: tuple[float, float],
 
 
 def _between(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """(B, size) bool: the positions from `start` on, `length` of them."""
+    """(B, size) bool: the `length` positions from `start` on."""
     index = torch.arange(size, device=start.device)
     return (index >= start[:, None]) & (index < (start + length)[:, None])

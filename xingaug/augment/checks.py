@@ -1,4 +1,4 @@
-"""What can be wrong with a batch that comes to `XingPose`: one clear ValueError each."""
+"""Checks of a batch for `XingPose`, with one clear ValueError each."""
 
 from collections.abc import Sequence
 from typing import SupportsIndex
@@ -10,16 +10,16 @@ from torch import Tensor
 from xingaug.keypoints import MIN_VISIBLE, Keypoints
 
 FRAME_MARGIN = 0.25
-"""How far outside the image, as a share of its side, a visible joint may lie before the frame is called wrong."""
+"""How far outside the image a visible joint may lie, as a share of its side; beyond, the frame is wrong."""
 
 RANGE_TOLERANCE = 1e-3
-"""What rounding in an earlier step may add to [0, 1]."""
+"""Tolerance on [0, 1] for rounding in an earlier step."""
 
 Integers = Sequence[int] | np.ndarray | Tensor
 
 
 def check_images(images: Tensor) -> None:
-    """Raises ValueError unless images are (B, 3, H, W) float in [0, 1]; says which other range they seem to have."""
+    """Raises ValueError unless images are (B, 3, H, W) float in [0, 1]; names the range that they seem to have."""
     if not isinstance(images, Tensor):
         raise ValueError(f"images: {type(images).__name__}, needed a tensor (B, 3, H, W)")
     if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 1:
@@ -46,14 +46,14 @@ def check_images(images: Tensor) -> None:
 
 
 class FrameCheck:
-    """Whether keypoints can belong to the images that they come with.
+    """Checks that keypoints are in the frame of their images.
 
-    A person may stand in the corner of one odd crop. But when four persons and more, all of a batch or the first that
-    come one by one, show every joint in the top left quarter, the keypoints belong to a smaller frame.
+    A person may stand in the corner of one odd crop. But if at least four persons, all of a batch or the first of
+    several small ones, have every joint in the top left quarter, the keypoints belong to a smaller frame.
     """
 
     def __init__(self) -> None:
-        """No batch has been checked yet."""
+        """Starts without any batch checked."""
         self._in_corner = 0
         self._seen_elsewhere = False
 
@@ -65,9 +65,9 @@ class FrameCheck:
             size: (height, width) of their images.
 
         Raises:
-            ValueError: a visible joint lies far outside, or all persons so far stood in that corner.
+            ValueError: a visible joint lies far outside, or all persons so far are in that quarter.
         """
-        # In numpy: on the CPU each of torch's operations costs as much as all of these.
+        # In numpy: on the CPU a single torch operation costs as much as all of these.
         xy, present = keypoints.xy.detach().cpu().numpy(), keypoints.visibility.detach().cpu().numpy() > 0
         side = np.array([size[1], size[0]], np.float32)
         far = ((xy < -FRAME_MARGIN * side) | (xy > (1 + FRAME_MARGIN) * side)).any(-1) & present
@@ -108,14 +108,14 @@ def checked_keys(keys: Sequence[str] | None, batch: int) -> list[str]:
 
 
 def checked_integer(name: str, value: SupportsIndex) -> int:
-    """The value as an int, or ValueError for what is no whole number, 3.0 and True among it."""
+    """The value as an int, or ValueError for anything but an integer, 3.0 and True included."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise ValueError(f"{name}: {value!r}, needed a whole number")
     return value.__index__()
 
 
 def checked_integers(name: str, values: Integers | None, batch: int) -> np.ndarray | None:
-    """(B,) int64, None where none were given, or ValueError."""
+    """(B,) int64, None if None was given, or ValueError."""
     if values is None:
         return None
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

@@ -12,29 +12,29 @@ from xingaug.augment.transform import XingPose
 from xingaug.images import bytes_to_unit, unit_to_bytes
 from xingaug.keypoints import JOINTS, Keypoints
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import looks online for a newer version
 import albumentations
 
 
 class RenderPose(SampleAdapter, albumentations.DualTransform):
-    """Re-renders the person of an image; its keypoints become those of the pose.
+    """Re-renders the person of an image; its keypoints become those of the new pose.
 
     For `albumentations.Compose([RenderPose(augment), ...], keypoint_params=KEYPOINTS)`, called with `image` (H, W, 3)
     uint8 or float32 in [0, 1], `keypoints` (18, 2), `visibility` (18,) in [0, 1], and `key`, the image's name.
 
-    Chance is the transform's own, by (seed, epoch, key); `set_epoch` reaches worker processes too. A sampler that goes
-    by identity or camera takes them from the bank, by the image's name. albumentations' own flips mirror the keypoints
-    and leave left and right joints where they are in the list.
+    Draws are keyed by (seed, epoch, key), not by albumentations' RNG; `set_epoch` reaches worker processes too. A
+    sampler that needs identity or camera looks them up in the bank, by the image's name. albumentations' own flips
+    mirror the keypoints but do not swap left and right joints in the list.
 
-    `ReplayCompose` records pose and pixels of a sample, and `ReplayCompose.replay` gives them again for the same image.
+    `ReplayCompose` records pose and pixels of a sample, and `ReplayCompose.replay` returns them for the same image.
     """
 
     def __init__(self, augment: XingPose | None = None) -> None:
         """Wraps a transform.
 
         Args:
-            augment: in mode "replace", with its generator on the CPU; None, as albumentations makes it, only replays
-                what was recorded.
+            augment: in mode "replace", with its generator on the CPU; None, as albumentations builds it for a replay,
+                only replays recordings.
 
         Raises:
             ValueError: another mode.
@@ -44,7 +44,7 @@ class RenderPose(SampleAdapter, albumentations.DualTransform):
             self._hold(augment)
 
     def set_deterministic(self, flag: bool, save_key: str = "replay") -> Self:
-        """As inherited, without the warning that a replay for another image goes wrong, for it is refused here."""
+        """As inherited, without the warning about replays for another image, which are refused here."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             super().set_deterministic(flag, save_key)
@@ -52,7 +52,7 @@ class RenderPose(SampleAdapter, albumentations.DualTransform):
 
     @property
     def targets_as_params(self) -> list[str]:
-        """What a draw depends on."""
+        """The inputs that a draw depends on."""
         return ["image", "keypoints", "key"]
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class RenderPose(SampleAdapter, albumentations.DualTransform):
         return {"source": image, "rendered": np.ascontiguousarray(rendered[0].numpy()), "table": posed}
 
     def apply(self, img: np.ndarray, source: np.ndarray, rendered: np.ndarray | None, **params: Any) -> np.ndarray:
-        """The rendered image, or the real one where chance left it.
+        """The rendered image, or the real one if it was not selected.
 
         Raises:
             ValueError: another target than the image, or a replay for another image.
@@ -99,20 +99,20 @@ class RenderPose(SampleAdapter, albumentations.DualTransform):
         return self.apply(mask, np.empty(0), None)
 
     def apply_to_keypoints(self, keypoints: np.ndarray, table: np.ndarray, **params: Any) -> np.ndarray:
-        """The keypoints that go with it."""
+        """The keypoints of the returned image."""
         return table
 
     def get_base_init_args(self) -> dict[str, Any]:
-        """Nothing: the class has no `p` of its own."""
+        """Empty: the class has no `p` of its own."""
         return {}
 
     def get_transform_init_args_names(self) -> tuple[str, ...]:
-        """Nothing that could be written to a file."""
+        """Empty: its argument cannot be serialised."""
         return ()
 
 
 _COLUMNS = 6
-"""albumentations' x, y, z, angle and scale, and the visibility."""
+"""Columns of a keypoint: albumentations' x, y, z, angle and scale, and the visibility."""
 
 KEYPOINTS = albumentations.KeypointParams(format="xy", label_fields=["visibility"], remove_invisible=False)
-"""What `Compose` needs to know of the keypoints: joints outside the image stay in the list."""
+"""`keypoint_params` for `Compose`: joints outside the image stay in the list."""

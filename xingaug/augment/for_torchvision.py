@@ -1,4 +1,4 @@
-"""`XingPose` as a torchvision v2 transform, for datasets and pipelines that carry tv_tensors."""
+"""`XingPose` as a torchvision v2 transform, for datasets and pipelines of tv_tensors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +18,11 @@ class RenderPose(SampleAdapter, v2.Transform):
 
     A sample is a mapping with `image`, a tv_tensors.Image (3, H, W) or (B, 3, H, W), uint8 or float in [0, 1];
     `keypoints`, tv_tensors.KeyPoints (18, 2) or (B, 18, 2); `visibility` (18,) or (B, 18) in [0, 1]; `key`, the image's
-    name or B names; and where a sampler goes by them `pid` and `camid`. It comes back with the same types, image and
-    keypoints replaced where chance drew the row, and `is_synthetic`, a bool or (B,) bool, added.
+    name or B names; and for samplers that need them `pid` and `camid`. It is returned with the same types, image and
+    keypoints of selected rows replaced, and `is_synthetic`, a bool or (B,) bool, added.
 
-    Chance is the transform's own, by (seed, epoch, key); `set_epoch` reaches worker processes too. What is kept for
-    reuse each process keeps for itself, so use `reuse` where batches are rendered in one process.
+    Draws are keyed by (seed, epoch, key), not by torch's RNG; `set_epoch` reaches worker processes too. Every process
+    has its own reuse cache, so use `reuse` only where one process renders the batches.
     """
 
     def __init__(self, augment: XingPose) -> None:
@@ -41,7 +41,7 @@ class RenderPose(SampleAdapter, v2.Transform):
         """The sample, or batch of samples, re-rendered.
 
         Raises:
-            ValueError: a field is missing, or is not what the class says.
+            ValueError: a field is missing, or not of the type or shape described above.
         """
         image, keypoints = _field(sample, "image", tv_tensors.Image), _field(sample, "keypoints", tv_tensors.KeyPoints)
         visibility, key = _field(sample, "visibility", Tensor), _field(sample, "key", (str, list, tuple))

@@ -18,17 +18,17 @@ NEAR = 0.05
 """A joint is in place within this share of the image's height: 6.4 pixels at 128x64."""
 
 Estimator = Callable[[Tensor], Keypoints]
-"""Finds the person of each image: (n, 3, H, W) float in [0, 1] -> (n,) in the images' frame, missing joints allowed."""
+"""Finds the pose in each image: (n, 3, H, W) float in [0, 1] -> (n,) in the images' frame; joints may be missing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What the gate says of n rendered images.
+    """The gate's decision on n rendered images.
 
     Attributes:
-        kept: (n,) bool on the CPU.
-        scores: by name, each (n,) float32 on the CPU: "contrast" and "saturated", and where they are judged "identity"
-            and "pose".
+        kept: (n,) bool on the CPU, True for images that pass.
+        scores: by name, each (n,) float32 on the CPU: "contrast" and "saturated", and with the networks for them
+            "identity" and "pose".
     """
 
     kept: Tensor
@@ -37,9 +37,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """A gate as a configuration names it; `QualityGate` says more."""
+    """A gate in a configuration file; see `QualityGate`."""
 
-    # A re-ID network, images in [0, 1] -> (n, D): ONNX, or as torch.export.save writes it, which can run code.
+    # A re-ID network, images in [0, 1] -> (n, D): ONNX, or .pt2 of torch.export, which can run code.
     features: str | None = None
     min_identity: float = 0.5  # least cosine of its features of rendered and real image
     min_contrast: float = 0.05
@@ -52,38 +52,38 @@ class GateConfig:
 
 
 class KeptCounts:
-    """How many rendered images of each identity were let through; -1 stands for all whose identity was not given.
+    """How many rendered images of each identity passed the gate; -1 counts images without an identity.
 
     Attributes:
         judged: rendered images by identity.
-        kept: those of them that were let through.
+        kept: those of them that passed.
     """
 
     def __init__(self, judged: Counter[int] | None = None, kept: Counter[int] | None = None) -> None:
-        """Starts from counts, or from none."""
+        """Starts from the given counts, or from zero."""
         self.judged: Counter[int] = Counter(judged)
         self.kept: Counter[int] = Counter(kept)
 
     def add(self, pids: Sequence[int], kept: Sequence[bool]) -> None:
-        """Counts some images, their identities and verdicts."""
+        """Counts images by identity and verdict."""
         self.judged.update(pids)
         self.kept.update(pid for pid, passed in zip(pids, kept, strict=True) if passed)
 
     def copy(self) -> "KeptCounts":
-        """The counts as they are now."""
+        """A copy of the present counts."""
         return KeptCounts(self.judged, self.kept)
 
     def since(self, before: "KeptCounts") -> "KeptCounts":
-        """What was counted after `before` was copied."""
+        """The counts added since `before` was copied."""
         return KeptCounts(self.judged - before.judged, self.kept - before.kept)
 
     def shares(self) -> dict[int, float]:
-        """For each identity that was judged, the share of its rendered images that was let through; worst first."""
+        """For each judged identity the share of its rendered images that passed, lowest first."""
         shares = {pid: self.kept[pid] / count for pid, count in self.judged.items()}
         return dict(sorted(shares.items(), key=lambda item: (item[1], item[0])))
 
     def summary(self, worst: int = 3) -> str:
-        """One line for a log: the share let through, and the identities that lost most."""
+        """One line for a log: the share that passed, and the identities that lost most."""
         judged = self.judged.total()
         if not judged:
             return "quality gate: nothing judged"
@@ -94,12 +94,12 @@ class KeptCounts:
 
 
 class QualityGate(nn.Module):
-    """Lets a rendered image through, or has its row keep the real one.
+    """Accepts a rendered image, or rejects it, so that its row keeps the real one.
 
-    Every image is judged by itself, so that the verdict does not depend on the batch.
+    Every image is judged alone, so that the verdict does not depend on the batch.
 
     Attributes:
-        counts: what was judged so far, by identity.
+        counts: verdicts so far, by identity.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class QualityGate(nn.Module):
                 it needs. Images come at the generator's size.
             estimator: finds the pose of a rendered image.
             min_identity: least cosine of the features of the rendered and the source image, in [-1, 1].
-            min_pose: least share of the asked-for joints that the estimator finds within 5 % of the height, in [0, 1].
+            min_pose: least share of the target joints that the estimator finds within 5 % of the height, in [0, 1].
             min_contrast: least standard deviation of the grey levels, in [0, 1]. It catches empty images: all of
                 Market-1501's training images lie above 0.07.
             max_saturated: greatest share of the values that are 0 or 1 (within 1/255), in [0, 1]. It catches burnt-out
@@ -142,11 +142,11 @@ class QualityGate(nn.Module):
         self.counts = KeptCounts()
 
     def train(self, mode: bool = True) -> "QualityGate":
-        """Puts the networks in here into eval mode, whatever is asked; an exported program stays as it was exported."""
+        """Keeps the networks in eval mode regardless of `mode`; an exported program stays as it was exported."""
         self.training = False
         for network in (self.features, self.estimator):
             if isinstance(network, nn.Module):
-                with suppress(NotImplementedError):  # of a program that torch.export saved
+                with suppress(NotImplementedError):  # raised by programs of torch.export
                     network.eval()
         return self
 
@@ -156,12 +156,12 @@ class QualityGate(nn.Module):
 
         Args:
             sources: (n, 3, H, W) in [0, 1], the real images.
-            rendered: (n, 3, H, W) in [0, 1], what was made of them.
-            targets: (n,) in their frame, the poses asked for.
+            rendered: (n, 3, H, W) in [0, 1], the images rendered from them.
+            targets: (n,) in their frame, the target poses.
             pids: (n,) identities to count by, or None.
 
         Raises:
-            ValueError: the feature network or the estimator gives something else than it should.
+            ValueError: the feature network or the estimator returns something of another type or shape.
         """
         self.train()  # a surrounding model may have put them in another mode
         scores = {"contrast": _contrast(rendered), "saturated": _saturated(rendered)}
@@ -179,7 +179,7 @@ class QualityGate(nn.Module):
 
     def _features(self, images: Tensor) -> Tensor:
         assert self.features is not None
-        found = self.features(_as_taken_by(self.features, images))
+        found = self.features(_as_input_of(self.features, images))
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
             came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"features: gave {came}, needed ({len(images)}, D)")
@@ -187,15 +187,15 @@ class QualityGate(nn.Module):
 
     def _found(self, images: Tensor) -> Keypoints:
         assert self.estimator is not None
-        found = self.estimator(_as_taken_by(self.estimator, images))
+        found = self.estimator(_as_input_of(self.estimator, images))
         if not isinstance(found, Keypoints) or found.shape != (len(images),):
             came = found.shape if isinstance(found, Keypoints) else type(found).__name__
             raise ValueError(f"estimator: gave {came}, needed Keypoints ({len(images)},)")
         return found.to(images.device)
 
 
-def _as_taken_by(network: object, images: Tensor) -> Tensor:
-    """The images in the type of a network's weights."""
+def _as_input_of(network: object, images: Tensor) -> Tensor:
+    """The images in the dtype of a network's weights."""
     weights = next(network.parameters(), None) if isinstance(network, nn.Module) else None
     return images if weights is None else images.to(weights.dtype)
 
@@ -213,22 +213,22 @@ def _saturated(images: Tensor) -> Tensor:
 
 
 def _share_in_place(found: Keypoints, targets: Keypoints, height: int) -> Tensor:
-    """(n,) share of the target's joints that were found near their place; a joint that was not found is out of it."""
+    """(n,) share of the target's joints that were found near their position; one that was not found counts as off."""
     near = (found.xy - targets.xy).norm(dim=-1) <= NEAR * height
-    asked = targets.present
-    return (near & found.present & asked).sum(-1) / asked.sum(-1).clamp(min=1)
+    wanted = targets.present
+    return (near & found.present & wanted).sum(-1) / wanted.sum(-1).clamp(min=1)
 
 
 def build_gate(config: GateConfig, size: tuple[int, int], device: torch.device | str = "cpu") -> QualityGate:
-    """The gate of a configuration.
+    """Builds the gate of a configuration.
 
     Args:
         config: file and thresholds.
         size: (height, width) of the generator's images.
-        device: where it judges.
+        device: of its networks.
 
     Raises:
-        BadInput: the file of features is no program that can be loaded, or does not do what the gate needs.
+        BadInput: the file of `features` cannot be loaded, or holds no network of features (n, D).
     """
     features = None
     if config.features is not None:

@@ -1,8 +1,8 @@
-"""Grounds of other images, on which rendered persons are put (our choice).
+"""Pastes rendered persons onto the grounds of other images (our choice).
 
-Somebody who is always seen before the same ground can be told by the ground. A generator that keeps the ground keeps
-this shortcut too; here a share of what it renders is cut out and put on another image's ground, whose own person was
-taken out.
+A person who is always seen in front of the same ground can be recognised by the ground. A generator that keeps the
+ground keeps this shortcut too; here a share of its rendered persons is cut out and pasted onto another image's ground,
+whose own person was removed.
 """
 
 import copy
@@ -22,25 +22,25 @@ from xingaug.keypoints import Keypoints
 from xingaug.poses.draws import keyed_uniform, keyed_uniforms
 
 COUNT = 512
-"""Grounds that are kept where nobody says it: 13 MB at 128x64 (our choice)."""
+"""Default number of grounds: 13 MB at 128x64 (our choice)."""
 
 
 class Grounds(nn.Module):
-    """Images without their persons, and the network that finds the persons who are to stand there.
+    """Images without their persons, and the network that segments the persons to paste onto them.
 
     Attributes:
-        share: of the rendered persons, that is put on another ground.
+        share: of the rendered persons that are pasted onto another ground.
     """
 
     pictures: Tensor
 
     def __init__(self, split: SourceSplit, pictures: Tensor, share: float, seed: int = 0) -> None:
-        """Takes what `of` makes.
+        """Args as computed by `of`.
 
         Args:
             split: of the generator; a copy is kept, in the fastest type of its device.
             pictures: (K, 3, H, W) uint8, K at least 1.
-            share: probability in [0, 1] that a rendered person is put on another ground.
+            share: probability in [0, 1] that a rendered person is pasted onto another ground.
             seed: of the draws.
 
         Raises:
@@ -63,11 +63,11 @@ class Grounds(nn.Module):
     def of(
         cls, generator: nn.Module, images: np.ndarray, keypoints: Keypoints, share: float = 0.5, seed: int = 0
     ) -> Self:
-        """Takes the persons out of images.
+        """Removes the persons from images.
 
         Args:
             generator: one that keeps the ground (`keep_ground`), on its device.
-            images: (K, H, W, 3) uint8 at the generator's size; `COUNT` of them are plenty.
+            images: (K, H, W, 3) uint8 at the generator's size; `COUNT` of them are enough.
             keypoints: (K,) in the images' frame.
             share: as above.
             seed: as above.
@@ -93,23 +93,23 @@ class Grounds(nn.Module):
         return cls(split, torch.cat(found) if found else empty, share, seed)
 
     def describe(self) -> str:
-        """What is done, in words."""
+        """A description for the log."""
         return f"a share of {self.share:g} on those of {len(self.pictures)} other images"
 
     @torch.no_grad()
     def forward(
         self, rendered: Tensor, targets: Keypoints, keys: Sequence[str], kept: np.ndarray | None = None
     ) -> Tensor:
-        """Puts some of the rendered persons on other grounds.
+        """Pastes some of the rendered persons onto other grounds.
 
         Args:
             rendered: (n, 3, H, W) float in [0, 1].
             targets: (n,) their poses, in their frame, on their device.
-            keys: n names that the draws hang on: equal ones stand on equal grounds.
-            kept: (n,) bool, who may be put there; None for all.
+            keys: n names that key the draws: equal names get equal grounds.
+            kept: (n,) bool, rows that may be pasted; None for all.
 
         Returns:
-            (n, 3, H, W) in [0, 1]; a row does not depend on its company.
+            (n, 3, H, W) in [0, 1]; a row does not depend on the rest of the batch.
         """
         draws = keyed_uniforms(self.seed, 0, keys, "ground", 2)
         rows = np.flatnonzero((draws[:, 0] < self.share) & (True if kept is None else kept))
@@ -124,7 +124,7 @@ class Grounds(nn.Module):
         return rendered.index_copy(0, here, torch.lerp(grounds, persons, mask.to(persons.dtype)))
 
     def _find(self, images: Tensor, means: Tensor) -> Tensor:
-        """Masks (n, 1, H, W), in batches of fixed sizes as the core has them."""
+        """Masks (n, 1, H, W), computed in batches of the core's fixed sizes."""
         with torch.autocast(images.device.type, enabled=False):
             found = [
                 self.split.find(*(_laid_out(filled(x[a:b], size)) for x in (images, means)))[: b - a]
@@ -134,31 +134,31 @@ class Grounds(nn.Module):
 
 
 def split_of(generator: nn.Module) -> SourceSplit | None:
-    """What tells persons from the ground in a generator; None in one without `keep_ground`."""
+    """The part of a generator that separates person and ground; None without `keep_ground`."""
     split = getattr(generator, "split", None)
     return split if isinstance(split, SourceSplit) else None
 
 
 def wanted_share(generator: nn.Module, share: float | None) -> float:
-    """The share that is meant: where nobody says it (None), all if the generator tells persons from the ground, else 0.
+    """The share, or its default for None: 1 if the generator separates person and ground, else 0.
 
-    With Market-1501 all was worth far more than none (examples/results.md).
+    On Market-1501 a share of 1 was far better than 0 (examples/results.md).
     """
     return float(split_of(generator) is not None) if share is None else share
 
 
 def drawn_rows(names: Sequence[str], seed: int, count: int = COUNT) -> np.ndarray:
-    """Rows of the images whose grounds are taken, at most `count`, in order; they follow from names and seed."""
+    """Rows of the images whose grounds are used, at most `count`, sorted; they depend on names and seed only."""
     return np.sort(np.argsort(keyed_uniform(seed, 0, names, "some"), kind="stable")[:count])
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """With channels last: one row alone has no layout of its own, and other layouts round otherwise."""
+    """Forces channels last: a single row's layout is ambiguous, and other layouts round differently."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def _means(maps: PoseMaps, keypoints: Keypoints) -> Tensor:
-    """(n, 18, H/4, W/4) means of the maps of poses, on their device."""
+    """(n, 18, H/4, W/4) means of the poses' heatmaps, on their device."""
     present = keypoints.visibility.float()
     poses = Poses.of_joints(keypoints.xy, present, keypoints.xy, present, SIGMA)
     return maps.means(poses, (maps.size[0], maps.size[1]))[:, : keypoints.xy.shape[-2]]

@@ -1,4 +1,4 @@
-"""A wrapper round a training loader whose batches come re-rendered, on a GPU while the step before is still running."""
+"""A wrapper round a training loader that re-renders its batches, on a GPU while the previous step is running."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,25 +18,25 @@ _LOG = logging.getLogger(__name__)
 
 
 class RenderingLoader:
-    """Gives the batches of a loader with their drawn rows re-rendered; everything else is the wrapped loader's.
+    """Yields a loader's batches with their selected rows re-rendered; everything else is the wrapped loader's.
 
     Batches are mappings: `images` (B, 3, H, W) float in [0, 1], `xy` (B, 18, 2) and `visibility` (B, 18) in their
-    frame, `keys` B image names, and where a sampler goes by them `pids` and `camids` (B,). They come back on the
-    generator's device with `is_synthetic` (B,) bool added; in mode "append" every other field follows its rows. A
-    loader of other batches overrides `rendered`.
+    frame, `keys` B image names, and for samplers that need them `pids` and `camids` (B,). They are yielded on the
+    generator's device with `is_synthetic` (B,) bool added; in mode "append" every other field is extended to the new
+    rows. For other batches override `rendered`.
 
-    Every pass is an epoch, counted from 0. On a CUDA device the next batch is rendered in a thread, on a stream of its
-    own, while the step with this one runs; the sequence is the same.
+    Every iteration is an epoch, counted from 0. On a CUDA device the next batch is rendered in a thread, on its own
+    stream, while the step with this one runs; the sequence is the same.
 
     Attributes:
-        epoch: number of the next pass.
+        epoch: of the next iteration.
     """
 
     def __init__(self, loader: DataLoader[Any], augment: XingPose) -> None:
         """Wraps a loader.
 
         Args:
-            loader: its batches should lie on the CPU, in pinned memory for a GPU.
+            loader: its batches should be on the CPU, in pinned memory for a GPU.
             augment: draws and renders, on its generator's device.
         """
         self.loader, self.augment = loader, augment
@@ -49,7 +49,7 @@ class RenderingLoader:
 
     def __getattr__(self, name: str) -> Any:
         """`dataset`, `sampler`, `batch_sampler`, `batch_size`, ... of the wrapped loader."""
-        if name == "loader":  # not there yet while the object is unpickled
+        if name == "loader":  # not set yet while the object is unpickled
             raise AttributeError(name)
         return getattr(self.loader, name)
 
@@ -60,7 +60,7 @@ class RenderingLoader:
         return torch.device("cpu") if parameter is None else parameter.device
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next pass that epoch, for the wrapped loader's samplers too (`DistributedSampler`)."""
+        """Sets the epoch of the next iteration, for the wrapped loader's samplers too (`DistributedSampler`)."""
         self.epoch = epoch
         grouped = getattr(self.loader, "batch_sampler", None)
         holders: tuple[Any, ...] = (
@@ -69,10 +69,10 @@ class RenderingLoader:
             grouped,
             getattr(grouped, "sampler", None),
         )
-        told: list[Any] = []
+        notified: list[Any] = []
         for holder in holders:
-            if hasattr(holder, "set_epoch") and not any(holder is other for other in told):
-                told.append(holder)
+            if hasattr(holder, "set_epoch") and not any(holder is other for other in notified):
+                notified.append(holder)
                 holder.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
@@ -81,7 +81,7 @@ class RenderingLoader:
         gate = self.augment.gate
         before = None if gate is None else gate.counts.copy()
         if self.device.type == "cuda":
-            yield from self._ahead(epoch)
+            yield from self._prefetched(epoch)
         else:
             for step, batch in enumerate(self.loader):
                 yield self.rendered(batch, epoch, step)
@@ -112,27 +112,27 @@ class RenderingLoader:
         others = {name: take(values, out.sources, rows, name) for name, values in batch.items() if name not in placed}
         return {**others, **placed}
 
-    def _ahead(self, epoch: int) -> Iterator[Any]:
-        """As the loop on a CPU, one batch ahead on another stream.
+    def _prefetched(self, epoch: int) -> Iterator[Any]:
+        """Same as the CPU loop, but renders one batch ahead on another stream.
 
-        In a thread, because the host has to wait for the device here and there while a batch is drawn and rendered.
+        In a thread, because drawing and rendering a batch makes the host wait for the device at times.
         """
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)
         waiting: Future[Any] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="rendering") as pool:
             for step, batch in enumerate(self.loader):
-                # The wrapped loader may have put the batch on the device, in this thread's stream.
+                # The wrapped loader may have copied the batch to the device, on this thread's stream.
                 ready = torch.cuda.current_stream(self.device).record_event()
                 following = pool.submit(self._on_stream, batch, epoch, step, ready)
                 if waiting is not None:
-                    yield self._handed_over(*waiting.result())
+                    yield self._on_current_stream(*waiting.result())
                 waiting = following
             if waiting is not None:
-                yield self._handed_over(*waiting.result())
+                yield self._on_current_stream(*waiting.result())
 
     def _on_stream(self, batch: Any, epoch: int, step: int, ready: torch.cuda.Event) -> tuple[Any, torch.cuda.Event]:
-        """The batch rendered once it is `ready`, and the event that it is done with."""
+        """Renders the batch after `ready`, and records an event at the end."""
         assert self._stream is not None
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(ready)
@@ -141,13 +141,13 @@ class RenderingLoader:
                     tensor.record_stream(self._stream)
             return self.rendered(batch, epoch, step), self._stream.record_event()
 
-    def _handed_over(self, batch: Any, done: torch.cuda.Event) -> Any:
-        """The batch, for use on the caller's stream."""
+    def _on_current_stream(self, batch: Any, done: torch.cuda.Event) -> Any:
+        """Makes the batch usable on the caller's stream."""
         stream = torch.cuda.current_stream(self.device)
         stream.wait_event(done)
         for tensor in tensors_in(batch):
             if tensor.is_cuda:
-                tensor.record_stream(stream)  # its memory is not free again before the step is through with it
+                tensor.record_stream(stream)  # keeps its memory from being reused before the step is done with it
         return batch
 
 
@@ -166,11 +166,11 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 
 def take(values: Any, sources: Tensor, rows: int, name: str = "field") -> Any:
-    """One field of a collated batch for the rows of the rendered batch.
+    """Indexes one field of a collated batch by the rows of the rendered batch.
 
     Args:
         values: a tensor, array or list with an entry for each row, or a mapping or sequence of such fields, as
-            `default_collate` makes them; a string or None, and a tensor without axes, belong to no row and stay.
+            `default_collate` makes them; a string, None or 0-d tensor belongs to no row and is returned as it is.
         sources: (N,) the row that each comes from.
         rows: of the collated batch.
         name: of the field, for the error.

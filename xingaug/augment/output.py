@@ -1,4 +1,4 @@
-"""What `XingPose` decides for a batch, and what it gives back."""
+"""The draw and the output of `XingPose` for a batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ from xingaug.keypoints import Keypoints
 
 @dataclass(frozen=True, eq=False)
 class PoseDraw:
-    """What chance decided for a batch; `XingPose.render` replays it exactly.
+    """The random choices for a batch; `XingPose.render` replays them exactly.
 
     Attributes:
         selected: (B,) bool on the CPU, the rows that `p` chose.
-        bank_rows: (B,) int64 on the CPU, the bank's row that gives the pose; -1 where the row stays real, be it that
-            it was not selected, its keypoints are not usable, or the sampler found no valid pose.
+        bank_rows: (B,) int64 on the CPU, the pose's row in the bank; -1 where the row stays real because it was not
+            selected, its keypoints are not usable, or the sampler found no valid pose.
 
     Raises:
-        ValueError: the two do not fit each other.
+        ValueError: the two do not fit together.
     """
 
     selected: Tensor
@@ -52,7 +52,7 @@ class Skipped:
     Attributes:
         unusable_keypoints: rows with fewer than `keypoints.MIN_VISIBLE` visible joints.
         no_pose: rows for which the sampler found no valid pose in the bank.
-        rejected: rows whose rendered image the quality gate did not let through.
+        rejected: rows whose rendered image the quality gate rejected.
     """
 
     unusable_keypoints: int = 0
@@ -65,15 +65,15 @@ class XingPoseOutput:
     """A batch after the transform; N is B, or B plus the number of synthetic rows in mode "append".
 
     Attributes:
-        images: (N, 3, H, W), dtype, device, range and memory format of the input; the input itself where nothing
-            was rendered.
-        keypoints: (N,) in the images' frame; of a synthetic row, those of the pose it was rendered in.
+        images: (N, 3, H, W), dtype, device, range and memory format of the input; the input itself if nothing was
+            rendered.
+        keypoints: (N,) in the images' frame; for a synthetic row, the pose it was rendered in.
         is_synthetic: (N,) bool on the images' device.
-        sources: (N,) int64 on the images' device, the input row that each row comes from. It carries labels along:
+        sources: (N,) int64 on the images' device, the input row that each row comes from. Use it to index labels:
             `pids[out.sources]`.
         draw: replay with `aug(images, keypoints, draw=out.draw)`.
         skipped: counts of the selected rows that stayed real.
-        scores: what the quality gate saw, by name, each (B,) float32 on the CPU; NaN in rows that were not rendered.
+        scores: of the quality gate, by name, each (B,) float32 on the CPU; NaN in rows that were not rendered.
             Empty without a gate.
     """
 
@@ -93,11 +93,11 @@ def keep(
     skipped: Skipped,
     scores: Mapping[str, Tensor] | None = None,
 ) -> XingPoseOutput:
-    """The batch as it came, outside the gradient."""
+    """The unchanged batch, detached."""
     sources = torch.arange(len(images), device=images.device)
     synthetic = torch.zeros_like(sources, dtype=torch.bool)
     if images.requires_grad:
-        images = images.detach()  # as where rows were rendered
+        images = images.detach()  # as if rows were rendered
     return XingPoseOutput(images, keypoints, synthetic, sources, draw, skipped, scores or {})
 
 
@@ -112,18 +112,18 @@ def merge(
     scores: Mapping[str, Tensor],
     append: bool,
 ) -> XingPoseOutput:
-    """Puts synthetic rows in their sources' place, or behind the batch.
+    """Replaces source rows by synthetic ones, or appends these to the batch.
 
     Args:
         images: (B, 3, H, W).
         keypoints: (B,).
         rows: (n,) of the batch.
         rendered: (n, 3, H, W) of those.
-        poses: (n,) that they were rendered in, on the CPU.
+        poses: (n,) target poses, on the CPU.
         draw: of the batch.
         skipped: of the batch.
         scores: of the batch.
-        append: behind the batch.
+        append: append instead of replacing.
     """
     device = images.device
     here, poses = torch.from_numpy(rows).to(device, non_blocking=True), poses.to(device)
@@ -146,7 +146,7 @@ def merge(
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear with antialiasing; the images themselves where they have that size."""
+    """Resizes bilinearly with antialiasing; returns the images themselves if they have that size."""
     if (images.shape[-2], images.shape[-1]) == size:
         return images
     return F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)

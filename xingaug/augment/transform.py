@@ -21,7 +21,7 @@ from xingaug.augment.checks import (
 from xingaug.augment.gate import QualityGate
 from xingaug.augment.grounds import Grounds
 from xingaug.augment.output import PoseDraw, Skipped, XingPoseOutput, keep, merge, resized
-from xingaug.augment.reuse import Made, Request, ReuseCache, ReuseSchedule, as_bytes, as_unit
+from xingaug.augment.reuse import RenderedRows, Request, ReuseCache, ReuseSchedule, as_bytes, as_unit
 from xingaug.errors import BadInput
 from xingaug.generators.core import Core, Runtime
 from xingaug.generators.fast import Dtype
@@ -36,10 +36,9 @@ from xingaug.poses.samplers import parse_sampler, sample
 class XingPose(nn.Module):
     """Re-renders persons of a batch in poses from a bank.
 
-    Draws are keyed by (seed, epoch, image name), so that an image gets the same pose whatever the batch it sits in;
-    no global random generator is read or moved. In eval mode the transform is the identity. Nothing is recorded for
-    the gradient, autocast does not reach the generator, and only the drawn rows go through it. A surrounding model may
-    be compiled: the transform runs outside its graphs.
+    Draws are keyed by (seed, epoch, image name), so that an image gets the same pose in any batch; no global RNG is
+    read or advanced. In eval mode the transform is the identity. It runs without gradients and autocast, and only the
+    selected rows go through the generator. A surrounding model may be compiled: the transform runs outside its graphs.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class XingPose(nn.Module):
         runtime: Runtime = "auto",
         grounds: Grounds | None = None,
     ) -> None:
-        """Takes the generator over: it is put in eval mode and its parameters are frozen (requires_grad False).
+        """Takes ownership of the generator: it is put in eval mode and its parameters are frozen (requires_grad False).
 
         Args:
             generator: gen(source (B, 3, H, W) in [-1, 1], source_heatmaps (B, 18, H, W), target_heatmaps) ->
@@ -69,20 +68,20 @@ class XingPose(nn.Module):
             p: probability of re-rendering, per row.
             sampler: a name in `xingaug.poses.samplers.SAMPLERS`, or a mixture such as "uniform=3,near=1".
             seed: of every draw.
-            mode: "replace" puts the synthetic image in its source's place; "append" adds it behind the batch.
+            mode: "replace" replaces the source by the synthetic image; "append" adds it at the end of the batch.
             sigma: of the heatmaps that the generator was trained with, in pixels at `gen.size` (PATN: 6).
-            fit: "frame" puts a pose where it was seen, "source" where and as large as the source stands (`place`).
-            gate: rendered images that it rejects leave their row real; None lets all through.
-            reuse: epochs that select an image before it gets a new pose; till then its rendered image is kept, rounded
-                to 8 bits, and served again. An image name must then stand for one and the same image and keypoints,
-                the generator must stay as it is, and where images are rendered in other company, such as after a
-                restart, values may differ by one level of 255.
-            reuse_limit_mb: most memory of the kept images, in 10^6 bytes; those of 13,000 at 128x64 take 320.
-            reuse_device: where they are kept; None is where they are rendered.
-            dtype: that a generator of this package computes in, as `Core` has it; "auto" is bfloat16 where the device
-                has it, else float32, and None what the generator is in. Other networks stay as they are.
-            runtime: what computes, as `Core` has it: "torch", "openvino", or "auto".
-            grounds: put a share of the persons on other images' grounds, after the gate; None leaves each on its own.
+            fit: "frame" keeps a pose's position in its frame, "source" moves and scales it to the source (`place`).
+            gate: rows whose rendered image it rejects stay real; None accepts all.
+            reuse: epochs that select an image before it gets a new pose; until then its rendered image, rounded to 8
+                bits, is returned from a cache. An image name must then always stand for the same image and keypoints,
+                and the generator must not change; in another batch composition, such as after a restart, values may
+                differ by one level of 255.
+            reuse_limit_mb: most memory of the cached images, in 10^6 bytes; 13,000 of them at 128x64 take 320.
+            reuse_device: of the cache; None is where images are rendered.
+            dtype: that a generator of this package computes in, as for `Core`; "auto" is bfloat16 where the device has
+                it, else float32, and None the generator's own. Other networks stay as they are.
+            runtime: of the generator, as for `Core`: "torch", "openvino", or "auto".
+            grounds: paste a share of the persons onto other images' grounds, after the gate; None keeps their own.
 
         Raises:
             ValueError: an argument outside its range, an unknown sampler, mode, fit, dtype or runtime, a generator
@@ -161,15 +160,15 @@ class XingPose(nn.Module):
         Args:
             images: (B, 3, H, W) float in [0, 1], any size, on the generator's device.
             keypoints: (B,) in the images' frame, on their device.
-            keys: B image names as the bank knows them, so that an image is never given its own pose. Needed unless
-                `draw` is given or p is 0.
+            keys: B image names as in the bank, so that an image never gets its own pose. Needed unless `draw` is given
+                or p is 0.
             pids: B identities, as in the file names.
             camids: B cameras.
-            epoch: a whole number; a new epoch brings new draws.
+            epoch: an integer; a new epoch gives new draws.
             draw: replays this draw instead of making one.
 
         Raises:
-            ValueError: any argument that does not fit, named, with what came and what is needed.
+            ValueError: any argument that does not fit, named, with its value and what is needed.
         """
         return _outside_graphs(self._augment)(images, keypoints, keys, pids, camids, epoch, draw)
 
@@ -183,7 +182,7 @@ class XingPose(nn.Module):
         epoch: int,
         draw: PoseDraw | None,
     ) -> XingPoseOutput:
-        """Draw, gather, core, merge."""
+        """Draws, gathers rows, renders and merges."""
         persons = self._check(images, keypoints)
         if not self.training:
             return keep(images, keypoints, PoseDraw.nothing(len(images)), Skipped())
@@ -242,7 +241,7 @@ class XingPose(nn.Module):
         return PoseDraw(torch.from_numpy(selected), torch.from_numpy(rows))
 
     def poses(self, bank_rows: Tensor, sources: Keypoints, size: tuple[int, int]) -> Keypoints:
-        """Poses of the bank as they are placed for the persons that are rendered in them.
+        """Places poses of the bank for the persons that are rendered in them.
 
         Args:
             bank_rows: (B,) int64, none of them -1.
@@ -270,7 +269,7 @@ class XingPose(nn.Module):
             images: as in `forward`.
             keypoints: as in `forward`.
             draw: of these rows.
-            keys: as in `forward`; without them nothing is kept for reuse or served.
+            keys: as in `forward`; without them nothing is reused.
             pids: as in `forward`; the quality gate counts by them.
 
         Raises:
@@ -309,26 +308,26 @@ class XingPose(nn.Module):
             None if names is None else [names[i] for i in rows.tolist()],
             None if identities is None else identities[rows],
         )  # fmt: skip
-        made = (
+        result = (
             self._reuse(images, request)
             if self._cache is not None and names is not None
-            else self._make(images, request)
+            else self._render_rows(images, request)
         )
-        scores = {name: torch.full((batch,), torch.nan) for name in made.scores}
-        for name, values in made.scores.items():
+        scores = {name: torch.full((batch,), torch.nan) for name in result.scores}
+        for name, values in result.scores.items():
             scores[name][torch.from_numpy(rows)] = values
-        kept = np.flatnonzero(made.kept)
+        kept = np.flatnonzero(result.kept)
         skipped = replace(skipped, rejected=len(rows) - len(kept))
         if not len(kept):
             return keep(images, keypoints, draw, skipped, scores)
-        pictures = made.images if len(kept) == len(rows) else made.images[torch.from_numpy(kept).to(images.device)]
+        pictures = result.images if len(kept) == len(rows) else result.images[torch.from_numpy(kept).to(images.device)]
         pictures = resized(as_unit(pictures), size).clamp(0, 1).to(images.dtype)
         return merge(
             images, keypoints, rows[kept], pictures, request.poses[kept], draw, skipped, scores, self.mode == "append"
         )
 
-    def _make(self, images: Tensor, request: Request) -> Made:
-        """Gathers the rows that are asked for and renders them; the gate judges what comes out."""
+    def _render_rows(self, images: Tensor, request: Request) -> RenderedRows:
+        """Gathers the requested rows and renders them; the gate judges the results."""
         size, device = _size(images), images.device
         sources = resized(images.index_select(0, torch.from_numpy(request.rows).to(device)).float(), self.size)
         starts, ends = request.persons.resize(size, self.size), request.poses.resize(size, self.size)
@@ -336,27 +335,27 @@ class XingPose(nn.Module):
         visibility = torch.stack([starts.visibility, ends.visibility], 1).to(device, non_blocking=True)
         if self.generator.training:
             self.generator.eval()
-        made = self.core(unit_to_signed(sources), xy, visibility)
-        if made.shape != sources.shape:
-            raise ValueError(f"generator: gave {tuple(made.shape)}, needed {tuple(sources.shape)}")
-        made = signed_to_unit(made.float()).clamp(0, 1)
+        result = self.core(unit_to_signed(sources), xy, visibility)
+        if result.shape != sources.shape:
+            raise ValueError(f"generator: gave {tuple(result.shape)}, needed {tuple(sources.shape)}")
+        result = signed_to_unit(result.float()).clamp(0, 1)
         if self.reuse > 1:
-            made = as_bytes(made)
-        kept, scores = np.ones(len(made), bool), {}
+            result = as_bytes(result)
+        kept, scores = np.ones(len(result), bool), {}
         if self.gate is not None:
             with torch.autocast(device.type, enabled=False):
-                verdict = self.gate(sources, as_unit(made), ends.to(device), request.pids)
+                verdict = self.gate(sources, as_unit(result), ends.to(device), request.pids)
             kept = verdict.kept.cpu().numpy()
             scores = {name: values.cpu().float() for name, values in verdict.scores.items()}
         if self.grounds is not None:
-            names = request.names or [""] * len(made)
+            names = request.names or [""] * len(result)
             keys = [f"{name} {row}" for name, row in zip(names, request.bank_rows.tolist(), strict=True)]
-            made = self.grounds(as_unit(made), ends.to(device), keys, kept)
-            made = as_bytes(made) if self.reuse > 1 else made
-        return Made(made, kept, scores)
+            result = self.grounds(as_unit(result), ends.to(device), keys, kept)
+            result = as_bytes(result) if self.reuse > 1 else result
+        return RenderedRows(result, kept, scores)
 
-    def _reuse(self, images: Tensor, request: Request) -> Made:
-        """As `_make`, but what the cache holds is taken from it, and twins in a batch are rendered once."""
+    def _reuse(self, images: Tensor, request: Request) -> RenderedRows:
+        """As `_render_rows`, but with the cache, and duplicates in a batch are rendered once."""
         cache, names, size = self._cache, request.names, _size(images)
         assert cache is not None
         assert names is not None
@@ -367,15 +366,15 @@ class XingPose(nn.Module):
         entries = {key: found for key in keys if (found := cache.get(*key)) is not None}
         new = np.array([keys.index(key) for key in dict.fromkeys(keys) if key not in entries], np.int64)
         if len(new):
-            made = self._make(images, request[new])
-            rendered = made.rows([keys[i][1] for i in new.tolist()])
+            result = self._render_rows(images, request[new])
+            rendered = result.rows([keys[i][1] for i in new.tolist()])
             for i, entry in zip(new.tolist(), rendered, strict=True):
                 entries[keys[i]] = entry
                 cache.put(names[i], entry)
-        return Made.of([entries[key] for key in keys], images.device)
+        return RenderedRows.of([entries[key] for key in keys], images.device)
 
     def _check(self, images: Tensor, keypoints: Keypoints) -> Keypoints:
-        """Everything that can be wrong with a batch, one clear error each; the keypoints on the CPU."""
+        """Checks a batch, with one clear error for each fault; returns the keypoints on the CPU."""
         check_images(images)
         if not isinstance(keypoints, Keypoints):
             raise ValueError(f"keypoints: {type(keypoints).__name__}, needed xingaug.Keypoints")
@@ -392,7 +391,7 @@ class XingPose(nn.Module):
 
 
 def _outside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, not to be traced by `torch.compile`; asked for at the call, because its import takes seconds."""
+    """Excludes a function from `torch.compile`, looked up at the call because its import takes seconds."""
     return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
 
 

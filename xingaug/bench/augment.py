@@ -1,4 +1,4 @@
-"""What `XingPose` costs: beside its generator alone, and in the training step of a re-ID network."""
+"""The cost of `XingPose`: against its generator alone, and in the training step of a re-ID network."""
 
 import json
 import subprocess
@@ -24,15 +24,15 @@ def bench_augment(
     models: Sequence[str] = (),
     reuse: Sequence[int] = (1,),
 ) -> dict[str, Any]:
-    """What the transform adds to its generator (draw, heatmaps, conversions), and rendering to a training step.
+    """Measures what the transform adds to its generator (draw, heatmaps, conversions), and rendering to a step.
 
     Args:
         name: bundled generator or file.
         batch_size: images of a step.
         rounds: measured rounds.
         device: such as cuda.
-        models: re-ID networks of torchreid; none leaves the steps out.
-        reuse: values to measure steps with.
+        models: torchreid's re-ID networks; if empty, no steps are measured.
+        reuse: values of `reuse` to measure steps with.
 
     Returns:
         `images_per_second` of generator and transform and their ratio; `steps`, the rows of
@@ -44,15 +44,15 @@ def bench_augment(
     for key, values in (("rounds", [rounds]), ("batch_size", [batch_size]), ("reuse", reuse)):
         for value in values:
             positive(key, value)
-    place = torch.device(device)
-    generator = load_generator(name, place, "auto")
-    inputs = example_batch(generator, batch_size, place)
+    dev = torch.device(device)
+    generator = load_generator(name, dev, "auto")
+    inputs = example_batch(generator, batch_size, dev)
     size = generator.size
     keypoints = example_keypoints(max(1024, batch_size), size)
     bank = PoseBank.build(keypoints, names=[f"pose{i}" for i in range(len(keypoints))], frame=size)
     augment = XingPose(generator, bank, p=1.0)
-    images = torch.rand(batch_size, 3, *size, generator=torch.Generator().manual_seed(0)).to(place)
-    persons = keypoints[:batch_size].to(place)
+    images = torch.rand(batch_size, 3, *size, generator=torch.Generator().manual_seed(0)).to(dev)
+    persons = keypoints[:batch_size].to(dev)
     names = [f"image{i}" for i in range(batch_size)]
     timed = alternate(
         {
@@ -60,7 +60,7 @@ def bench_augment(
             "transform": lambda: augment(images, persons, keys=names),
         },
         rounds,
-        place,
+        dev,
     )
     return {
         "generator": name,
@@ -84,7 +84,7 @@ def _steps(
 
 
 def measured_by_reid_integration(*words: str) -> Any:
-    """What `python -m reid_integration.bench` prints: in a process of its own, because xingaug knows no torchreid."""
+    """The output of `python -m reid_integration.bench`, in another process, as xingaug must not import torchreid."""
     command = ["-m", "reid_integration.bench", *words]
     done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""What a pose bank costs and finds, by its size."""
+"""Speed, size and recall of pose banks, by their size."""
 
 import itertools
 import time
@@ -21,20 +21,20 @@ from xingaug.poses.samplers import SAMPLERS, sample
 from xingaug.poses.storage import MOST_POSES
 
 QUERIES = 64
-"""Poses that are searched for, and images that a sampler draws for, at a time."""
+"""Number of queries, and of images that a sampler draws for, at a time."""
 
 BEST = 10
-"""Poses that a search returns."""
+"""Number of poses that a search returns."""
 
 _JITTER_PX = 2.0
 _HIDDEN = 0.05
 
 
 def bench_bank(bank: Path | None, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
-    """Build time, size, search and samplers of banks, beside scikit-learn's neighbours and a plain scan.
+    """Measures build time, size, search and samplers of banks, beside scikit-learn's neighbours and a brute-force scan.
 
-    Banks larger than the given one repeat its poses with every joint moved by 2 pixels (Gaussian) and one in twenty
-    hidden. The 64 poses that are searched for are kept out of them.
+    Banks larger than the given one repeat its poses with every joint moved by Gaussian noise of 2 pixels and one joint
+    in twenty hidden. They do not contain the 64 query poses.
 
     Args:
         bank: a saved bank to take the poses from; None takes standing people with random variations.
@@ -44,9 +44,9 @@ def bench_bank(bank: Path | None, sizes: Sequence[int], rounds: int) -> dict[str
     Returns:
         `banks`: a row for each size: seconds to build and save it, bytes of a pose on disk, and for the bank,
         scikit-learn (the nearest by Euclidean distance of the descriptors) and the scan (OKS to every pose, in torch)
-        queries per second and the share of the 10 best by OKS that is found; of equal ones any counts.
-        `samplers`: a row for each size: milliseconds to draw for a batch of 64, for images that were not drawn for
-        before. `near_again`: for images that were; `near_prepared_seconds`: its work before the first draw.
+        queries per second and recall of the 10 best by OKS; of ties any counts. `samplers`: a row for each size:
+        milliseconds to draw for a batch of 64 new images. `near_again`: the same for images drawn for before;
+        `near_prepared_seconds`: preparation before the first draw.
 
     Raises:
         BadInput: no such bank, a number below 1, fewer than 128 usable poses, or scikit-learn is not installed.
@@ -93,7 +93,7 @@ def _enlarged(poses: Keypoints, size: int) -> Keypoints:
 
 
 def _build(poses: Keypoints) -> tuple[PoseBank, dict[str, Any]]:
-    """A bank as it is after it was saved, and what that took."""
+    """Builds and saves a bank and loads it again; returns it with the figures of that."""
     count = len(poses)
     names = np.array([f"{i:08d}.jpg" for i in range(count)])
     pids, camids = np.arange(count) // 16, np.arange(count) % 6 + 1
@@ -161,7 +161,7 @@ class _Scan:
 
 
 def _sampler_figures(bank: PoseBank, rounds: int) -> dict[str, float]:
-    """Milliseconds a batch; every round draws for other images."""
+    """Milliseconds per batch; every round draws for other images."""
     rows = itertools.cycle(np.random.default_rng(2).permutation(bank.usable_rows).tolist())
 
     def draw(name: str, rows: np.ndarray) -> Callable[[], object]:
@@ -171,7 +171,7 @@ def _sampler_figures(bank: PoseBank, rounds: int) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name in SAMPLERS:
         start = time.perf_counter()
-        draw(name, bank.usable_rows[:1])()  # what is computed once for the bank
+        draw(name, bank.usable_rows[:1])()  # computes what is needed once for the bank
         if name == "near":
             figures["near_prepared_seconds"] = round(time.perf_counter() - start, 2)
         times = []

@@ -1,4 +1,4 @@
-"""How fast features become CMC and mAP."""
+"""Speed of computing CMC and mAP from features."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ def bench_evaluation(rounds: int) -> dict[str, Any]:
     """Evaluation at Market-1501's size, ours against torchreid's own; see `reid_integration.bench.bench_evaluation`.
 
     Raises:
-        BadInput: no round.
+        BadInput: `rounds` below 1.
     """
     figures: dict[str, Any] = measured_by_reid_integration("evaluation", "--rounds", str(positive("rounds", rounds)))
     return figures

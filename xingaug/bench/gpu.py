@@ -1,4 +1,4 @@
-"""Everything that is to be measured on a GPU, in one run, for machines that are at hand for minutes."""
+"""All measurements on a GPU in one short run, for machines that are available for minutes only."""
 
 import importlib.util
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from xingaug.generators.core import Core
 from xingaug.generators.store import load_generator
 
 STEPS = {"resnet50": 1, "osnet_x1_0": 4}
-"""Re-ID networks whose training step is measured, and the reuse of rendered images with each."""
+"""Re-ID networks whose training step is measured, each with its value of `reuse`."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Setup:
     Attributes:
         device: of all parts.
         generator: bundled name or file of a small generator.
-        size: name of the size that it has, for training.
+        size: name of its size, for training.
         batch_size: images at a time.
-        rounds: measured rounds; the median counts.
+        rounds: measured rounds, of which the median is reported.
     """
 
     device: torch.device
@@ -49,29 +49,29 @@ def bench_gpu(generator: str, batch_size: int, rounds: int, device: str = "cuda"
         device: such as cuda or cuda:1.
 
     Returns:
-        `device`, `torch`, `batch_size`, the figures of each of `PARTS` by its name; `left_out`, the parts that need
-        what is not installed, and `failed`, those that could not be measured, by name with the reason.
+        `device`, `torch`, `batch_size`, the figures of each of `PARTS` by its name; `left_out`, the parts that need a
+        package that is not installed, and `failed`, those that raised an error, by name with the reason.
 
     Raises:
         BadInput: no such device or generator, or a number below 1.
     """
     positive("batch_size", batch_size)
     positive("rounds", rounds)
-    place = torch.device(device)
-    if place.type != "cuda" or (place.index or 0) >= torch.cuda.device_count():
+    dev = torch.device(device)
+    if dev.type != "cuda" or (dev.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count() or "none"
         raise BadInput(f"bench gpu: device '{device}', needed a CUDA device; torch finds {found} here")
     load_generator(generator)
     return {
-        "device": torch.cuda.get_device_name(place),
+        "device": torch.cuda.get_device_name(dev),
         "torch": torch.__version__,
         "batch_size": batch_size,
-        **measure(Setup(place, generator, batch_size=batch_size, rounds=rounds)),
+        **measure(Setup(dev, generator, batch_size=batch_size, rounds=rounds)),
     }
 
 
 def measure(setup: Setup) -> dict[str, Any]:
-    """The figures of the parts by their names; one that fails does not stop the others."""
+    """Figures by name of the part; one that fails does not stop the others."""
     figures: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     failed: dict[str, str] = {}
@@ -99,9 +99,9 @@ def rendering(setup: Setup) -> dict[str, float]:
 
 
 def waiting(setup: Setup) -> dict[str, Any]:
-    """Whether the host waits for the device inside the core: what torch says of it, None if it does not."""
+    """Whether the host waits for the device inside the core: torch's warning about it, None if there is none."""
     run = _core_of(setup)
-    run()  # what is prepared once may wait
+    run()  # the preparation, once, may wait
     if setup.device.type != "cuda":
         return {"core_waits": ", ".join(launches_of(run).reads) or None}
     torch.cuda.set_sync_debug_mode("error")
@@ -141,14 +141,14 @@ def generator_training(setup: Setup) -> list[dict[str, Any]]:
 PARTS: dict[str, Callable[[Setup], Any]] = {
     part.__name__: part for part in (rendering, waiting, transform, generator_training, training_step)
 }
-"""What is measured, by its name."""
+"""The measurements by name."""
 
 NEEDED = {"training_step": ("reid_integration", "torchreid")}
-"""Packages without which a part is left out."""
+"""Packages that a part needs."""
 
 
 def _core_of(setup: Setup) -> Callable[[], object]:
-    """A run of the core on a batch that lies on its device."""
+    """A function that runs the core on a batch that is on its device."""
     network = load_generator(setup.generator, setup.device, dtype=None)
     people = example_keypoints(setup.batch_size, network.size)
     images = example_batch(network, setup.batch_size, setup.device)[0]

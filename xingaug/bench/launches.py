@@ -1,4 +1,4 @@
-"""Counts what a computation launches on a device and reads back from it; no device is needed for that."""
+"""Counts the kernels that a computation would launch on a device and its reads back, without needing a device."""
 
 from collections import Counter
 from typing import Any
@@ -9,28 +9,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _READS = ("_local_scalar_dense", "nonzero", "masked_select", "item", "equal", "is_nonzero")
-"""Operations for whose result the host has to wait."""
+"""Operations that make the host wait for their result."""
 
 _ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh")
 
 
 class LaunchCounter(TorchDispatchMode):
-    """Counts within its context; views, which only describe memory, and allocations launch nothing.
+    """Counts operations within its context, except views and allocations, which launch nothing.
 
     Attributes:
         launches: by the operation's name, how often it was called.
-        reads: by the operation's name, how often one was called that makes the host wait for values.
+        reads: by the operation's name, how often it was called, of those that make the host wait for values.
     """
 
     def __init__(self) -> None:
-        """Has counted nothing yet."""
+        """Starts at zero."""
         super().__init__()
         self.launches: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
 
     @property
     def total(self) -> int:
-        """Launches in all."""
+        """Number of all launches."""
         return sum(self.launches.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -45,7 +45,7 @@ class LaunchCounter(TorchDispatchMode):
 
 
 def _is_view(func: Any) -> bool:
-    """Whether what an operation returns is the memory that it was given, unchanged."""
+    """Whether an operation returns a view of its argument, unchanged."""
     returns = func._schema.returns
     return bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
 
@@ -54,8 +54,8 @@ def _is_own(out: Any, args: Any, name: str) -> bool:
     """Whether a reshape or an unsafe view, which may copy, returned its argument's memory."""
     if name not in ("_unsafe_view", "_reshape_alias", "detach"):
         return False
-    given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
-    return all(leaf.untyped_storage().data_ptr() in given for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
+    inputs = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+    return all(leaf.untyped_storage().data_ptr() in inputs for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
 
 
 def launches_of(function: Any, *args: Any) -> LaunchCounter:

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from xingaug.training.trainer import Trainer
 
 BASELINE = "xinggan"
-"""The network that ratios are stated against: as released, written plainly, float32, contiguous."""
+"""The baseline of all ratios: XingGAN as released, plain, float32, contiguous."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run one network."""
+    """One network in one form, type and layout."""
 
     network: str
     form: str
@@ -40,14 +40,14 @@ class Variant:
 
     @property
     def key(self) -> str:
-        """A name that no other variant has."""
+        """A unique name."""
         return f"{self.network} {self.form} {self.dtype} {self.layout}"
 
 
 def bench_generator(
     names: Sequence[str] | None, batch_size: int, rounds: int, device: str = "cpu", compile: bool = False
 ) -> dict[str, Any]:
-    """Speed of generators in every type and layout that the device computes fast in, beside the released XingGAN.
+    """Measures generators in every type and layout that is fast on the device, against the released XingGAN.
 
     Args:
         names: sizes (`SIZES`), bundled names or `.safetensors` files; None for all sizes.
@@ -59,19 +59,19 @@ def bench_generator(
     Returns:
         `variants`: a row for each network, form (plain, optimized, compiled, and openvino for stored generators where
         that is installed, 16 rows to a thread), dtype and layout: images per second, ms an image, peak memory in MB
-        beyond what was held before, GFLOP/s, its share of the device's own measured matrix product (above 1 where
+        beyond what was allocated before, GFLOP/s, its share of the device's measured matrix product (above 1 where
         Winograd's method multiplies less than is counted), and how many times as fast as the plain baseline.
         `training_step`: the same of forward and backward in float32. `networks`: parameters and GFLOP an image.
     """
     positive("batch_size", batch_size)
     positive("rounds", rounds)
-    place = torch.device(device)
-    networks = {name: network_to_bench(name, place) for name in dict.fromkeys([BASELINE, *(names or SIZES)])}
-    inputs = {name: example_batch(network, batch_size, place) for name, network in networks.items()}
+    dev = torch.device(device)
+    networks = {name: network_to_bench(name, dev) for name in dict.fromkeys([BASELINE, *(names or SIZES)])}
+    inputs = {name: example_batch(network, batch_size, dev) for name, network in networks.items()}
     costs = {name: _cost(network, inputs[name]) for name, network in networks.items()}
     variants = [v for name, network in networks.items() for v in variants_of(name, network, inputs[name], compile)]
-    memory = {v.key: peak_memory_mb(v.run, place) for v in ProgressBar(variants, "memory", unit="variant")}
-    timed, peak = _timed_with_peak({v.key: v.run for v in variants}, rounds, place)
+    memory = {v.key: peak_memory_mb(v.run, dev) for v in ProgressBar(variants, "memory", unit="variant")}
+    timed, peak = _timed_with_peak({v.key: v.run for v in variants}, rounds, dev)
     base = timed[variants[0].key].median
     rows = []
     for v in variants:
@@ -89,24 +89,24 @@ def bench_generator(
             }
         )  # fmt: skip
     return {
-        **_circumstances(place, batch_size, peak),
+        **_circumstances(dev, batch_size, peak),
         "networks": costs,
         "variants": rows,
-        "training_step": _bench_training(networks, max(1, batch_size // 2), rounds, place),
+        "training_step": _bench_training(networks, max(1, batch_size // 2), rounds, dev),
     }
 
 
 def _timed_with_peak(
     runs: dict[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> tuple[dict[str, Timing], dict[str, float]]:
-    """The runs' times, and GFLOP/s of a matrix product in each of the device's types, alternating with them."""
+    """Times the runs and, alternating, a matrix product in each of the device's types, giving its peak GFLOP/s."""
     products = {kind: _product(dtype, device) for kind, dtype in _dtypes(device).items()}
     timed = alternate(runs | {kind: run for kind, (run, _) in products.items()}, rounds, device)
     return timed, {kind: operations / timed[kind].best / 1e9 for kind, (_, operations) in products.items()}
 
 
 def _circumstances(device: torch.device, batch_size: int, peak: dict[str, float]) -> dict[str, Any]:
-    """What the figures of networks begin with."""
+    """The common head of the figures: device, batch size, peak GFLOP/s."""
     return {
         "device": _device_name(device),
         "batch_size": batch_size,
@@ -121,7 +121,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def network_to_bench(name: str, device: torch.device) -> PoseGenerator:
-    """A named size with random weights, or a stored generator, as it is trained."""
+    """A named size with random weights, or a stored generator, in its trainable form."""
     if name not in SIZES:
         return load_generator(name, device, dtype=None)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -139,7 +139,7 @@ def _cost(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, float]:
 
 
 def variants_of(name: str, network: PoseGenerator, inputs: Sequence[Tensor], compile: bool = False) -> list[Variant]:
-    """The plain network first, then its fast forms."""
+    """The plain network, followed by its fast forms."""
     plain = network.to(memory_format=torch.contiguous_format)
     found = [Variant(name, "plain", "float32", "contiguous", forward_of(plain, inputs))]
     forms = [("optimized", "contiguous"), ("optimized", "channels_last")]
@@ -159,7 +159,7 @@ def variants_of(name: str, network: PoseGenerator, inputs: Sequence[Tensor], com
 
 
 def _dtypes(device: torch.device) -> dict[str, torch.dtype]:
-    """The types that the device computes fast in."""
+    """The types that are fast on the device."""
     return {"float32": torch.float32, **({"bfloat16": torch.bfloat16} if has_bfloat16(device) else {})}
 
 
@@ -181,7 +181,7 @@ def _product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], obj
 
 
 def peak_memory_mb(run: Callable[[], object], device: torch.device) -> float | None:
-    """Memory that a run holds at most beyond what was held before; None where the system does not tell."""
+    """Peak memory of a run beyond what was allocated before; None where the system does not report it."""
     run()  # what is allocated once and kept does not count
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -189,8 +189,8 @@ def peak_memory_mb(run: Callable[[], object], device: torch.device) -> float | N
         run()
         return round((torch.cuda.max_memory_allocated(device) - before) / 1e6, 1)
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or memory that was freed and not given back would hide what is taken
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the highest resident size so far
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or freed memory that was not returned would hide new allocations
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the peak resident size
         before = _status_kb("VmRSS")
         run()
         return round((_status_kb("VmHWM") - before) / 1e3, 1)
@@ -204,14 +204,14 @@ def _status_kb(field: str) -> int:
 
 
 def bench_train(names: Sequence[str] | None, batch_size: int, rounds: int, device: str = "cpu") -> dict[str, Any]:
-    """Speed of a whole training step beside the released XingGAN's.
+    """Measures a whole training step against the released XingGAN's.
 
     A step is the generator, two discriminators, their losses, backward passes and optimisers, in the device's own
     precision; the perceptual loss is left out of all of them. The baseline is `xinggan` at the released settings:
     PATN's residual discriminators, binary cross-entropy, image pool of 50, float32.
 
     Args:
-        names: sizes (`SIZES`) to measure beside it; None for `xinggan_pp` and `xinggan_pp_small`.
+        names: sizes (`SIZES`) to measure; None for `xinggan_pp` and `xinggan_pp_small`.
         batch_size: pairs a step.
         rounds: measured rounds.
         device: such as cuda.
@@ -225,17 +225,17 @@ def bench_train(names: Sequence[str] | None, batch_size: int, rounds: int, devic
     """
     positive("batch_size", batch_size)
     positive("rounds", rounds)
-    place = torch.device(device)
-    asked = list(dict.fromkeys(names or [name for name in SIZES if name != BASELINE]))
+    dev = torch.device(device)
+    sizes = list(dict.fromkeys(names or [name for name in SIZES if name != BASELINE]))
     trainers = {f"{BASELINE}, as released": _trainer(BASELINE, batch_size, device, released=True)}
-    trainers |= {name: _trainer(name, batch_size, device, released=False) for name in asked}
-    batch = example_pairs(batch_size, place)
+    trainers |= {name: _trainer(name, batch_size, device, released=False) for name in sizes}
+    batch = example_pairs(batch_size, dev)
     costs = {name: _step_cost(trainer, batch) for name, trainer in trainers.items()}
-    timed, peak = _timed_with_peak({name: partial(t.train_step, batch) for name, t in trainers.items()}, rounds, place)
+    timed, peak = _timed_with_peak({name: partial(t.train_step, batch) for name, t in trainers.items()}, rounds, dev)
     rows = []
     for name, trainer in trainers.items():
         seconds = timed[name].median
-        kind = "bfloat16" if trainer.config.precision == "auto" and has_bfloat16(place) else "float32"
+        kind = "bfloat16" if trainer.config.precision == "auto" and has_bfloat16(dev) else "float32"
         rows.append(
             {
                 "network": name, "dtype": kind,
@@ -247,7 +247,7 @@ def bench_train(names: Sequence[str] | None, batch_size: int, rounds: int, devic
                 f"ratio_to_{BASELINE}": round(timed[next(iter(trainers))].median / seconds, 2),
             }
         )  # fmt: skip
-    return {**_circumstances(place, batch_size, peak), "variants": rows}
+    return {**_circumstances(dev, batch_size, peak), "variants": rows}
 
 
 def _trainer(name: str, batch_size: int, device: str, released: bool) -> "Trainer":
@@ -296,7 +296,7 @@ def example_pairs(count: int, device: torch.device, size: tuple[int, int] = (128
 def _bench_training(
     networks: dict[str, PoseGenerator], batch_size: int, rounds: int, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Forward and backward in float32, the baseline contiguous as it is written, others as the trainer places them."""
+    """Times forward and backward in float32, the baseline contiguous, others channels last as in training."""
     runs = {}
     for name, network in networks.items():
         layout = torch.contiguous_format if name == BASELINE else torch.channels_last
@@ -352,7 +352,7 @@ def example_joints(count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def forward_of(generator: nn.Module, batch: Sequence[Tensor]) -> Callable[[], object]:
-    """A run of the generator on a batch."""
+    """A function that runs the generator on a batch."""
 
     def run() -> object:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What `xingaug generate` reaches of its generator's own speed, from files to files."""
+"""Speed of `xingaug generate`, from files to files, as a share of its generator's own speed."""
 
 import tempfile
 from collections.abc import Callable
@@ -25,15 +25,15 @@ IDENTITIES, IMAGES = 24, 8  # of the pedestrian world; half of the identities ar
 
 
 def bench_offline(name: str, batch_size: int | None, rounds: int, device: str = "cpu") -> dict[str, Any]:
-    """Images/s of the generator alone and of the whole way from image files to image files.
+    """Measures images/s of the generator alone and of the whole pipeline from image files to image files.
 
-    The generator runs alone in the two ways in which it can use the cores: batch after batch, each on all of them, and
-    batches beside one another, each on one. The quicker of them is what the whole way is compared with.
+    The generator alone runs in both ways: batches in sequence, each on all cores, and in parallel, each on one core.
+    The pipeline is compared with the faster way.
 
     Args:
         name: bundled generator or file.
-        batch_size: images at a time; None is what `generate` would take.
-        rounds: measured rounds; in each everything is rendered anew.
+        batch_size: images at a time; None is the default of `generate`.
+        rounds: measured rounds, each of which renders everything.
         device: such as cuda.
 
     Returns:
@@ -43,31 +43,31 @@ def bench_offline(name: str, batch_size: int | None, rounds: int, device: str = 
         BadInput: no such generator, or a number below 1.
     """
     positive("rounds", rounds)
-    place = torch.device(device)
-    generator = load_generator(name, place, "auto")
+    dev = torch.device(device)
+    generator = load_generator(name, dev, "auto")
     threads = torch.get_num_threads()
-    size = fitting_batch_size(generator, place, threads) if batch_size is None else positive("batch_size", batch_size)
-    inputs = example_batch(generator, size, place)
+    size = fitting_batch_size(generator, dev, threads) if batch_size is None else positive("batch_size", batch_size)
+    inputs = example_batch(generator, size, dev)
     forward = forward_of(generator, inputs)
     with tempfile.TemporaryDirectory(prefix="xingaug-bench-") as folder:
         root = Path(folder)
         write_world(root / "world", identities=IDENTITIES, images_per_identity=IMAGES, seed=0)
         bank_from_tree(root / "world", root / "world" / "annotations.npz").save(root / "bank")
-        whole = {kind: _whole_way(root, name, size, device, kind) for kind in ("folder", "shards")}
-        count = whole["folder"][1]
+        runs = {kind: _pipeline(root, name, size, device, kind) for kind in ("folder", "shards")}
+        count = runs["folder"][1]
         batches = -(-count // size)
 
-        def beside() -> None:
-            with threads_of(place) as (pool, _):
+        def parallel() -> None:
+            with threads_of(dev) as (pool, _):
                 list(pool.map(lambda _: forward(), range(batches)))
 
-        def after() -> None:
+        def sequential() -> None:
             for _ in range(batches):
                 forward()
 
-        variants: dict[str, Callable[[], object]] = {"generator, all cores a batch": after}
-        variants |= {"generator, a core a batch": beside} | {f"to {kind}": run for kind, (run, _) in whole.items()}
-        timed = alternate(variants, rounds, place)
+        variants: dict[str, Callable[[], object]] = {"generator, all cores a batch": sequential}
+        variants |= {"generator, a core a batch": parallel} | {f"to {kind}": run for kind, (run, _) in runs.items()}
+        timed = alternate(variants, rounds, dev)
     rates = {key: (count if key.startswith("to ") else batches * size) / t.median for key, t in timed.items()}
     alone = max(rate for key, rate in rates.items() if key.startswith("generator"))
     return {
@@ -82,8 +82,8 @@ def bench_offline(name: str, batch_size: int | None, rounds: int, device: str = 
     }
 
 
-def _whole_way(root: Path, name: str, batch_size: int, device: str, kind: str) -> tuple[Callable[[], object], int]:
-    """Renders every image of the world twice, from files to files; and how many that makes."""
+def _pipeline(root: Path, name: str, batch_size: int, device: str, kind: str) -> tuple[Callable[[], object], int]:
+    """A function that renders every image of the world twice, from files to files, and the number of renderings."""
     data, out = root / "world", root / kind
     config = GenerateConfig(data, data / "annotations.npz", name, root / "bank", out, per_image=2, device=device)
     aug = build_transform(config, device)

@@ -1,4 +1,4 @@
-"""Time, taken with the variants alternating within one run, because machines are noisy."""
+"""Timing with alternating variants within one run, because machines are noisy."""
 
 import statistics
 import time
@@ -25,18 +25,18 @@ class Timing:
 
 
 MOST = 65_536
-"""Rounds, or images at a time (our choice)."""
+"""Most rounds, or images at a time (our choice)."""
 
 
 def alternate(
     variants: dict[str, Callable[[], object]], rounds: int, device: torch.device | None = None
 ) -> dict[str, Timing]:
-    """Times each variant; every round runs all of them once, after one round that does not count.
+    """Times each variant; every round runs all of them once, after one warm-up round.
 
     Args:
-        variants: what to run.
-        rounds: that count.
-        device: where they run; on a GPU its own events take the time.
+        variants: functions to run, by name.
+        rounds: measured rounds.
+        device: where they run; on a GPU times are taken by CUDA events.
     """
     times: dict[str, list[float]] = {name: [] for name in variants}
     for number in ProgressBar(range(rounds + 1), "bench", unit="round"):
@@ -62,10 +62,10 @@ def _seconds(run: Callable[[], object], device: torch.device | None) -> float:
 
 
 def positive(name: str, value: int) -> int:
-    """The value.
+    """Returns a checked value.
 
     Raises:
-        BadInput: it is below 1, or larger than any measurement takes.
+        BadInput: it is below 1 or above `MOST`.
     """
     if not 1 <= value <= MOST:
         raise BadInput(f"{name}: {value}, needed at least 1, at most {MOST}")
