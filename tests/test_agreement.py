@@ -161,5 +161,5 @@ def test_the_command_prints_lists_and_draws(run, tmp_path):
     code, out, _ = run(line)
     assert code == 0
     assert out.splitlines()[0] == "images_in_both: 3"
-    assert out.splitlines()[-1] == "exchanged legs: b.png"
+    assert out.splitlines()[-1] == "swapped legs: b.png"
     assert "nose            3     0       0       0.0        1.6     1.0" in out

@@ -91,12 +91,12 @@ def test_unusable_poses_are_never_found():
     few = PoseBank.build(Keypoints(people.xy, visibility))
     assert few.usable.tolist() == [False, True] * 10
     assert set(few.search(people, k=10).indices.ravel().tolist()) == set(range(1, 20, 2))
-    with pytest.raises(BadInput, match="k: 11 poses asked for, the bank has 10 usable ones of 20; needed k <= 10"):
+    with pytest.raises(BadInput, match="k: 11 poses requested, the bank has 10 usable ones of 20; needed k <= 10"):
         few.search(people, k=11)
 
 
 def test_search_refuses_what_it_cannot_answer(bank):
-    with pytest.raises(BadInput, match=r"k: 301 poses asked for, the bank has \d+ usable ones of 300"):
+    with pytest.raises(BadInput, match=r"k: 301 poses requested, the bank has \d+ usable ones of 300"):
         bank.search(random_people(1), k=301)
     with pytest.raises(ValueError, match="k: 0, needed at least 1"):
         bank.search(random_people(1), k=0)

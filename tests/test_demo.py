@@ -100,7 +100,7 @@ def test_subset_of_a_tree_and_its_demo(tmp_path: Path) -> None:
     figures = run_demo(DemoConfig(tmp_path / "demo", data=world, annotations=csv, identities=4, iterations=1))
     assert "held_out" not in figures
     assert figures["training_pairs"]["generated"]["pairs"] == 4 * 6
-    assert "Persons of the training images" in (tmp_path / "demo" / "report.html").read_text()
+    assert "The persons are from the training images" in (tmp_path / "demo" / "report.html").read_text()
     assert "drawn pedestrians only" in (tmp_path / "demo" / "report.html").read_text()
 
 

@@ -157,8 +157,9 @@ def test_bank_wall_shows_usable_poses_spread_over_the_bank(bank, count, shown):
 def test_bank_page(bank, tmp_path):
     page = write_bank_page(bank, tmp_path / "bank.html", count=5).read_text(encoding="utf-8")
     outline = Outline(page)
-    assert "12 poses, 11 of them usable, of 4 identities under 0 cameras, in 1 groups of alike poses." in outline.texts
-    assert {"Map", "Groups of alike poses", "Cameras", "Identities", "5 of the poses"} <= set(outline.texts)
+    counts = "12 poses, 11 of them usable, of 4 identities under 0 cameras, in 1 clusters of similar poses."
+    assert counts in outline.texts
+    assert {"Map", "Clusters of similar poses", "Cameras", "Identities", "5 of the poses"} <= set(outline.texts)
     assert len(outline.images) == 1 + 1 + 5  # map, group, wall; without names no draws
     assert self_contained(page)
     with pytest.raises(BadInput, match=r"bank\.htm: expected a name that ends in \.html"):
@@ -222,8 +223,8 @@ def test_demo_page_shows_its_figures_and_says_what_they_are_worth(bank, tmp_path
     assert ("0.612" in texts) == is_world
     assert ("–" in texts) == (not is_world)
     told = " ".join(texts)
-    assert "not that accuracy rises" in told
-    assert ("Persons of the training images" in told) == (not are_held_out)
-    assert ("The persons are drawn" in told) == is_world
+    assert "not that accuracy improves" in told
+    assert ("The persons are from the training images" in told) == (not are_held_out)
+    assert ("The persons are procedurally drawn" in told) == is_world
     assert ("has seen drawn pedestrians only" in told) == (not is_world)
     assert len(Outline(page).images) == 3 * 4 + 3 + 11

@@ -19,56 +19,56 @@ def add(commands: Any) -> None:
 
 def _add_annotate(commands: Any) -> None:
     text = (
-        "Write one annotation .npz: from another program's file, or by a pose estimator over the images; "
-        "report what does not fit, and what is unreadable or shows nobody. Continues if stopped."
+        "Write one annotation .npz: from another program's file, or with a pose estimator over the images; report "
+        "mismatches, unreadable images and images without a person. Continues if stopped."
     )
     parser = add_command(
         commands, "annotate", _annotate, text, "xingaug annotate ROOT --from patn-csv market-annotation-train.csv"
     )
     parser.add_argument("root", type=Path, help="a dataset's folder or YAML file, or any folder of images")
-    way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--from", dest="source", nargs=2, metavar=("FORMAT", "FILE"),
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--from", dest="source", nargs=2, metavar=("FORMAT", "FILE"),
                      help="patn-csv, openpose-json (a folder), coco-json, alphapose-json, lsp-mat or npz, and the "
                      "file")  # fmt: skip
-    way.add_argument(
+    origin.add_argument(
         "--estimator",
         metavar="NAME",
-        help="posenet-market1501 or posenet-pedestrians (drawn persons), which come with their weights, keypoint-rcnn, "
+        help="posenet-market1501 or posenet-pedestrians (drawn persons), both with bundled weights, keypoint-rcnn, "
         "rtmpose, vitpose, movenet, posenet or program",
     )
     parser.add_argument("--splits", nargs="+", choices=("train", "query", "gallery"),
-                        help="of a dataset (default: train)")  # fmt: skip
+                        help="splits of a dataset (default: train)")  # fmt: skip
     parser.add_argument(
         "--out", type=Path, help="file to write (annotations.npz in ROOT, or beside a YAML file, if left out)"
     )
     parser.add_argument("--rejected", type=Path, metavar="FILE.csv",
-                        help="also write the images that no pose comes from, each with the reason")  # fmt: skip
+                        help="also write the images without a usable pose, each with the reason")  # fmt: skip
     parser.add_argument("--preview", type=Path, metavar="PAGE.html",
-                        help="also write a page: figures, and skeletons over their images, worst first")  # fmt: skip
-    parser.add_argument("--preview-count", type=int, default=60, metavar="N", help="skeletons of the page")
+                        help="also write a page: statistics, and skeletons over their images, worst first")  # fmt: skip
+    parser.add_argument("--preview-count", type=int, default=60, metavar="N", help="skeletons on the page")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
     how = parser.add_argument_group("with --estimator")
     how.add_argument(
         "--weights",
         metavar="FILE",
-        help="of the estimator, or with --download an https address; a .pt2 of torch.export (program) can run code "
-        "when it is loaded, so name only one that you trust, and take ONNX from others",
+        help="the estimator's weights, or with --download an https address; a .pt2 of torch.export (program) can run "
+        "code when it is loaded, so use only one that you trust, and prefer ONNX",
     )
     how.add_argument("--download", action="store_true",
-                     help="fetch published weights (keypoint-rcnn), or those at the address of --weights")  # fmt: skip
-    how.add_argument("--sha256", metavar="HEX", help="of what is fetched from the address of --weights")
+                     help="download published weights (keypoint-rcnn), or those that --weights names")  # fmt: skip
+    how.add_argument("--sha256", metavar="HEX", help="hash of the file at the address of --weights")
     how.add_argument("--mirror", action="store_true", help="average with the mirrored image")
     how.add_argument("--min-confidence", type=float, metavar="C",
                      help="joints below it are missing (default: the estimator's)")  # fmt: skip
-    how.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: 16)")
-    how.add_argument("--workers", type=int, metavar="N", help="threads that decode ahead (default: one for each core)")
-    how.add_argument("--restart", action="store_true", help="drop the work of an interrupted run")
+    how.add_argument("--batch-size", type=int, metavar="N", help="images per batch (default: 16)")
+    how.add_argument("--workers", type=int, metavar="N", help="threads that decode ahead (default: one per core)")
+    how.add_argument("--restart", action="store_true", help="discard the work of an interrupted run")
     how.add_argument("--device", default="cpu", help="such as cuda")
 
 
 def _add_train_estimator(commands: Any) -> None:
-    text = "Train the package's pose estimator on annotated crops; run again on the same directory, it continues."
+    text = "Train the package's pose estimator on annotated crops; continues if run again on the same directory."
     parser = add_command(
         commands, "train-estimator", _train_estimator, text,
         "xingaug train-estimator configs/estimator_market1501.yaml steps=200 --out runs/posenet",
@@ -110,7 +110,7 @@ def _annotate(args: argparse.Namespace) -> None:
 
 
 def _require_annotate_options(args: argparse.Namespace) -> None:
-    """Raises BadInput for what would fail after hours of work."""
+    """Raises `BadInput` early for options that would fail only after hours of work."""
     for option, suffix in (("out", ".npz"), ("rejected", ".csv"), ("preview", ".html")):
         path = getattr(args, option)
         if path is None:
@@ -130,7 +130,7 @@ def _require_annotate_options(args: argparse.Namespace) -> None:
 
 
 def _annotate_from(args: argparse.Namespace, names: list[str], paths: list[Path]) -> tuple[Any, dict[str, str], Any]:
-    """The annotations of another program's file."""
+    """Annotations from another program's file."""
     from dataclasses import replace
 
     from xingaug.data.annotations import match, require_somebody, write_npz
@@ -158,7 +158,7 @@ def _annotate_from(args: argparse.Namespace, names: list[str], paths: list[Path]
 def _annotate_by_estimator(
     args: argparse.Namespace, names: list[str], paths: list[Path]
 ) -> tuple[Any, dict[str, str], Any]:
-    """What an estimator finds in the images."""
+    """Annotations from an estimator."""
     from xingaug.poses.annotate import annotate
     from xingaug.poses.estimators import ESTIMATORS, load_estimator
 
@@ -177,15 +177,15 @@ def _annotate_by_estimator(
 
 
 def weights_of(args: argparse.Namespace) -> Path | None:
-    """The file of weights that `args` name, fetched where they ask for that."""
+    """The weights file that `args` name, downloaded if requested."""
     from xingaug.poses.estimators.public import fetch_weights
 
     is_address = args.weights is not None and "://" in args.weights
     if args.sha256 is not None and not (args.download and is_address):
-        raise BadInput("--sha256: of what --download fetches from an address; needed --weights https://... too")
+        raise BadInput("--sha256: hash of a file to --download from an address; needed --weights https://... too")
     if not args.download:
         if is_address:
-            raise BadInput(f"--weights: {args.weights}: an address is fetched with --download only")
+            raise BadInput(f"--weights: {args.weights}: an address needs --download")
         return None if args.weights is None else Path(args.weights)
     if args.weights is not None and not is_address:
         raise BadInput(f"--download: {args.weights} is no address; leave --weights out, or name https://...")
@@ -193,15 +193,15 @@ def weights_of(args: argparse.Namespace) -> Path | None:
 
 
 def _add_compare_annotations(commands: Any) -> None:
-    text = "Compare two annotations of the same images: distances, PCK, joints only one shows, exchanged sides."
+    text = "Compare two annotations of the same images: distances, PCK, joints that only one has, swapped sides."
     parser = add_command(
         commands, "compare-annotations", _compare_annotations, text, "xingaug compare-annotations A.npz B.npz"
     )
     parser.add_argument("a", type=Path, help="the reference, .npz or .csv")
-    parser.add_argument("b", type=Path, help="what is compared with it")
+    parser.add_argument("b", type=Path, help="the annotations to compare with it")
     parser.add_argument("--data", type=Path, help="their images, for --preview: a dataset or a folder")
     parser.add_argument("--preview", type=Path, metavar="PAGE.html", help="also write a page of the differences")
-    parser.add_argument("--preview-count", type=int, default=60, metavar="N", help="images of the page")
+    parser.add_argument("--preview-count", type=int, default=60, metavar="N", help="images on the page")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
@@ -234,7 +234,7 @@ def _compare_annotations(args: argparse.Namespace) -> None:
     print_table([{"joint": name, **_rounded(joint)} for name, joint in joints.items()])
     for limb, names in agreement.swapped.items():
         for name in names:
-            print(printable(f"exchanged {limb}: {name}"))
+            print(printable(f"swapped {limb}: {name}"))
 
 
 def _rounded(figures: dict[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ _OF_GENERATE = (
 def add(commands: Any) -> None:
     """Adds the command to the parser's."""
     text = (
-        "From a folder of crops to an augmented dataset and a page about it: layout, leaks, keypoints, pose bank and "
-        "rendering in one go. Continues if stopped."
+        "Turn a folder of crops into an augmented dataset with a page about it: layout, leak check, keypoints, pose "
+        "bank and rendering in one command. Continues if stopped."
     )
     parser = add_command(commands, "augment", _augment, text, "xingaug augment crops --out augmented --per-image 2")
     parser.add_argument(
@@ -27,23 +27,21 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to write, new or of the same run")
     parser.add_argument("--pattern", help='how names are read, such as "{pid:d}_c{camid:d}_*" (default: guessed)')
     parser.add_argument("--layout", choices=("market", "same"), default="market",
-                        help="write a Market-1501 tree, or names in the dataset's own grammar")  # fmt: skip
+                        help="write a Market-1501 tree, or the dataset's own layout and file names")  # fmt: skip
     parser.add_argument("--allow-leaks", action="store_true",
-                        help="go on though people or files of training are in query or gallery too")  # fmt: skip
+                        help="continue even if people or files of training are also in query or gallery")  # fmt: skip
     parser.add_argument("--work", type=Path, metavar="DIR",
-                        help="where finished steps are kept (default: the user's cache)")  # fmt: skip
+                        help="where the results of finished steps are kept (default: the user's cache)")  # fmt: skip
     keypoints = parser.add_argument_group("keypoints")
     keypoints.add_argument("--annotations", type=Path, metavar="FILE",
-                           help="in a format of annotate --from (default: what lies beside the images)")  # fmt: skip
-    keypoints.add_argument(
-        "--estimator", metavar="NAME", help="finds them, as in annotate (default: the one in the box)"
-    )
-    keypoints.add_argument("--weights", type=Path, metavar="FILE", help="of the estimator")
+                           help="in a format of annotate --from (default: files beside the images)")  # fmt: skip
+    keypoints.add_argument("--estimator", metavar="NAME", help="pose estimator, as in annotate (default: bundled)")
+    keypoints.add_argument("--weights", type=Path, metavar="FILE", help="the estimator's weights")
     parser.add_argument("--generator", default="market1501-augment", help="bundled name or .safetensors file")
     add_which_images(parser)
-    parser.add_argument("--no-gate", action="store_true", help="keep every image, empty and burnt-out ones too")
+    parser.add_argument("--no-gate", action="store_true", help="keep all images, even empty or saturated ones")
     add_real(parser)
-    add_where(parser.add_argument_group("where they are rendered"))
+    add_where(parser.add_argument_group("rendering"))
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 

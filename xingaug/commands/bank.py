@@ -12,7 +12,7 @@ from xingaug.files import require_new_directory, require_writable
 
 def add(commands: Any) -> None:
     """Adds the command to the parser's."""
-    text = "Build, look at and query a pose bank."
+    text = "Build, merge, show and query a pose bank."
     example = "example: xingaug bank build --data ROOT --annotations A.npz --out bank"
     bank = commands.add_parser("bank", help=text, description=text, epilog=example, formatter_class=Help)
     actions = bank.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -22,25 +22,25 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     build.add_argument("--data", type=Path, required=True, help="folder of a known dataset, or a YAML file")
     build.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
-    build.add_argument("--out", type=Path, required=True, help="directory to write, new or empty, or of this very bank")
+    build.add_argument("--out", type=Path, required=True, help="directory to write, new, empty, or with the same bank")
     build.add_argument("--index", default="auto", metavar="FACTORY", help="FAISS factory string, such as IVF256,PQ24np")
-    build.add_argument("--candidates", type=int, default=0, help="poses judged by OKS for each query; 0: automatic")
+    build.add_argument("--candidates", type=int, default=0, help="poses ranked by OKS for each query; 0: automatic")
     build.add_argument("--probes", type=int, default=0, help="inverted lists searched; 0: automatic")
     build.add_argument("--json", action="store_true", help="print the counts as JSON")
     merge = add_command(
-        actions, "merge", _bank_merge, "One bank of the poses of several.", "xingaug bank merge first second --out both"
+        actions, "merge", _bank_merge, "Merge several banks into one.", "xingaug bank merge first second --out both"
     )
     merge.add_argument("banks", type=Path, nargs="+", metavar="BANK", help="directories of banks")
-    merge.add_argument("--out", type=Path, required=True, help="directory to write, new or empty, or of this very bank")
+    merge.add_argument("--out", type=Path, required=True, help="directory to write, new, empty, or with the same bank")
     merge.add_argument("--json", action="store_true", help="print the counts as JSON")
     show = add_command(
-        actions, "show", _bank_show, "Write a page: map, groups, coverage, and what samplers draw.",
+        actions, "show", _bank_show, "Write a page: map, clusters, coverage, and what each sampler draws.",
         "xingaug bank show --bank bank --out bank.html",
     )  # fmt: skip
     show.add_argument("--bank", type=Path, required=True, help="directory of the bank")
     show.add_argument("--out", type=Path, required=True, help="HTML file to write")
     show.add_argument("--name", help="image that samplers draw for (the first of the bank if left out)")
-    show.add_argument("--count", type=int, default=120, help="skeletons at the end, spread over the bank")
+    show.add_argument("--count", type=int, default=120, help="skeletons at the end of the page, spread over the bank")
     query = add_command(
         actions, "query", _bank_query, "Find the poses nearest to one image's.",
         "xingaug bank query --bank bank --name 0002_c1s1_000451_03.jpg --k 5",
@@ -48,8 +48,8 @@ def add(commands: Any) -> None:
     query.add_argument("--bank", type=Path, required=True, help="directory of the bank")
     query.add_argument("--name", required=True, help="image whose pose is in the bank")
     query.add_argument("--k", type=int, default=5, help="number of poses")
-    query.add_argument("--mirror", action="store_true", help="also poses that resemble it when left and right change")
-    query.add_argument("--json", action="store_true", help="print them as JSON")
+    query.add_argument("--mirror", action="store_true", help="also find poses that match with left and right swapped")
+    query.add_argument("--json", action="store_true", help="print the poses as JSON")
 
 
 def _bank_build(args: argparse.Namespace) -> None:
@@ -72,7 +72,7 @@ def _bank_merge(args: argparse.Namespace) -> None:
 
 
 def _require_place(out: Path) -> None:
-    """Raises BadInput for what would fail after minutes of work."""
+    """Raises `BadInput` early if `out` could not be written after minutes of work."""
     if not (out / "bank.json").exists():
         require_new_directory(out)
     require_writable(out / "bank.json", "--out")

@@ -13,27 +13,27 @@ _MODELS = ("resnet50", "osnet_x1_0", "osnet_x0_25")  # those of reid_integration
 
 def add(commands: Any) -> None:
     """Adds the command to the parser's."""
-    text = "Measure speed, the variants of one part alternating within one run."
+    text = "Measure speed; the variants of a part alternate within one run."
     parser = add_command(commands, "bench", _bench, text, "xingaug bench generator --json")
     parser.add_argument(
         "part",
         choices=("generator", "train", "augment", "bank", "offline", "evaluation", "gpu"),
-        help="what to measure; gpu: all that a CUDA device is measured by, printed as JSON",
+        help="what to measure; gpu: all measurements for a CUDA device, printed as JSON",
     )
     parser.add_argument("--generator", nargs="+", metavar="NAME",
-                        help="sizes (xinggan, xinggan_pp, xinggan_pp_small), bundled names or .safetensors files; left "
-                        "out, the parts generator and train measure all sizes, others pedestrians-small")  # fmt: skip
+                        help="sizes (xinggan, xinggan_pp, xinggan_pp_small), bundled names or .safetensors files "
+                        "(default: all sizes in the parts generator and train, else pedestrians-small)")  # fmt: skip
     parser.add_argument("--bank", type=Path, help="part bank: a saved bank to take the poses from")
     parser.add_argument("--sizes", type=int, nargs="+", default=[13_000, 100_000], metavar="N",
                         help="part bank: numbers of poses")  # fmt: skip
     parser.add_argument(
-        "--batch-size", type=int, help="images at a time (default: 8; parts augment, gpu: 64; part offline: by memory)"
+        "--batch-size", type=int, help="images per batch (default: 8; parts augment, gpu: 64; part offline: by memory)"
     )
     parser.add_argument("--models", nargs="*", choices=_MODELS, default=_MODELS,
                         help="part augment: re-ID networks whose training step is measured")  # fmt: skip
     parser.add_argument("--reuse", type=int, nargs="+", default=[1, 4, 8], metavar="N",
                         help="part augment: how often a rendered image is served")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds; the median counts")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, of which the median is reported")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--compile", action="store_true", help="also measure generators through torch.compile")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

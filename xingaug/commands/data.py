@@ -22,8 +22,8 @@ def _add_world(commands: Any) -> None:
         commands, "world", _world, text, "xingaug world runs/world --identities 200 --images-per-identity 8", False
     )
     parser.add_argument("out", type=Path, help="directory to write, new or empty")
-    parser.add_argument("--identities", type=int, default=200, help="in all; the first half is for training")
-    parser.add_argument("--images-per-identity", type=int, default=8, help="images of each")
+    parser.add_argument("--identities", type=int, default=200, help="number of persons; the first half is for training")
+    parser.add_argument("--images-per-identity", type=int, default=8, help="images of each person")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
     parser.add_argument("--train-poses", choices=("any", "starved"), default="any", help="poses of training persons")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
@@ -39,18 +39,18 @@ def _world(args: argparse.Namespace) -> None:
 
 
 def _add_import(commands: Any) -> None:
-    text = "Write any readable dataset as a Market-1501 tree, with a table of the names."
+    text = "Write any readable dataset as a Market-1501 tree, with a table of old and new names."
     parser = add_command(
         commands, "import", _import, text, "xingaug import msmt17.yaml --out runs/msmt17 --link hard", torch=False
     )
     parser.add_argument("root", type=Path, help="folder of a known dataset, or a YAML file that describes one")
     parser.add_argument("--out", type=Path, required=True, help="directory to write, new or empty")
-    parser.add_argument("--link", choices=("copy", "hard", "symbolic"), default="copy", help="how JPEG files get there")
+    parser.add_argument("--link", choices=("copy", "hard", "symbolic"), default="copy", help="copy or link JPEG files")
     parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="keypoints of its images, .npz or .csv, to go along"
+        "--annotations", type=Path, metavar="FILE", help="keypoints of its images, .npz or .csv, to convert too"
     )
     parser.add_argument("--follow-links", action="store_true",
-                        help="copy images too that symbolic links lead to, out of the dataset's folder")  # fmt: skip
+                        help="also copy images that symbolic links point to outside the dataset's folder")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
@@ -66,7 +66,7 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _add_check(commands: Any) -> None:
-    text = "Count a dataset's images; exit code 1 where it tests with what it trains on, or no query can be matched."
+    text = "Count a dataset's images; exit code 1 if training and test overlap, or no query can be matched."
     parser = add_command(commands, "check", _check, text, "xingaug check ROOT --json", torch=False)
     parser.add_argument("root", type=Path, help="folder of a known dataset, or a YAML file that describes one")
     parser.add_argument("--json", action="store_true", help="print counts and leaks as JSON")

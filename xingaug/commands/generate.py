@@ -14,7 +14,7 @@ from xingaug.errors import BadInput
 
 def add(commands: Any) -> None:
     """Adds the command to the parser's."""
-    text = "Write an augmented dataset: the real images, and each again in poses from a bank. Continues if stopped."
+    text = "Write an augmented dataset: real images, and each re-rendered in poses from a bank. Continues if stopped."
     parser = add_command(
         commands, "generate", _generate, text,
         "xingaug generate --data ROOT --annotations A.npz --bank bank --per-image 2 --out augmented",
@@ -24,47 +24,48 @@ def add(commands: Any) -> None:
     parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
     parser.add_argument("--bank", type=Path, help="directory of the bank")
     parser.add_argument("--out", type=Path, help="directory to write, new or of the same run")
-    parser.add_argument("--verify", type=Path, metavar="DIR", help="instead: check a dataset that was written, whole")
+    parser.add_argument("--verify", type=Path, metavar="DIR", help="instead: check all files of a finished dataset")
     parser.add_argument("--dry-run", action="store_true", help="print counts, bytes and time; write nothing")
 
     add_which_images(parser)
-    how = parser.add_argument_group("how they are written")
+    how = parser.add_argument_group("output format")
     how.add_argument("--format", choices=("folder", "webdataset"), default="folder",
                      help="Market-1501's layout, or tar shards of the training images")  # fmt: skip
-    how.add_argument("--shard-size", type=int, default=1024, help="images rendered for a shard")
+    how.add_argument("--shard-size", type=int, default=1024, help="images rendered per shard")
     add_real(how)
 
-    where = parser.add_argument_group("where they are rendered")
+    where = parser.add_argument_group("rendering")
     add_where(where)
     where.add_argument("--engine", choices=("local", "torchrun", "ray"), default="local",
-                       help="this process, those that torchrun started, or actors of Ray Data")  # fmt: skip
-    where.add_argument("--workers", type=int, metavar="N", help="actors of ray (default: one for each GPU or core)")
+                       help="this process, torchrun's processes, or Ray Data actors")  # fmt: skip
+    where.add_argument("--workers", type=int, metavar="N", help="actors of ray (default: one per GPU or core)")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
 def add_real(group: Any) -> None:
-    """Adds the option that says what becomes of the real images."""
-    group.add_argument("--real", choices=("copy", "link", "omit"), default="copy", help="what becomes of real images")
+    """Adds the option for the real images."""
+    group.add_argument("--real", choices=("copy", "link", "omit"), default="copy",
+                       help="copy, hard-link or leave out the real images")  # fmt: skip
 
 
 def add_where(group: Any) -> None:
-    """Adds the options of the device that renders."""
+    """Adds the options for rendering: device, dtype, runtime and batch size."""
     group.add_argument("--device", default="cpu", help="such as cuda")
     group.add_argument("--dtype", "--precision", choices=("auto", "float32", "bfloat16"), default="auto",
-                       help="that the generator computes in; auto: that of an earlier run into the directory, else "
-                       "bfloat16 where the device has it")  # fmt: skip
+                       help="the generator's dtype; auto: that of an earlier run into the directory, else bfloat16 if "
+                       "the device supports it")  # fmt: skip
     group.add_argument("--runtime", choices=("auto", "torch", "openvino"), default="auto",
-                       help="what computes; auto: that of an earlier run into the directory, else OpenVINO on a CPU "
-                       "where it is installed and there are images enough")  # fmt: skip
-    group.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: by memory)")
+                       help="inference backend; auto: that of an earlier run into the directory, else OpenVINO on a "
+                       "CPU if it is installed and there are enough images")  # fmt: skip
+    group.add_argument("--batch-size", type=int, metavar="N", help="images per batch (default: by memory)")
 
 
 def add_which_images(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say which images are made."""
-    what = parser.add_argument_group("which images")
-    what.add_argument("--per-image", type=int, metavar="N", help="synthetic images for each real one (default: 1)")
+    """Adds the options that choose the synthetic images."""
+    what = parser.add_argument_group("synthetic images")
+    what.add_argument("--per-image", type=int, metavar="N", help="synthetic images per real one (default: 1)")
     what.add_argument("--per-identity", type=int, metavar="N", help="fill each identity up to N training images")
-    what.add_argument("--budget", type=int, metavar="N", help="synthetic images in all, at most")
+    what.add_argument("--budget", type=int, metavar="N", help="most synthetic images in all")
     what.add_argument(
         "--sampler",
         default="uniform",
@@ -72,19 +73,19 @@ def add_which_images(parser: argparse.ArgumentParser) -> None:
         "inverse-density, gap, camera, or a mixture such as uniform=3,near=1",
     )
     what.add_argument("--fit", choices=("frame", "source"), default="frame",
-                      help="a pose stands where it was seen, or where and as large as the source")  # fmt: skip
+                      help="keep a pose as in its own image, or give it the source's position and scale")  # fmt: skip
     what.add_argument("--ground", type=float, metavar="SHARE",
-                      help="share whose persons are put on other images' grounds (default: 1 with a generator that "
-                      "tells persons from the ground, such as market1501-augment, else 0)")  # fmt: skip
-    what.add_argument("--seed", type=int, default=0, help="of the draws")
-    what.add_argument("--allow-test", action="store_true", help="take poses of query and gallery images too")
+                      help="share of synthetic images with another image's background (default: 1 with a generator "
+                      "that predicts a person mask, such as market1501-augment, else 0)")  # fmt: skip
+    what.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    what.add_argument("--allow-test", action="store_true", help="also use poses of query and gallery images")
     what.add_argument("--follow-links", action="store_true",
-                      help="take images too that symbolic links lead to, out of the dataset's folder")  # fmt: skip
+                      help="also use images that symbolic links point to outside the dataset's folder")  # fmt: skip
     what.add_argument("--gate", nargs="*", metavar="KEY=VALUE",
-                      help="leave bad images out: min_contrast=0.05, max_saturated=0.3, and with features=NETWORK.onnx "
+                      help="reject bad images: min_contrast=0.05, max_saturated=0.3, and with features=NETWORK.onnx "
                       "min_identity=0.5, the least cosine of its features of real and synthetic image; a NETWORK.pt2 "
-                      "of torch.export is taken too, but can run code, so name only one that you trust")  # fmt: skip
-    what.add_argument("--tries", type=int, default=3, help="poses tried, at most, for an image that is left out")
+                      "of torch.export also works, but can run code, so use only one that you trust")  # fmt: skip
+    what.add_argument("--tries", type=int, default=3, help="most poses tried for an image that the gate rejects")
 
 
 def _generate(args: argparse.Namespace) -> int | None:
@@ -103,7 +104,7 @@ def _generate(args: argparse.Namespace) -> int | None:
     if args.gate is not None:
         args.gate = from_mapping(GateConfig, override({}, args.gate), "--gate")
     config = GenerateConfig(**{field.name: getattr(args, field.name) for field in fields(GenerateConfig)})
-    with redirect_stdout(sys.stderr):  # Ray says on stdout what becomes of its workers
+    with redirect_stdout(sys.stderr):  # Ray prints messages about its workers to stdout
         figures = asdict(estimate(config) if args.dry_run else generate(config))
     if config.engine != "torchrun" or os.environ.get("RANK", "0") == "0":
         print_figures(figures, args.json)
@@ -111,7 +112,7 @@ def _generate(args: argparse.Namespace) -> int | None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    """Prints what is wrong with a dataset; exit code 1 if anything is."""
+    """Prints the problems of a dataset; exit code 1 if there are any."""
     from dataclasses import asdict
 
     from xingaug.offline.verify import verify

@@ -19,17 +19,17 @@ def add(commands: Any) -> None:
 
 
 def _add_train(commands: Any) -> None:
-    text = "Train a generator; run again on the same directory, it continues where it was stopped."
+    text = "Train a generator; continues if run again on the same directory."
     parser = add_command(
         commands, "train", _train, text, "xingaug train configs/train_pedestrians.yaml steps=200 --out runs/short"
     )
     parser.add_argument("config", type=Path,
                         help="YAML file; an identity_network in it, a .pt2 of torch.export, can run code when it is "
-                        "loaded, so name only one that you trust")  # fmt: skip
+                        "loaded, so use only one that you trust")  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as lr=2e-4")
     parser.add_argument("--out", type=Path, help="run directory (default: runs/ and the file's name)")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
-    parser.add_argument("--overfit-one-batch", action="store_true", help="train on the first step's pairs alone")
+    parser.add_argument("--overfit-one-batch", action="store_true", help="train on the first step's pairs only")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -46,12 +46,12 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _add_convert(commands: Any) -> None:
-    text = "Turn a released XingGAN checkpoint (netG, .pth) into a generator that every command reads."
+    text = "Convert a released XingGAN checkpoint (netG, .pth) to a generator file that every command reads."
     parser = add_command(commands, "convert", _convert, text, "xingaug convert latest_net_netG.pth xinggan.safetensors")
     parser.add_argument("checkpoint", type=Path, help="state dict of the released netG")
     parser.add_argument("out", type=Path, help="file to write, .safetensors; a .json is written beside it")
     parser.add_argument("--size", type=int, nargs=2, default=(128, 64), metavar=("HEIGHT", "WIDTH"),
-                        help="pixels of its images; 256 176 for DeepFashion")  # fmt: skip
+                        help="size of its images in pixels; 256 176 for DeepFashion")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -85,7 +85,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    text = "Measure generated images against true ones, beside copying the source and the identity's mean image."
+    text = "Measure generated images against true ones, with two baselines: the source and the identity's mean image."
     parser = add_command(
         commands, "evaluate", _evaluate, text,
         "xingaug evaluate --generator pedestrians-small --data ROOT --annotations A.npz --pairs pairs.csv --json",
@@ -94,37 +94,37 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of a known dataset, or a YAML file")
     parser.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
     parser.add_argument("--pairs", type=Path, required=True, help="CSV with the header from,to")
-    parser.add_argument("--split", choices=("train", "query", "gallery"), default="gallery", help="where images lie")
+    parser.add_argument("--split", choices=("train", "query", "gallery"), default="gallery", help="split of the images")
     parser.add_argument("--limit", type=int, help="measure the first pairs only")
     parser.add_argument("--reid", type=Path, metavar="FILE.onnx",
-                        help="adds reid_rank1 and reid_map of the images as queries, under the source's identity and "
+                        help="adds reid_rank1 and reid_map of the images as queries, with the source's identity and "
                         "camera, among the real test images: a feature network, ONNX or a program of torch.export "
-                        "(which can run code, so name only one that you trust), from images (B, 3, H, W), RGB in "
-                        "[0, 1], to (B, D). It normalises them itself; they are resized to the size that it fixes, if "
-                        "any")  # fmt: skip
+                        "(which can run code, so use only one that you trust), from images (B, 3, H, W), RGB in "
+                        "[0, 1], to (B, D). It normalises them itself; they are resized to its input size, if "
+                        "fixed")  # fmt: skip
     parser.add_argument("--reid-cache", type=Path, metavar="DIR",
-                        help="keep the gallery's features there for the next time")  # fmt: skip
+                        help="folder that caches the gallery's features")  # fmt: skip
     parser.add_argument("--pose-estimator", type=Path, metavar="FILE.onnx",
                         help="adds pck (share of joints within 0.2 of a quarter of the height, those found in the true "
                         "images) and pckh (at 0.5 of the head): MoveNet or a top-down network as ONNX, or a network, "
                         "ONNX or a program of torch.export, from images (B, 3, H, W) in [0, 1] to (B, 18, 3), x and y "
-                        "in their pixels and a confidence in [0, 1]; a .pt2 can run code, so name only one that you "
+                        "in their pixels and a confidence in [0, 1]; a .pt2 can run code, so use only one that you "
                         "trust")  # fmt: skip
     parser.add_argument("--sharpness", action="store_true",
-                        help="adds the mean gradient as a share of the true images'")  # fmt: skip
+                        help="adds the mean gradient relative to that of the true images")  # fmt: skip
     parser.add_argument("--frechet-weights", type=Path, metavar="FILE",
                         help="adds frechet (of means of VGG-16's relu4_3) and vgg_distance (of four layers' features): "
                         "torchvision's VGG-16, .safetensors or .pth")  # fmt: skip
     parser.add_argument("--perceptual", nargs="+", choices=("lpips", "fid", "is"), default=(), metavar="NAME",
-                        help="adds any of lpips, fid, is; needs xingaug[metrics] and the networks' weights, from the "
-                        "cache in TORCH_HOME or downloaded into it")  # fmt: skip
+                        help="adds lpips, fid or is; needs xingaug[metrics] and the networks' weights, cached in "
+                        "TORCH_HOME or downloaded into it")  # fmt: skip
     parser.add_argument("--inception", type=Path, metavar="FILE.pth", help="weights for fid and is, by torch-fidelity")
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per batch")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                        help="that the generator computes in; auto: bfloat16 where the device has it")  # fmt: skip
+                        help="the generator's dtype; auto: bfloat16 if the device supports it")  # fmt: skip
     parser.add_argument("--runtime", choices=("auto", "torch", "openvino"), default="auto",
-                        help="what computes; auto: OpenVINO on a CPU where it is installed and there are pairs "
-                        "enough")  # fmt: skip
+                        help="inference backend; auto: OpenVINO on a CPU if it is installed and there are enough "
+                        "pairs")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 

@@ -1,4 +1,4 @@
-"""What all commands share: the parser, its help, and how figures are printed."""
+"""Shared by all commands: the parser, its help, and the printing of figures."""
 
 import argparse
 import json
@@ -11,10 +11,10 @@ from xingaug.files import with_home
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that complains as every other part does: one line that starts with `error:`."""
+    """A parser whose errors look like all others: one line that starts with `error:`."""
 
     def parse_words(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        """Parses, and also takes `key=value` words that come after an option, where argparse gives up on them."""
+        """Parses, and also accepts `key=value` words after an option, which argparse does not."""
         args, rest = self.parse_known_args(arguments)
         for name, value in vars(args).items():
             setattr(args, name, self._checked(name, value))
@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def _checked(self, name: str, value: Any) -> Any:
-        """An option's value: a whole number of 64 bits at most; in a path a leading `~` is the home directory."""
+        """Checks an option's value: integers have at most 64 bits; a leading `~` of a path is expanded."""
         if isinstance(value, list):
             return [self._checked(name, entry) for entry in value]
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that gives a default only where there is one, and leaves an example on one line, to be copied."""
+    """Help that shows a default only if there is one, and keeps an example on one line, for copying."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if text.startswith("example:") else super()._fill_text(text, width, indent)
@@ -51,7 +51,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def add_command(commands: Any, name: str, run: Any, help_text: str, example: str, torch: bool = True) -> Any:
-    """A subparser of `commands` that calls `run`; `torch`: whether the command imports it."""
+    """Adds a subparser that calls `run`; `torch`: whether the command imports torch."""
     parser = commands.add_parser(
         name,
         help=help_text,
@@ -64,7 +64,7 @@ def add_command(commands: Any, name: str, run: Any, help_text: str, example: str
 
 
 def print_figures(figures: dict[str, Any], as_json: bool) -> None:
-    """One JSON line, or a line a figure."""
+    """Prints one JSON line, or one line per figure."""
     if as_json:
         print(json.dumps(figures))
         return
@@ -73,7 +73,7 @@ def print_figures(figures: dict[str, Any], as_json: bool) -> None:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Rows under their keys, in columns."""
+    """Prints rows in columns below their keys."""
     shown = (["" if value is None else printable(str(value)) for value in row.values()] for row in rows)
     cells = [list(rows[0]), *shown]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

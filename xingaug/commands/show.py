@@ -15,10 +15,10 @@ def add(commands: Any) -> None:
         "renderings, gate scores."
     )
     parser = add_command(commands, "show", _show, text, "xingaug show augmented --page look.html")
-    parser.add_argument("data", type=Path, metavar="DIR", help="a dataset, such as one that augment or generate wrote")
-    parser.add_argument("--page", type=Path, metavar="FILE.html", help="page to write (show.html in DIR, if left out)")
+    parser.add_argument("data", type=Path, metavar="DIR", help="a dataset, such as one written by augment or generate")
+    parser.add_argument("--page", type=Path, metavar="FILE.html", help="page to write (default: show.html in DIR)")
     parser.add_argument("--annotations", type=Path, metavar="FILE",
-                        help="keypoints, .npz or .csv (annotations.npz in DIR, if left out)")  # fmt: skip
+                        help="keypoints, .npz or .csv (default: annotations.npz in DIR)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 

@@ -260,7 +260,7 @@ class PoseBank:
         usable = len(self.usable_rows)
         if k > usable:
             raise BadInput(
-                f"k: {k} poses asked for, the bank has {usable} usable ones of {len(self)}; needed k <= {usable}"
+                f"k: {k} poses requested, the bank has {usable} usable ones of {len(self)}; needed k <= {usable}"
             )
         readings = [shapes_with_torsos(keypoints)]
         if mirror:

@@ -1,4 +1,4 @@
-"""A page about annotations: how many joints were found where, and the doubtful skeletons over their images."""
+"""A page about annotations: statistics of the joints found, and the least confident skeletons over their images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def write_annotations_page(
     rejected: Sequence[tuple[str, str]],
     count: int = 60,
 ) -> Path:
-    """Writes the page; arguments and errors as of `annotation_sections`, and `path`, which ends in .html."""
+    """Writes the page to `path`, which ends in .html; other arguments and errors as in `annotation_sections`."""
     sections = annotation_sections(annotations, files, rejected, count)
     lead = paragraph(f"{annotations.source or 'source not stated'}", "soft")
     return write_page(path, "Annotations", lead, sections)
@@ -33,18 +33,18 @@ def write_annotations_page(
 def annotation_sections(
     annotations: Annotations, files: Mapping[str, Path], rejected: Sequence[tuple[str, str]], count: int = 60
 ) -> list[tuple[str, str]]:
-    """What a page says of annotations: headings and HTML.
+    """The sections of a page about annotations: headings and HTML.
 
-    The skeletons come worst first: by the mean confidence over all 18 joints, a missing one counting 0 (our choice).
+    Skeletons are shown worst first: by the mean confidence over all 18 joints, with 0 for a missing one (our choice).
 
     Args:
-        annotations: of the images, and perhaps of others, which are passed over.
+        annotations: annotations; those of images not in `files` are skipped.
         files: the images by name.
-        rejected: names and reasons of the images that no pose comes from.
+        rejected: names of the images without a usable pose, with reasons.
         count: usable skeletons shown; of the others a few are.
 
     Raises:
-        BadInput: `annotations` is of none of the images.
+        BadInput: none of the images is annotated.
     """
     names = list(files)
     rows = annotations.lookup(names)
@@ -76,12 +76,12 @@ def write_agreement_page(
     """Writes a page of the largest differences between two annotations, both drawn over the image.
 
     Args:
-        path: ends in .html.
-        agreement: of `a` and `b`.
-        a: drawn blue.
-        b: drawn orange.
+        path: the file, ending in .html.
+        agreement: the agreement of `a` and `b`.
+        a: annotations drawn in blue.
+        b: annotations drawn in orange.
         files: the images by name.
-        count: images shown, those with the largest mean distance of joints that both show first.
+        count: images shown, in descending order of the mean distance of joints that both have.
 
     Raises:
         BadInput: none of the images is in both.
@@ -106,7 +106,7 @@ def write_agreement_page(
     ]
     head = ["joint", "in both", "only A", "only B", "median px", "90 % px", f"PCK {PCK_SHARE}"]
     lead = paragraph(f"A: {a.source or 'not stated'}. B: {b.source or 'not stated'}.", "soft")
-    text = "A is blue, B is orange; below, the mean distance of the joints that both show."
+    text = "A is blue, B is orange; below, the mean distance of the joints that both have."
     sections = [
         ("Images", table(["", "count"], _images_of(agreement))),
         ("Joints", table(head, joints)),
@@ -121,7 +121,7 @@ def _plain(value: float | None) -> str:
 
 def _images_of(agreement: Agreement) -> list[list[str]]:
     rows = [("in both", len(agreement.names)), ("only in A", agreement.only_a), ("only in B", agreement.only_b)]
-    rows += [(f"left and right exchanged: {limb}", len(names)) for limb, names in agreement.swapped.items()]
+    rows += [(f"left and right swapped: {limb}", len(names)) for limb, names in agreement.swapped.items()]
     return [[text, str(count)] for text, count in rows]
 
 
@@ -129,7 +129,7 @@ def _counts(images: int, found: np.ndarray, rejected: Sequence[tuple[str, str]])
     rows = [["images", str(images), ""], ["usable poses", *_share(int((found >= MIN_VISIBLE).sum()), images)]]
     counts = count_rejected(rejected)
     rows += [[f"rejected: {reason.replace('_', ' ')}", *_share(count, images)] for reason, count in counts.items()]
-    note = f"A pose is usable with at least {MIN_VISIBLE} of {len(JOINTS)} joints; pose banks pass over others."
+    note = f"A pose is usable with at least {MIN_VISIBLE} of {len(JOINTS)} joints; pose banks skip the others."
     return table(["", "count", "share"], rows) + paragraph(note, "soft")
 
 
@@ -138,12 +138,12 @@ def _share(count: int, of: int) -> list[str]:
 
 
 def _joints(visibility: np.ndarray) -> str:
-    """How many joints an image has, beside how many images have each joint."""
+    """Two charts: number of joints per image, and share of images with each joint."""
     found = visibility > 0
     mean = float(visibility[found].mean()) if found.any() else 0.0
     text = (
-        f"Of the {len(found)} annotated images; the median is {np.median(found.sum(1)):g} of {len(JOINTS)} joints. The "
-        f"mean confidence of a joint that was found is {mean:.2f}."
+        f"Over {len(found)} annotated images; the median is {np.median(found.sum(1)):g} of {len(JOINTS)} joints. The "
+        f"mean confidence of a found joint is {mean:.2f}."
     )
     bars = bars_svg(np.bincount(found.sum(1), minlength=len(JOINTS) + 1)[1:], "joints found in an image", "images")
     shares = {name.replace("_", " "): float(share) for name, share in zip(JOINTS, found.mean(0), strict=True)}
@@ -166,8 +166,8 @@ def _sheet(annotations: Annotations, worst: np.ndarray, files: Mapping[str, Path
         uris.append(jpeg_uri(overlay(image, [(annotations.xy[row], visibility)])))
         captions.append([name, f"{int((visibility > 0).sum())} joints, {visibility.mean():.2f}"])
     text = (
-        f"{len(uris)} of {len(worst)} images, those with the lowest mean confidence over all {len(JOINTS)} joints, a "
-        "missing joint counting 0. Below each: its joints and that mean. Red joints have a confidence below 0.5."
+        f"{len(uris)} of {len(worst)} images, those with the lowest mean confidence over all {len(JOINTS)} joints, "
+        "with 0 for a missing joint. Below each: number of joints and that mean. Red joints are below 0.5."
     )
     return paragraph(text) + image_sheet(uris, captions)
 
@@ -183,5 +183,5 @@ def _empty(names: Sequence[str], files: Mapping[str, Path]) -> str:
 def _read(path: Path) -> np.ndarray | None:
     try:
         return read_image(path)
-    except BadInput:  # which the counts say already
+    except BadInput:  # the counts above include it
         return None

@@ -1,4 +1,4 @@
-"""A page that shows a pose bank: where its poses lie, how often each kind is there, and what samplers draw from it."""
+"""A page about a pose bank: a map of its poses, the size of its clusters, and what each sampler draws from it."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from xingaug.report.figures import bars_svg, map_png, png_uri, skeleton
 from xingaug.report.page import image_rows, image_wall, paragraph, table, write_page
 
 DRAWS = 8
-"""Epochs whose draws are shown for each sampler."""
+"""Number of epochs whose draws are shown for each sampler."""
 
 _THUMBNAIL = np.array([0.05, 0.1])  # width and height of a skeleton on the map, as a share of the points' extent
-_POINTS = 4000  # of the map at most: more only hide each other
+_POINTS = 4000  # most points of the map: more only hide each other
 
 
 def bank_wall(bank: PoseBank, count: int) -> str:
-    """Skeletons of `count` usable poses at equal distances through the bank, as HTML."""
+    """Skeletons of `count` usable poses, evenly spaced through the bank, as HTML."""
     rows = bank.usable_rows
     chosen = rows[evenly_spaced(len(rows), min(count, len(rows)))]
     return image_wall([_uri(bank, row) for row in chosen], "pose")
@@ -30,12 +30,12 @@ def write_bank_page(bank: PoseBank, path: Path, count: int = 120, name: str | No
 
     Args:
         bank: the poses.
-        path: ends in .html.
-        count: skeletons on the wall at the end.
-        name: image for which every sampler draws; None takes the first that is named.
+        path: the file, ending in .html.
+        count: number of skeletons at the end of the page.
+        name: image that every sampler draws for; None is the bank's first image with a name.
 
     Raises:
-        BadInput: another ending, a count below 1, or an image of which the bank has no usable pose.
+        BadInput: a path that does not end in .html, a count below 1, or an image without a usable pose in the bank.
     """
     if path.suffix != ".html":
         raise BadInput(f"{path}: expected a name that ends in .html")
@@ -46,11 +46,12 @@ def write_bank_page(bank: PoseBank, path: Path, count: int = 120, name: str | No
     identities = np.unique(bank.pids[bank.usable & (bank.pids >= 0)])
     lead = paragraph(
         f"{len(bank)} poses, {len(bank.usable_rows)} of them usable, of {len(identities)} identities under "
-        f"{len(np.unique(bank.camids[bank.usable & (bank.camids >= 0)]))} cameras, in {groups} groups of alike poses."
+        f"{len(np.unique(bank.camids[bank.usable & (bank.camids >= 0)]))} cameras, in {groups} clusters of similar "
+        "poses."
     )
     sections = [
         ("Map", _map(bank)),
-        ("Groups of alike poses", _groups(bank)),
+        ("Clusters of similar poses", _groups(bank)),
         ("Cameras", _cameras(bank)),
         *([("Identities", _identities(bank))] if len(identities) else []),
         *([(f"What samplers draw for {bank.names[row]}", _drawn(bank, row))] if row is not None else []),
@@ -79,7 +80,7 @@ def _row_of(bank: PoseBank, name: str | None) -> int | None:
 
 
 def _middles(bank: PoseBank) -> list[int]:
-    """Of each group, the row whose descriptor is nearest to their mean."""
+    """The row of each cluster whose descriptor is nearest to the cluster's mean."""
     groups, middles = bank.by_cluster, []
     for start, size in zip(groups.starts, groups.sizes, strict=True):
         rows = bank.usable_rows[groups.members[start : start + size]]
@@ -89,7 +90,7 @@ def _middles(bank: PoseBank) -> list[int]:
 
 
 def _map(bank: PoseBank) -> str:
-    """The bank's two widest directions, coloured by rarity, with a skeleton in the middle of each group."""
+    """The bank's first two principal components, coloured by rarity, with a skeleton for each cluster."""
     usable = bank.usable_rows
     rows = usable[evenly_spaced(len(usable), min(_POINTS, len(usable)))]
     centre = bank.descriptors[rows].mean(0)
@@ -98,25 +99,25 @@ def _map(bank: PoseBank) -> str:
     axes = axes[:, :-3:-1]
     points = described @ axes
     by_size = np.array(_middles(bank))[np.argsort(-np.array(bank.by_cluster.sizes), kind="stable")]
-    places = (bank.descriptors[by_size] - centre) @ axes
-    kept = _apart(places, np.ptp(points, axis=0).max() * _THUMBNAIL)
-    picture = map_png(points, bank.rarity[rows], places[kept], [_drawing(bank, row) for row in by_size[kept]])
+    positions = (bank.descriptors[by_size] - centre) @ axes
+    kept = _apart(positions, np.ptp(points, axis=0).max() * _THUMBNAIL)
+    picture = map_png(points, bank.rarity[rows], positions[kept], [_drawing(bank, row) for row in by_size[kept]])
     share = spread[-2:].sum() / max(float(spread.sum()), 1e-12)
     return (
         paragraph(
-            f"The two principal components of the descriptors, {share:.0%} of their variance. A point is a pose, "
-            "yellow where poses like it are rare; a skeleton stands for the group about it, where there is room.",
+            f"The first two principal components of the descriptors, {share:.0%} of their variance. A point is a pose, "
+            "yellow if it is rare; a skeleton is the middle of its cluster, shown where there is room.",
             "soft",
         )
         + f'<img style="width:100%" src="{picture}" alt="map of the bank">'
     )
 
 
-def _apart(places: np.ndarray, size: np.ndarray) -> list[int]:
-    """Of places (n, 2), the first come first, those whose boxes of `size` (2,) do not overlap."""
+def _apart(positions: np.ndarray, size: np.ndarray) -> list[int]:
+    """Indices of positions (n, 2), chosen in order, whose boxes of `size` (2,) do not overlap."""
     kept: list[int] = []
-    for index, place in enumerate(places):
-        if all((np.abs(place - places[other]) >= size).any() for other in kept):
+    for index, position in enumerate(positions):
+        if all((np.abs(position - positions[other]) >= size).any() for other in kept):
             kept.append(index)
     return kept
 
@@ -126,11 +127,11 @@ def _groups(bank: PoseBank) -> str:
     order = np.argsort(-sizes, kind="stable")
     middles = _middles(bank)
     text = (
-        f"The pose in the middle of each group, from the largest ({sizes.max()} poses) to the smallest "
-        f"({sizes.min()}). Diverse draws every group equally often, gap those that an identity lacks."
+        f"The middle pose of each cluster, from the largest ({sizes.max()} poses) to the smallest "
+        f"({sizes.min()}). The sampler diverse draws all clusters equally often, gap those that an identity lacks."
     )
     labels = [f"{sizes[group] / sizes.sum():.1%}" for group in order]
-    return paragraph(text, "soft") + image_wall([_uri(bank, middles[group]) for group in order], "group", labels)
+    return paragraph(text, "soft") + image_wall([_uri(bank, middles[group]) for group in order], "cluster", labels)
 
 
 def _cameras(bank: PoseBank) -> str:
@@ -143,25 +144,25 @@ def _cameras(bank: PoseBank) -> str:
         seen = len(np.unique(clusters[here]))
         label = f"camera {camid}" if camid >= 0 else "unknown"
         rows.append([label, str(here.sum()), f"{here.mean():.1%}", f"{seen} of {groups}", f"{rarity:.2f}"])
-    return table(["", "poses", "share", "groups seen", "median rarity"], rows)
+    return table(["", "poses", "share", "clusters seen", "median rarity"], rows)
 
 
 def _identities(bank: PoseBank) -> str:
-    """How many groups the identities have."""
+    """Number of clusters in which the identities were seen."""
     pids, clusters = bank.pids[bank.usable_rows], bank.clusters[bank.usable_rows]
     pairs = np.unique(np.stack([pids, clusters], 1)[pids >= 0], axis=0)
     covered = np.unique(pairs[:, 0], return_counts=True)[1]
     groups = len(bank.by_cluster.sizes)
     text = (
-        f"Half of the identities were seen in {int(np.median(covered))} groups or fewer of {groups}, the best covered "
+        f"Half of the identities were seen in at most {int(np.median(covered))} of {groups} clusters, the best covered "
         f"in {covered.max()}."
     )
     counts = np.bincount(covered, minlength=covered.max() + 1)[1:]
-    return paragraph(text, "soft") + bars_svg(counts, "groups that an identity was seen in", "identities")
+    return paragraph(text, "soft") + bars_svg(counts, "clusters that an identity was seen in", "identities")
 
 
 def _drawn(bank: PoseBank, row: int) -> str:
-    """The source's skeleton, and for every sampler what it draws in the first epochs."""
+    """The source's skeleton, and the draws of every sampler in the first epochs."""
     name = str(bank.names[row])
     source = bank.keypoints([row])
     parts = []

@@ -16,19 +16,19 @@ _WORST = 10  # identities of the gate's table
 
 @dataclass(frozen=True, eq=False)
 class DatasetFigures:
-    """What is counted.
+    """The figures of the page.
 
     Attributes:
-        real: real training images.
-        synthetic: synthetic ones.
-        images_of_identity: (I, 2) real and all training images of each identity.
-        groups: groups of alike poses in the bank.
-        before: (2, N) identity and group of each real image; group -1 where it is unknown.
-        after: (2, M) the same of all images.
-        counts: what the quality gate let through, by identity; None without a gate.
-        unused: real images that could not be rendered, by reason, and copies that were not.
-        rejected: some of the images that the gate did not let through.
-        sections: headings and HTML of what comes before all this.
+        real: number of real training images.
+        synthetic: number of synthetic training images.
+        images_of_identity: (I, 2) number of real and of all training images of each identity.
+        groups: number of clusters of similar poses in the bank.
+        before: (2, N) identity and cluster of each real image; cluster -1 if unknown.
+        after: (2, M) the same for all images.
+        counts: images kept by the quality gate, by identity; None without a gate.
+        unused: number of real images or copies that could not be rendered, by reason.
+        rejected: some of the images that the gate rejected.
+        sections: headings and HTML at the start of the page.
     """
 
     real: int
@@ -45,12 +45,12 @@ class DatasetFigures:
 
 @dataclass(frozen=True, eq=False)
 class PersonRow:
-    """A synthetic image and what it was made from.
+    """A synthetic image with its source and target pose.
 
     Attributes:
-        source: uint8 (H, W, 3).
-        pose: () the joints asked for, in its frame.
-        image: uint8 (H, W, 3), the synthetic one.
+        source: uint8 (H, W, 3), the real image.
+        pose: () the target pose, in its frame.
+        image: uint8 (H, W, 3), the synthetic image.
     """
 
     source: np.ndarray
@@ -62,9 +62,9 @@ def write_dataset_page(path: Path, figures: DatasetFigures, samples: Sequence[Pe
     """Writes the page; the same figures and samples give the same bytes.
 
     Args:
-        path: ends in .html.
-        figures: what is counted.
-        samples: what is shown.
+        path: the file, ending in .html.
+        figures: the figures.
+        samples: the images to show.
     """
     lead = paragraph(
         f"{figures.real} real and {figures.synthetic} synthetic training images of "
@@ -83,11 +83,11 @@ def write_dataset_page(path: Path, figures: DatasetFigures, samples: Sequence[Pe
 
 
 def groups_seen(pids: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """For each identity that has one at all, ascending, how many groups of alike poses its images are in.
+    """Number of clusters in which each identity is seen, by ascending identity; identities in none are left out.
 
     Args:
         pids: (N,) identity of each image.
-        groups: (N,) its group; -1 counts as none.
+        groups: (N,) its cluster; -1 counts as none.
     """
     pairs = np.unique(np.stack([pids, groups])[:, groups >= 0], axis=1)
     return np.unique(pairs[0], return_counts=True)[1]
@@ -99,7 +99,7 @@ def _coverage(figures: DatasetFigures) -> str:
     rows = [
         ["images", "before", *_spread(real)],
         ["", "after", *_spread(both)],
-        [f"groups of alike poses, of {figures.groups}", "before", *_spread(before)],
+        [f"clusters of similar poses, of {figures.groups}", "before", *_spread(before)],
         ["", "after", *_spread(after)],
     ]
     bars = "".join(
@@ -107,10 +107,10 @@ def _coverage(figures: DatasetFigures) -> str:
         for head, seen in (("Before", before), ("After", after))
         if len(seen)
     )
-    return table(["of an identity", "", "least", "median", "mean", "most"], rows) + bars
+    return table(["per identity", "", "least", "median", "mean", "most"], rows) + bars
 
 
-_ACROSS = "groups of alike poses that an identity is seen in"
+_ACROSS = "clusters of similar poses that an identity is seen in"
 
 
 def _spread(counts: np.ndarray) -> list[str]:
@@ -121,12 +121,12 @@ def _spread(counts: np.ndarray) -> list[str]:
 
 def _gate(counts: KeptCounts) -> str:
     judged, kept = counts.judged.total(), counts.kept.total()
-    text = f"Of {judged} rendered images {kept} were kept ({kept / max(judged, 1):.1%})."
+    text = f"{kept} of {judged} rendered images were kept ({kept / max(judged, 1):.1%})."
     worst = [(pid, share) for pid, share in counts.shares().items() if share < 1][:_WORST]
     if not worst:
         return paragraph(text)
     rows = [[str(pid), str(counts.judged[pid]), f"{share:.0%}"] for pid, share in worst]
-    return paragraph(f"{text} The identities that lost most:") + table(["identity", "rendered", "kept"], rows)
+    return paragraph(f"{text} Identities with the lowest share:") + table(["identity", "rendered", "kept"], rows)
 
 
 def _samples(samples: Sequence[PersonRow]) -> str:

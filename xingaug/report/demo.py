@@ -19,16 +19,16 @@ ARM_NAMES = {"real": "real only", "xinggan_pose": "augment: xinggan_pose"}
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two images of one person each, rendered and measured.
+    """Image pairs of one person each, rendered and measured.
 
     Attributes:
-        sources: (N, H, W, 3) uint8.
-        target: (N,) keypoints asked for.
+        sources: (N, H, W, 3) uint8, the source images.
+        target: (N,) the target keypoints.
         generated_images: (N, H, W, 3) uint8.
-        true: (N, H, W, 3) uint8.
+        true: (N, H, W, 3) uint8, the target images.
         generated: quality of `generated_images` against `true`.
-        copied: of the unchanged sources against `true`.
-        are_held_out: whether the persons are of the test images, and not of the training images.
+        copied: quality of the unchanged sources against `true`.
+        are_held_out: whether the persons are from the test images rather than the training images.
     """
 
     sources: np.ndarray
@@ -53,7 +53,7 @@ def write_demo_page(
     comparison: dict[str, Any],
     seconds: dict[str, float],
 ) -> Path:
-    """Writes the page; see `xingaug.demo` for where each part comes from."""
+    """Writes the page; `xingaug.demo` makes its parts."""
     sections = [
         ("Source, target pose, generated, true", _pairs_section(pairs, is_world, generator)),
         ("One person, poses from the bank", _walks_section(walks)),
@@ -82,21 +82,21 @@ def _pairs_section(pairs: Pairs, is_world: bool, generator: str) -> str:
         rows.append([png_uri(image) for image in images])
     if is_world:
         text = (
-            "Persons the generator has never seen. The true image is the same person, camera and background drawn in "
-            "the target pose."
+            "Persons the generator has never seen. The true image is the same person, camera and background rendered "
+            "in the target pose."
         )
     else:
         text = "The true image is another photo of the same person, so its background and light may differ. " + (
-            "Persons of the test images, of which the pose bank and the re-ID training see none."
+            "The persons are from the test images, which neither the pose bank nor the re-ID training uses."
             if pairs.are_held_out
-            else "Persons of the training images, for the annotations have no two test images of one person: a "
-            "generator that was trained on them has seen them."
+            else "The persons are from the training images, as the annotations have no two test images of one person: "
+            "a generator that was trained on them has seen them."
         )
     head = ["", "pairs", "SSIM", "person SSIM", "L1", "PSNR (dB)"]
     body = [_quality_row("generated", pairs.generated), _quality_row("copying the source", pairs.copied)]
     note = paragraph(
-        "SSIM by PATN's protocol (Gaussian window, sigma 1.5; data range of the first image); person SSIM inside "
-        "both person masks, where masks exist. The shown pairs are the first of those measured, not chosen.",
+        "SSIM by PATN's protocol (Gaussian window, sigma 1.5; data range of the first image); person SSIM inside both "
+        "person masks, if there are masks. The pairs shown are the first measured ones, not a selection.",
         "soft",
     )
     shown = image_rows(rows, ("source", "target pose", "generated", "true image"))
@@ -124,7 +124,7 @@ def _reid_section(comparison: dict[str, Any], iterations: int, counts: dict[str,
         for arm, row in figures.items()
     ]
     text = (
-        f"OSNet x0.25 at 128x64 from random weights, {iterations} iterations in both arms, one seed. "
+        f"OSNet x0.25 at 128x64, trained from random weights for {iterations} iterations in both arms, one seed. "
         f"Queries and gallery are real images of other persons ({counts['query']} and {counts['gallery']})."
     )
     head = ("", "mAP", "Rank-1", "Rank-5", "Rank-10", "mINP", "training (s)")
@@ -134,14 +134,14 @@ def _reid_section(comparison: dict[str, Any], iterations: int, counts: dict[str,
 
 def _limits_section(is_world: bool, generator: str) -> str:
     parts = [
-        "This demo trains for about a minute and with one seed: it proves that the pipeline works from end to end, "
-        "not that accuracy rises. A difference of a few points either way is noise here. Use "
-        "reid_integration.compare with several seeds and your own schedule to measure a gain.",
+        "This demo trains for about a minute and with one seed: it shows that the pipeline works from end to end, not "
+        "that accuracy improves. A difference of a few points either way is noise here. To measure a gain, use "
+        "reid_integration.compare with several seeds and your own schedule.",
     ]
     if is_world:
         parts.append(
-            "The persons are drawn, and their training poses were made scarce on purpose (two neighbouring directions "
-            "for each identity). Figures on drawn persons say nothing about photos."
+            "The persons are procedurally drawn, and their training poses are scarce on purpose (two neighbouring "
+            "directions per identity). Figures on drawn persons say nothing about photos."
         )
     elif generator == "pedestrians-small":
         parts.append(
@@ -156,7 +156,7 @@ def _offline_section(offline: dict[str, Any]) -> str:
     return table(
         ("real images", "synthetic images", "without keypoints", "unusable keypoints"),
         [[str(offline[key]) for key in ("real", "synthetic", "without_annotation", "unusable_keypoints")]],
-    ) + paragraph("In the folder augmented/, in Market-1501 layout, with a line in manifest.jsonl for every image.")
+    ) + paragraph("In the folder augmented/, in Market-1501 layout; manifest.jsonl has a line per synthetic image.")
 
 
 def _times_section(seconds: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Pictures for a page: images and skeletons as PNG, curves as SVG, each as text to put into HTML."""
+"""Pictures for a page: images and skeletons as PNG, curves as SVG, each as text for HTML."""
 
 import base64
 import io
@@ -17,11 +17,11 @@ HUES = (
 
 
 def png_uri(image: np.ndarray, scale: int = 1) -> str:
-    """A `data:` address of an image.
+    """An image as a `data:` URI.
 
     Args:
         image: (H, W, 3) uint8.
-        scale: whole factor by which pixels are repeated.
+        scale: integer factor by which pixels are repeated.
     """
     picture = Image.fromarray(image)
     if scale != 1:
@@ -32,7 +32,7 @@ def png_uri(image: np.ndarray, scale: int = 1) -> str:
 
 
 def jpeg_uri(image: np.ndarray, quality: int = 80) -> str:
-    """A `data:` address of an image (H, W, 3) uint8, several times smaller than as PNG."""
+    """An image (H, W, 3) uint8 as a JPEG `data:` URI, several times smaller than PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -41,14 +41,14 @@ def jpeg_uri(image: np.ndarray, quality: int = 80) -> str:
 def overlay(
     image: np.ndarray, persons: Sequence[tuple[np.ndarray, np.ndarray]], box: tuple[int, int] = (256, 192)
 ) -> np.ndarray:
-    """Draws skeletons over an image that is brought to the largest size that fits into a box.
+    """Resizes an image to the largest size that fits into a box and draws skeletons over it.
 
-    One person's limbs are coloured as those of `skeleton`; several have one colour each, of `PERSON_COLOURS`.
+    A single person's limbs are coloured as in `skeleton`; several persons have one colour each, from `PERSON_COLOURS`.
 
     Args:
         image: (H, W, 3) uint8.
-        persons: for each (18, 2) pixels of the image, and (18,) confidence: 0 for missing joints, which are left out
-            with their limbs; joints below 0.5 are red dots, others white ones.
+        persons: for each person (18, 2) pixels of the image, and (18,) confidence: 0 for missing joints, which are left
+            out with their limbs; joints below 0.5 are drawn red, others white.
         box: (height, width).
 
     Returns:
@@ -65,17 +65,17 @@ def overlay(
 
 
 PERSON_COLOURS = ("#42d4f4", "#ff9a3c")
-"""Of the limbs where two skeletons are drawn over each other."""
+"""Limb colours if two skeletons are drawn over each other."""
 
 
 def skeleton(xy: np.ndarray, visibility: np.ndarray, size: tuple[int, int], scale: int = 2) -> np.ndarray:
-    """Draws a person as coloured limbs on a dark ground.
+    """Draws a person as coloured limbs on a dark background.
 
     Args:
         xy: (18, 2) pixels in a frame of `size`.
         visibility: (18,), 0 for missing joints, which are left out with their limbs.
         size: (height, width) of the frame.
-        scale: factor of the drawing's size.
+        scale: pixels of the drawing per pixel of the frame.
 
     Returns:
         (height * scale, width * scale, 3) uint8.
@@ -89,15 +89,15 @@ def skeleton(xy: np.ndarray, visibility: np.ndarray, size: tuple[int, int], scal
 def _draw_person(
     draw: ImageDraw.ImageDraw, xy: np.ndarray, confidence: np.ndarray, width: int, radius: float, hues: Sequence[str]
 ) -> None:
-    """Limbs and joints at (18, 2) places, counted from the corner of the drawing."""
+    """Draws limbs and joints at (18, 2) positions, measured from the corner of the drawing."""
     points = [(float(x), float(y)) for x, y in xy]
     for (a, b), hue in zip(LIMBS, hues, strict=True):
         if confidence[a] > 0 and confidence[b] > 0:
             draw.line([points[a], points[b]], fill=hue, width=width)
     for (x, y), sure in zip(points, confidence, strict=True):
         if sure > 0:
-            place = (x - radius, y - radius, x + radius, y + radius)
-            draw.ellipse(place, fill="#ffffff" if sure >= 0.5 else "#ff3b30")
+            box = (x - radius, y - radius, x + radius, y + radius)
+            draw.ellipse(box, fill="#ffffff" if sure >= 0.5 else "#ff3b30")
 
 
 def cmc_svg(curves: Mapping[str, np.ndarray], ranks: int = 20) -> str:
@@ -105,7 +105,7 @@ def cmc_svg(curves: Mapping[str, np.ndarray], ranks: int = 20) -> str:
 
     Args:
         curves: for each name (R,) values in [0, 1], the share of queries with a match among the first r + 1.
-        ranks: how far the curve is drawn.
+        ranks: number of ranks to draw.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -130,8 +130,8 @@ def bars_svg(counts: np.ndarray, across: str, up: str) -> str:
 
     Args:
         counts: (n,) heights.
-        across: what the bars are counted by.
-        up: what they count.
+        across: label of the x axis.
+        up: label of the y axis.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -165,13 +165,13 @@ def shares_svg(shares: Mapping[str, float]) -> str:
     return _svg(figure)
 
 
-def map_png(points: np.ndarray, colours: np.ndarray, places: np.ndarray, thumbnails: Sequence[np.ndarray]) -> str:
-    """A scatter of points with pictures in it, as a `data:` address.
+def map_png(points: np.ndarray, colours: np.ndarray, positions: np.ndarray, thumbnails: Sequence[np.ndarray]) -> str:
+    """A scatter plot of points with pictures in it, as a `data:` URI.
 
     Args:
         points: (n, 2).
         colours: (n,) positive, drawn on a logarithmic scale from dark to yellow.
-        places: (m, 2) where the pictures go.
+        positions: (m, 2) of the pictures.
         thumbnails: m images, (H, W, 3) uint8.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -185,8 +185,8 @@ def map_png(points: np.ndarray, colours: np.ndarray, places: np.ndarray, thumbna
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.scatter(points[:, 0], points[:, 1], c=colours, norm=LogNorm(), s=6, cmap="viridis", linewidths=0, alpha=0.8)
-    for place, thumbnail in zip(places, thumbnails, strict=True):
-        axes.add_artist(AnnotationBbox(OffsetImage(thumbnail, zoom=0.42), tuple(place), frameon=False))
+    for position, thumbnail in zip(positions, thumbnails, strict=True):
+        axes.add_artist(AnnotationBbox(OffsetImage(thumbnail, zoom=0.42), tuple(position), frameon=False))
     axes.set_xlim(low[0], low[0] + span[0])
     axes.set_ylim(low[1], low[1] + span[1])
     axes.set_aspect("equal", adjustable="box")
@@ -199,7 +199,7 @@ def _svg(figure: Any) -> str:
     buffer = io.StringIO()
     import matplotlib
 
-    with matplotlib.rc_context({"svg.hashsalt": "xingaug"}):  # or every drawing would name its parts anew
+    with matplotlib.rc_context({"svg.hashsalt": "xingaug"}):  # else element ids would be random
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

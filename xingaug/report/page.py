@@ -1,4 +1,4 @@
-"""One self-contained HTML page: no script, no address outside itself."""
+"""One self-contained HTML page: no script, no external address."""
 
 from collections.abc import Sequence
 from html import escape
@@ -37,9 +37,9 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[tuple[str, 
     """Writes the page.
 
     Args:
-        path: ends in .html.
-        title: of the page, plain text.
-        lead: HTML under the title.
+        path: the file, ending in .html.
+        title: the page's title, plain text.
+        lead: HTML below the title.
         sections: headings (plain text) and their HTML.
 
     Returns:
@@ -70,7 +70,7 @@ def paragraph(text: str, css_class: str = "") -> str:
 
 
 def preformatted(text: str) -> str:
-    """Plain text with its lines and spaces as they are."""
+    """Plain text with its line breaks and spaces kept."""
     return f"<pre>{escape(text)}</pre>"
 
 
@@ -78,9 +78,9 @@ def image_rows(rows: Sequence[Sequence[str]], labels: Sequence[str], wide: bool 
     """Rows of images side by side, each row with labels above.
 
     Args:
-        rows: for each row the images' `data:` addresses, as many as there are labels.
-        labels: what each column shows.
-        wide: one row beside the other, where the page is broad enough, or each row over the whole page.
+        rows: for each row the images' `data:` URIs, as many as there are labels.
+        labels: label of each column.
+        wide: whether each row takes the whole page width; otherwise rows are placed side by side if there is room.
     """
     columns = f"grid-template-columns: repeat({len(labels)}, 1fr)"
     heads = "".join(f"<span>{escape(label)}</span>" for label in labels)

@@ -1,4 +1,4 @@
-"""A page to click through a dataset identity by identity: real images, their poses, renderings, what the gate saw."""
+"""A page to click through a dataset identity by identity: real images, their poses, renderings, gate scores."""
 
 import base64
 import io
@@ -25,26 +25,26 @@ from xingaug.report.figures import HUES
 from xingaug.report.show_script import SCRIPT, STYLE
 
 WHOLE_IMAGES = 2000
-"""Images up to which the page holds them as they are; beyond that, thumbnails."""
+"""Most images that the page holds in full size; with more it has thumbnails."""
 
 MOST_IMAGES = 20_000
-"""Images of a page at most, those of the most doubtful identities (our choice: about 40 MB of thumbnails)."""
+"""Most images of a page, those of the most doubtful identities (our choice: about 40 MB of thumbnails)."""
 
 _WHOLE = (256, 256)
 _THUMBNAIL = (64, 64)
-_AS_IT_IS = 60_000  # bytes up to which a file goes into the page untouched
+_AS_IT_IS = 60_000  # largest file, in bytes, that is embedded without re-encoding
 _KINDS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
 _ENDING = re.compile(r"(?:_x|x|9)\d{3}$")
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What is known of a synthetic image.
+    """Metadata of a synthetic image.
 
     Attributes:
         source: file of the real image, below the dataset's root.
-        joints: 18 times x, y, visibility: the pose asked for.
-        gate: what the quality gate saw, by name.
+        joints: 18 times x, y, visibility: the target pose.
+        gate: the quality gate's scores, by name.
     """
 
     source: str
@@ -53,12 +53,12 @@ class Rendering:
 
 
 def doubt_of_pose(visibility: np.ndarray) -> float:
-    """1 less the mean confidence over all joints (18,), a missing one counting 0 (our choice)."""
+    """1 minus the mean confidence over all joints (18,), with 0 for a missing one (our choice)."""
     return float(1 - visibility.mean())
 
 
 def doubt_of_rendering(gate: Mapping[str, float]) -> float:
-    """How near to the gate's default thresholds an image is, in [0, 1]; 1 is at one of them or beyond (our choice)."""
+    """How close an image is to the gate's default thresholds, in [0, 1]; 1 is at or beyond one of them (our choice)."""
     parts = [0.0]
     if gate.get("contrast", 0) > 0:
         parts.append(0.05 / gate["contrast"])
@@ -81,12 +81,12 @@ def write_show_page(
     `doubt_of_rendering` and the mean of `doubt_of_pose` (our choice).
 
     Args:
-        path: ends in .html.
+        path: the file, ending in .html.
         train: real and synthetic images.
         poses: (18, 3) x, y, confidence of real images by file below the dataset's root.
-        renderings: of synthetic images by file; of one that is not here only the image is shown.
-        rejected: names of images that the gate did not let through.
-        progress: shows a bar.
+        renderings: metadata of synthetic images by file; for others only the image is shown.
+        rejected: names of images that the gate rejected.
+        progress: show a bar.
     """
     files = [train.file(i) for i in range(len(train))]
     synthetic = np.array([file in renderings for file in files], dtype=bool) | train.synthetic
@@ -144,7 +144,7 @@ def _made(file: str, known: Rendering | None) -> dict[str, Any]:
 
 
 def _rejected_of(train: Split, rejected: Sequence[str]) -> Counter[int]:
-    """How many rejected images each identity has, told by their sources' names."""
+    """Number of rejected images of each identity, found by their sources' names."""
     of_stem: dict[str, int] = {}
     for name, pid in zip(train.names.tolist(), train.pids.tolist(), strict=True):
         of_stem.setdefault(name.rpartition(".")[0], pid)
@@ -157,7 +157,7 @@ def _rejected_of(train: Split, rejected: Sequence[str]) -> Counter[int]:
 
 
 def _embedded(path: Path, most: tuple[int, int]) -> tuple[str, list[int]]:
-    """The address of an image within the page, and its own (width, height); "" of one that cannot be read."""
+    """An image as a `data:` URI, and its original (width, height); "" if it cannot be read."""
     try:
         image = read_image(path)
         size = [image.shape[1], image.shape[0]]
@@ -179,14 +179,14 @@ def _write(path: Path, train: Split, shown: list[dict[str, Any]], total: int, mo
     if len(shown) < total:
         notes.append(f"the {len(shown)} most doubtful identities of {total}")
     data = {"identities": shown, "limbs": [list(limb) for limb in LIMBS], "hues": list(HUES)}
-    # No text of the data may end the script element or begin another one.
+    # No text in the data may close the script element or open another one.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
         f"<header><h1>{escape(title)}</h1><p>{escape('; '.join(notes))}</p>"
-        "<p>Left and right arrows: the identity before and the next. S: poses on and off.</p></header>"
+        "<p>Left and right arrow keys: previous and next identity. S: poses on and off.</p></header>"
         '<nav id="list" aria-label="identities, the most doubtful first"></nav><main id="view"></main>'
         f'<script type="application/json" id="data">{text}</script><script>{SCRIPT}</script></body></html>\n'
     )

@@ -1,4 +1,4 @@
-"""The style and the script of the page that `xingaug show` writes; it reads its data from the page and nothing else."""
+"""Style and script of the page that `xingaug show` writes; the script reads data from the page only."""
 
 STYLE = """
 :root { color-scheme: light; --ink: #1d2430; --soft: #5b6675; --line: #dde2ea; --accent: #2f5fd0; }
@@ -87,7 +87,7 @@ function show(number) {
     element("p", `${current + 1} of ${data.identities.length}, doubt ${one.doubt}, ` +
       `${one.rejected} renderings rejected by the gate`),
     wall("Real images and their poses", one.real, "real"),
-    wall("Renderings and the poses asked for", one.made, "made"));
+    wall("Renderings and their target poses", one.made, "made"));
   view.scrollTop = 0;
   history.replaceState(null, "", `#${one.pid}`);
 }
