@@ -25,20 +25,20 @@ from xingaug.poses.collect import bank_from_tree
 from xingaug.poses.draws import keyed_uniform
 
 Kind = Literal["duplicates", "offline", "oracle"]
-"""What stands beside the real images: the same images again, what the generator makes of them in drawn poses, or, in
-a pedestrian world, the true images in those poses."""
+"""Kinds of synthetic images: copies of the real ones, renderings of them in drawn poses, or, in a pedestrian world, the
+true images in those poses."""
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """How the synthetic images of arms are made; the same sources and poses for every kind.
+    """How the arms' synthetic images are made, with the same sources and poses for every kind.
 
     Attributes:
         generator: bundled name or .safetensors file.
         annotations: keypoints of the training images; None is annotations.npz in the dataset's folder.
         per_image: synthetic images for each real one.
-        sampler: how poses are drawn.
-        fit: how they are placed.
+        sampler: how poses are drawn (see `XingPose`).
+        fit: how poses are placed (see `XingPose`).
         seed: of the draws.
 
     Raises:
@@ -59,23 +59,23 @@ class SyntheticConfig:
 
 
 class CopyOfSource(nn.Module):
-    """A generator that gives the source back."""
+    """A generator that returns the source."""
 
     content_hash = "copy of the source"
 
     def __init__(self, size: tuple[int, int]) -> None:
-        """For images of that size."""
+        """Args: `size`: (height, width) of the images."""
         super().__init__()
         self.size = size
 
     def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
-        """(B, 3, H, W) as it came."""
+        """The source, (B, 3, H, W), unchanged."""
         return source
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What of a training set a cell sees.
+    """The part of a training set that a cell is trained on.
 
     Attributes:
         images: share of each identity's images, in (0, 1].
@@ -87,18 +87,18 @@ class Cut:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is left out."""
+        """Whether it is the whole training set."""
         return self.images == self.identities == 1
 
     @property
     def name(self) -> str:
-        """Of a folder: share_20, identities_20."""
+        """Name of its folder, such as share_20 or identities_20."""
         parts = [f"share_{100 * self.images:g}"] if self.images < 1 or self.identities == 1 else []
         return "_".join([*parts, *([f"identities_{100 * self.identities:g}"] if self.identities < 1 else [])])
 
     @property
     def label(self) -> str:
-        """For people: 20 % of the images."""
+        """Readable label, such as "20 % of the images"."""
         parts = [f"{100 * self.images:g} % of the images"] if self.images < 1 or self.identities == 1 else []
         return " of ".join(
             [*parts, *([f"{100 * self.identities:g} % of the identities"] if self.identities < 1 else [])]
@@ -108,7 +108,7 @@ class Cut:
 def chosen_rows(names: np.ndarray, pids: np.ndarray, cut: Cut) -> np.ndarray:
     """(N,) bool: the images that belong to a cut.
 
-    At least two identities, and two images of each, drawn by name, so that a smaller cut is part of a larger one.
+    At least two identities and two images of each, drawn by name, so that a smaller cut is a subset of a larger one.
 
     Args:
         names: (N,) image names.
@@ -126,16 +126,16 @@ def chosen_rows(names: np.ndarray, pids: np.ndarray, cut: Cut) -> np.ndarray:
 
 
 def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None) -> Path:
-    """A folder with some of the real training images, and with query and gallery; all are hard links.
+    """Writes a folder with a part of the real training images, and with query and gallery, as hard links.
 
     Args:
         source: a dataset in Market-1501 layout.
-        out: the new folder; one that is there is taken as finished.
+        out: the new folder; an existing one counts as finished.
         cut: which training images.
         annotations: keypoints of the training images; None is annotations.npz in `source`.
 
     Returns:
-        `out`, in which annotations.npz holds the keypoints of the images that were chosen.
+        `out`, in which annotations.npz holds the keypoints of the chosen images.
 
     Raises:
         BadInput: unreadable dataset or annotations.
@@ -161,9 +161,9 @@ def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None
 
 
 def write_arm(kind: Kind, real: Path, out: Path, config: SyntheticConfig, world: Path | None = None) -> Path:
-    """A folder with the images of `real` and synthetic ones of their pids and camids beside them.
+    """Writes a folder with the images of `real` and synthetic ones with the same pids and camids.
 
-    Begun and stopped, it is continued.
+    An interrupted call is resumed by the next one.
 
     Args:
         kind: what the synthetic images are.
@@ -180,7 +180,7 @@ def write_arm(kind: Kind, real: Path, out: Path, config: SyntheticConfig, world:
     """
     if kind == "oracle":
         require_world(world)
-        # The manifest of the generated images says which pose each source was drawn.
+        # The manifest of the generated images holds the pose drawn for each source.
         offline = write_arm("offline", real, out.parent / "offline", config)
         return _write_oracle(offline, real, out, World(world or real))
     bank = real.parent / "bank"
@@ -194,17 +194,17 @@ def write_arm(kind: Kind, real: Path, out: Path, config: SyntheticConfig, world:
 
 
 def require_world(folder: Path | None) -> None:
-    """Raises `BadInput` unless the true images of every pose are known."""
+    """Raises `BadInput` unless the folder is a pedestrian world, whose true images in every pose are known."""
     if folder is None or not (folder / "world.json").is_file():
-        raise BadInput(f"synthetic: oracle: {folder} is no pedestrian world; of others no true images are known")
+        raise BadInput(f"synthetic: oracle: {folder} is no pedestrian world; only there the true images are known")
 
 
 def _generate(config: SyntheticConfig, real: Path, out: Path, bank: Path, generator: nn.Module | None) -> Summary:
-    asked = GenerateConfig(
+    settings = GenerateConfig(
         data=real, annotations=real / "annotations.npz", generator=config.generator, bank=bank,
         per_image=config.per_image, out=out, sampler=config.sampler, fit=config.fit, seed=config.seed, real="link",
     )  # fmt: skip
-    return generate(asked, generator=generator)
+    return generate(settings, generator=generator)
 
 
 def _write_oracle(offline: Path, real: Path, out: Path, world: World) -> Path:

@@ -1,4 +1,4 @@
-"""`augment: xinggan_pose`, put into a torchreid data manager: generator, bank, gate and the loader that renders."""
+"""Attaches `augment: xinggan_pose` to a torchreid data manager: generator, bank, gate and the rendering loader."""
 
 import contextlib
 import hashlib
@@ -43,19 +43,19 @@ def attach(
 
     Args:
         manager: torchreid's `ImageDataManager`.
-        chosen: how.
-        transforms: those that the data manager was built with, as are `norm_mean` and `norm_std`.
+        chosen: the settings.
+        transforms: that the data manager was built with, like `norm_mean` and `norm_std`.
         norm_mean: per channel.
         norm_std: per channel.
         seed: of the draws.
         device: where images are rendered.
-        generator: renders in place of `chosen.generator`.
+        generator: replaces `chosen.generator`.
 
     Returns:
-        Content hashes of generator and bank, and what renders.
+        Content hashes of generator and bank, and a description of the rendering.
 
     Raises:
-        BadInput: something that the configuration names cannot be used.
+        BadInput: a file or setting in the configuration cannot be used.
     """
     if generator is None:
         generator = load_generator(chosen.generator, device)
@@ -64,7 +64,7 @@ def attach(
         raise BadInput("k_tfm: the data manager gives several views of an image; needed 1")
     size = (int(generator.size[0]), int(generator.size[1]))  # type: ignore[index]
     persons = TrainingImages.read([entry[0] for entry in manager.train_loader.dataset.data], chosen.annotations)
-    poses = persons.real_poses(size)  # also says whether the keypoints fit the images
+    poses = persons.real_poses(size)  # also checks that the keypoints fit the images
     bank = PoseBank.load(Path(chosen.bank)) if chosen.bank else cached_bank(persons, size, poses)
     _require_training_poses(bank, manager, persons, chosen.bank)
     gate = build_gate(chosen.gate, size, device) if isinstance(chosen.gate, GateConfig) else None
@@ -89,17 +89,17 @@ def attach(
 
 
 def other_grounds(generator: nn.Module, persons: TrainingImages, share: float | None, seed: int) -> Grounds | None:
-    """Grounds of training images for rendered persons to stand on; None where each keeps its own.
+    """Grounds of training images to paste rendered persons onto; None if all keep their own.
 
     Args:
         generator: that renders them.
         persons: the training images.
-        share: of the rendered persons; None is all where the generator tells persons from the ground, else none.
+        share: of the rendered persons; None is 1 if the generator separates person and ground, else 0.
         seed: of the draws.
 
     Raises:
         BadInput: an image cannot be read.
-        ValueError: a share above 0 with a generator that does not tell persons from the ground.
+        ValueError: a share above 0 with a generator that does not separate person and ground.
     """
     wanted = wanted_share(generator, share)
     if not wanted:
@@ -121,15 +121,15 @@ def _require_training_poses(bank: PoseBank, manager: Any, persons: TrainingImage
 
 
 def cached_bank(persons: TrainingImages, frame: tuple[int, int], poses: Keypoints | None = None) -> PoseBank:
-    """The bank of the training images, built on first use and kept by its content.
+    """The bank of the training images, built on first use and cached by its content.
 
-    It lies in `$XDG_CACHE_HOME/xingaug/banks`, by default below `~/.cache`, under a hash of names, poses in the frame,
-    identities, cameras, and the bank's format. One that is damaged is built again.
+    It is stored in `$XDG_CACHE_HOME/xingaug/banks`, by default below `~/.cache`, under a hash of names, poses in the
+    frame, identities, cameras, and the bank's format. A damaged one is built again.
 
     Args:
         persons: the training images.
-        frame: (height, width) that poses are brought to.
-        poses: those of the real images in it, where they were taken already.
+        frame: (height, width) that poses are scaled to.
+        poses: of the real images in that frame, if already computed.
     """
     digest = hashlib.sha256(f"{FORMAT} {VERSION} {frame}".encode())
     poses = persons.real_poses(frame) if poses is None else poses
@@ -140,10 +140,10 @@ def cached_bank(persons: TrainingImages, frame: tuple[int, int], poses: Keypoint
     path = home / "xingaug" / "banks" / digest.hexdigest()
     try:
         return PoseBank.load(path)
-    except BadInput:  # none there, or damaged
+    except BadInput:  # missing or damaged
         bank = persons.build_bank(frame, poses)
     shutil.rmtree(path, ignore_errors=True)
-    with contextlib.suppress(BadInput, OSError):  # another process was quicker, or the disk is full
+    with contextlib.suppress(BadInput, OSError):  # another process was faster, or the disk is full
         bank.save(path)
     return bank
 
@@ -151,33 +151,33 @@ def cached_bank(persons: TrainingImages, frame: tuple[int, int], poses: Keypoint
 def add_config(cfg: Any) -> None:
     """Adds the keys of `augment` to a script's own yacs configuration.
 
-    Afterwards its YAML files and command line may say `augment.name: xinggan_pose` and the keys of `AugmentConfig`.
-    yacs knows no string in the place of a node, so the short form `augment: xinggan_pose` is not among them.
+    Its YAML files and command line can then set `augment.name: xinggan_pose` and the keys of `AugmentConfig`. The short
+    form `augment: xinggan_pose` does not work, because yacs cannot replace a node by a string.
 
     Args:
         cfg: a yacs `CfgNode` in torchreid's tree, before files are merged into it.
     """
     keys = to_mapping(AugmentConfig()) | {"name": ""}
     cfg.augment = type(cfg)({key: value for key, value in keys.items() if key not in _YACS_LATER})
-    cfg.augment.gate = False  # yacs changes no None into a node
+    cfg.augment.gate = False  # yacs cannot change None into a node
 
 
 _YACS_LATER = ("gate", "labels", "smoothing", "teacher", "weight", "warmup_epochs", "triplet")
-"""Keys that need an engine of ours, or a node in the place of a value."""
+"""Keys that need our own engine, or a node instead of a value."""
 
 
 def attach_config(manager: Any, cfg: Any) -> PoseLoader | None:
-    """Does for a script's own data manager and configuration what `augment` asks for.
+    """Applies `augment` to a script's own data manager and configuration.
 
     Args:
         manager: torchreid's `ImageDataManager`, built from `cfg`.
         cfg: with the keys of `add_config`.
 
     Returns:
-        The new `manager.train_loader`; None where `augment.name` is empty.
+        The new `manager.train_loader`; None if `augment.name` is empty.
 
     Raises:
-        BadInput: a wrong value, or something that it names cannot be used.
+        BadInput: a wrong value, or a file that cannot be used.
     """
     from reid_integration.datamanager import require_real_and_apart  # imports torchreid, which takes seconds
 

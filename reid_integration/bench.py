@@ -1,4 +1,4 @@
-"""What rendering adds to a re-ID training step: python -m reid_integration.bench; `xingaug bench augment` runs it."""
+"""Cost of rendering in a re-ID training step: python -m reid_integration.bench; `xingaug bench augment` runs it."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ from xingaug.generators.store import load_generator
 from xingaug.poses.bank import PoseBank
 
 SIZES = {"resnet50": (256, 128), "osnet_x1_0": (256, 128), "osnet_x0_25": (128, 64)}
-"""Models of torchreid that are measured, with (height, width) of their images."""
+"""torchreid models to measure, with (height, width) of their images."""
 
 IDENTITIES = 751  # Market-1501's
 
@@ -42,10 +42,10 @@ def bench_steps(
     device: str,
     p: float = 0.5,
 ) -> list[dict[str, Any]]:
-    """Training steps (forward, cross entropy, backward, Adam) with and without `augment: xinggan_pose`.
+    """Measures training steps (forward, cross entropy, backward, Adam) with and without `augment: xinggan_pose`.
 
-    A step with it draws, renders, flips, crops, normalises and puts the rows into the batch, as `PoseLoader` does. The
-    reuse of rendered images is in its steady state: the epochs that fill the cache come before.
+    A step with it draws, renders, flips, crops, normalises and merges the rows into the batch, as `PoseLoader` does.
+    Reuse of rendered images is in its steady state: the epochs that fill the cache are run before.
 
     Args:
         models: keys of `SIZES`.
@@ -54,12 +54,12 @@ def bench_steps(
         reuse: values to measure.
         rounds: measured rounds.
         device: such as cuda.
-        p: share of the rows that is rendered.
+        p: share of the rows that are rendered.
 
     Returns:
         A row for each model and reuse: ms of the plain step, `ratio` of the step with rendering to it, rows rendered in
-        a step, and `computed_ratio`, what the two cost in floating-point operations: the ratio on a device that
-        computes both at the same share of its peak.
+        a step, and `computed_ratio`, the ratio of their floating-point operations: the one to expect on a device that
+        runs both at the same share of its peak.
 
     Raises:
         BadInput: no such model or generator, or a number below 1.
@@ -70,9 +70,9 @@ def bench_steps(
     unknown = [name for name in models if name not in SIZES]
     if unknown:
         raise BadInput(f"models: unknown '{unknown[0]}'; known: {', '.join(SIZES)}")
-    place = torch.device(device)
-    network = load_generator(generator, place)
-    render_flop = _flop(lambda: network(*example_batch(network, 1, place)))
+    dev = torch.device(device)
+    network = load_generator(generator, dev)
+    render_flop = _flop(lambda: network(*example_batch(network, 1, dev)))
     return [row for name in models for row in _bench_model(name, network, render_flop, batch_size, reuse, rounds, p)]
 
 
@@ -111,7 +111,7 @@ def _bench_model(
 
 
 class _Epochs(PoseLoader):
-    """A loader that gives one batch for ever, each time as of the next epoch."""
+    """A loader that yields one batch endlessly, each time as in the next epoch."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -125,11 +125,11 @@ class _Epochs(PoseLoader):
                 self._finished += 1
                 self._changed.notify_all()
 
-    def settle(self, given: int) -> None:
-        """Waits for the batch that a GPU renders ahead, so that its time counts for the step that it runs beside."""
+    def settle(self, yielded: int) -> None:
+        """Waits for the batch that a GPU renders ahead, so that its time counts for the step it runs beside."""
         is_ahead = self._stream is not None
         with self._changed:
-            self._changed.wait_for(lambda: self._finished >= given + is_ahead)
+            self._changed.wait_for(lambda: self._finished >= yielded + is_ahead)
         if self._stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
@@ -145,7 +145,7 @@ class _CountingCore(Core):
 
 
 class _Rendering:
-    """Batches as training takes them from a `PoseLoader`, and how many of their rows were rendered."""
+    """Training steps on the batches of a `PoseLoader`, and how many of their rows were rendered."""
 
     def __init__(
         self, generator: PoseGenerator, reuse: int, p: float, batch: dict[str, Any], size: tuple[int, int]
@@ -159,23 +159,23 @@ class _Rendering:
         self._core = augment.core = _CountingCore(generator, augment.core.sigma, "auto", "auto")
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         self._loader = _Epochs(_Repeated(batch, persons), augment, ["random_flip", "random_crop"], size, mean, std)
-        self.rendered, self._given = list[int](), 0
+        self.rendered, self._yielded = list[int](), 0
         self._batches = iter(self._loader)
         for _ in range(3 * reuse if reuse > 1 else 0):
             self.step(lambda images: None)
 
     def step(self, train: Callable[[Tensor], None]) -> None:
-        """Trains on the batch of the next epoch; ends when all that was started is done."""
+        """Trains on the batch of the next epoch; returns when all its work is done."""
         before = self._core.rows
         batch: dict[str, Any] = next(self._batches)
-        self._given += 1
+        self._yielded += 1
         train(batch["img"])
-        self._loader.settle(self._given)
+        self._loader.settle(self._yielded)
         self.rendered.append(self._core.rows - before)
 
 
 class _Repeated:
-    """In the place of a DataLoader: the same batch for ever."""
+    """Replaces a DataLoader: the same batch endlessly."""
 
     def __init__(self, batch: dict[str, Any], persons: TrainingImages) -> None:
         self.batch, self.dataset = batch, SimpleNamespace(persons=persons)
@@ -193,7 +193,7 @@ def _step(model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor) ->
 
 
 def _example(count: int, source_size: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
-    """A batch as `PosedImages` gives it."""
+    """A batch like those of `PosedImages`."""
     rng = torch.Generator().manual_seed(0)
     people = example_keypoints(4096, source_size)[:count]
     return {
@@ -209,20 +209,20 @@ def _example(count: int, source_size: tuple[int, int], size: tuple[int, int]) ->
 def bench_evaluation(
     rounds: int, queries: int = 3368, gallery: int = 15913, identities: int = 750, dimensions: int = 512
 ) -> dict[str, Any]:
-    """Features to CMC and mAP, ours against torchreid's own functions in Python, on one and the same random features.
+    """Measures CMC and mAP from features, ours against torchreid's Python functions, on the same random features.
 
     Args:
         rounds: measured rounds.
-        queries: as many as Market-1501 has, as of the others.
-        gallery: images that are ranked for each.
-        identities: among both.
-        dimensions: of the features.
+        queries: their number; the defaults are those of Market-1501.
+        gallery: number of gallery images.
+        identities: number of identities in both.
+        dimensions: of a feature.
 
     Returns:
-        Seconds of both, `ratio` of torchreid's to ours, and by how much their mAP differs.
+        Seconds of both, `ratio` of torchreid's to ours, and the difference of their mAP.
 
     Raises:
-        BadInput: no round.
+        BadInput: `rounds` below 1.
     """
     positive("rounds", rounds)
     metrics = load_torchreid().metrics
@@ -259,15 +259,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; prints the rows as JSON."""
     parser = Parser(
         prog="python -m reid_integration.bench",
-        description="Measures what rendering adds to a training step, or the evaluation; prints JSON.",
+        description="Measures the cost of rendering in a training step, or the evaluation; prints JSON.",
         epilog="example: python -m reid_integration.bench --models osnet_x0_25 --reuse 1 4 --rounds 3",
     )
     parser.add_argument("part", nargs="?", choices=("steps", "evaluation"), default="steps", help="what to measure")
-    parser.add_argument("--models", nargs="+", default=list(SIZES), metavar="NAME", help=f"of {', '.join(SIZES)}")
+    parser.add_argument("--models", nargs="+", default=list(SIZES), metavar="NAME", help=f"any of {', '.join(SIZES)}")
     parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
     parser.add_argument("--batch-size", type=int, default=64, help="images of a step")
-    parser.add_argument("--reuse", type=int, nargs="+", default=[1, 4, 8], metavar="N", help="values to measure")
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds; the median counts")
+    parser.add_argument("--reuse", type=int, nargs="+", default=[1, 4, 8], metavar="N", help="values of augment.reuse")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, of which the median is reported")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     args = parser.parse_words(arguments)
 

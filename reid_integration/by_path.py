@@ -1,4 +1,4 @@
-"""Rendering for the loaders of other libraries: all it takes is that a batch says which file each row comes from.
+"""Rendering for the loaders of other libraries: a batch only has to hold the file path of each row.
 
 fast-reid, in one line before training (its images have values 0 to 255 and are normalised by the model):
 
@@ -34,16 +34,16 @@ from xingaug.generators.store import load_generator
 from xingaug.images import read_image
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, of RGB in [0, 1]."""
+"""ImageNet's mean and standard deviation of RGB in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Where a batch has what: keys of a mapping, or positions of a sequence.
+    """Where a batch has its images and paths: keys of a mapping, or positions in a sequence.
 
     Attributes:
         images: (B, 3, H, W).
-        paths: B files, as the records name them.
+        paths: B files, as in the records.
     """
 
     images: str | int
@@ -51,24 +51,24 @@ class Fields:
 
 
 PLAIN = Fields(0, 3)
-"""Of batches (images, pids, camids, paths)."""
+"""Fields of batches (images, pids, camids, paths)."""
 
 FASTREID = Fields("images", "img_paths")
-"""Of fast-reid's `CommDataset`, whose batches also have `targets` and `camids`."""
+"""Fields of fast-reid's `CommDataset`, whose batches also have `targets` and `camids`."""
 
 Record = Sequence[Any]
-"""(path, pid, camid), and whatever follows; pids and camids are numbers or texts."""
+"""(path, pid, camid, ...); pids and camids are numbers or strings."""
 
 
 def persons_of(records: Sequence[Record], annotations: str | Path) -> TrainingImages:
-    """What is known of the images of a dataset that lists its records.
+    """Collects names, identities and keypoints of a dataset's records.
 
     Args:
         records: (path, pid, camid) of each image.
         annotations: their keypoints, .npz or .csv, by paths or ends of paths (`xingaug.data.listing.matched`).
 
     Raises:
-        BadInput: unreadable annotations, or they are of none of the images.
+        BadInput: unreadable annotations, or none for these images.
     """
     paths = [os.fspath(record[0]) for record in records]
     table = named_as(read_annotations(Path(annotations)), paths, [Path(path) for path in paths])
@@ -86,17 +86,17 @@ def persons_of(records: Sequence[Record], annotations: str | Path) -> TrainingIm
 
 
 def _numbered(values: Sequence[Hashable]) -> np.ndarray:
-    """(N,) int64: numbers as they are, texts by their order."""
+    """(N,) int64: numbers unchanged, strings numbered in sorted order."""
     if all(isinstance(value, int | np.integer) for value in values):
         return np.array(values, np.int64)
     return np.unique([str(value) for value in values], return_inverse=True)[1].astype(np.int64)
 
 
 class PathLoader(PoseLoader):
-    """A training loader that re-renders the rows which chance has drawn, from their files.
+    """A training loader that re-renders randomly selected rows from their files.
 
-    Batches are as they were, rendered rows in place of real ones; mappings gain `is_synthetic` (B,) bool. Rendered rows
-    go through transforms of their own, as the loader's have changed images whose keypoints are not known any more.
+    Batches keep their form, with rendered rows in place of real ones; mappings gain `is_synthetic` (B,) bool. Rendered
+    rows go through separate transforms, because the keypoints no longer fit images that the loader has transformed.
     """
 
     def __init__(
@@ -111,14 +111,14 @@ class PathLoader(PoseLoader):
         """Wraps a loader.
 
         Args:
-            loader: gives batches with `fields`.
+            loader: yields batches with `fields`.
             augment: draws and renders, in mode "replace".
-            persons: of all images that the loader gives.
-            fields: where a batch has what.
-            finish: for (height, width) of the loader's images, what makes rendered rows (n, 3, h, w) in [0, 1] like
-                those, given a `torch.Generator`.
-            steps_per_epoch: of a loader that never ends, after how many batches images are drawn anew; None for one
-                that does.
+            persons: of all images in the loader.
+            fields: of a batch.
+            finish: takes (height, width) of the loader's images and returns a function that transforms rendered rows
+                (n, 3, h, w) in [0, 1] like those, given a `torch.Generator`.
+            steps_per_epoch: for an endless loader the number of batches after which the epoch of the draws advances;
+                None for a finite one.
 
         Raises:
             ValueError: another mode.
@@ -133,14 +133,14 @@ class PathLoader(PoseLoader):
 
     @property
     def persons(self) -> TrainingImages:
-        """Of the images."""
+        """The images' persons."""
         return self._persons
 
     def rendered(self, batch: Any, epoch: int, step: int) -> Any:
         """The batch with rendered rows.
 
         Raises:
-            BadInput: a path that is none of the records', or a file that cannot be read.
+            BadInput: a path that is in none of the records, or a file that cannot be read.
         """
         entries = dict(batch) if isinstance(batch, Mapping) else dict(enumerate(batch))
         images: Tensor = entries[self.fields.images]
@@ -202,24 +202,24 @@ def render_by_path(
     gate: GateConfig | None = None,
     **options: Any,
 ) -> PathLoader:
-    """Wraps a loader whose batches tell the file of each row.
+    """Wraps a loader whose batches hold the file path of each row.
 
     Args:
         loader: of normalised images.
-        records: (path, pid, camid) of all images that it gives.
+        records: (path, pid, camid) of all images in the loader.
         annotations: their keypoints, .npz or .csv.
         generator: bundled name or .safetensors file.
-        fields: where a batch has what.
-        transforms: torchreid's names of what rendered rows go through.
+        fields: of a batch.
+        transforms: for rendered rows, by torchreid's names.
         mean: of the normalisation, per channel, of images in [0, 1].
-        std: of it, per channel.
-        device: where images are rendered, and come out.
-        gate: which rendered images are good enough; None lets all through.
+        std: of the normalisation, per channel.
+        device: where images are rendered and returned.
+        gate: rejects bad rendered images; None accepts all.
         options: of `XingPose`: p, sampler, seed, fit, reuse; and `ground`, the share of the rendered persons that
-            is put on another training image's ground (None: all where the generator tells persons from the ground).
+            are pasted onto another training image's ground (None: 1 if the generator separates person and ground).
 
     Raises:
-        BadInput: something that is named cannot be used.
+        BadInput: a file or setting cannot be used.
     """
     finish = partial(build_batch_chain, tuple(transforms), mean=tuple(mean), std=tuple(std))
     augment, persons = _prepared(records, annotations, generator, device, gate, options)
@@ -235,23 +235,23 @@ def render_fastreid(
     gate: GateConfig | None = None,
     **options: Any,
 ) -> PathLoader:
-    """Wraps fast-reid's training loader, whose sampler never ends; its dataset's `img_items` are the records.
+    """Wraps fast-reid's training loader, whose sampler is endless; its dataset's `img_items` are the records.
 
-    Rendered rows are flipped, padded and cropped as its defaults do, have values 0 to 255, and keep `targets` and
-    `camids`. Images are drawn anew when as many have passed as the dataset holds.
+    Rendered rows are flipped, padded and cropped as by its defaults, have values 0 to 255, and keep `targets` and
+    `camids`. The epoch of the draws advances after as many images as the dataset holds.
 
     Args:
         loader: of a `CommDataset`.
         annotations: keypoints of its images, .npz or .csv.
         generator: bundled name or .safetensors file.
         erasing: probability of random erasing, which fills with ImageNet's mean (`cfg.INPUT.REA.PROB`).
-        device: where images are rendered, and come out.
-        gate: which rendered images are good enough; None lets all through.
+        device: where images are rendered and returned.
+        gate: rejects bad rendered images; None accepts all.
         options: of `XingPose`: p, sampler, seed, fit, reuse; and `ground`, the share of the rendered persons that
-            is put on another training image's ground (None: all where the generator tells persons from the ground).
+            are pasted onto another training image's ground (None: 1 if the generator separates person and ground).
 
     Raises:
-        BadInput: something that is named cannot be used, or the loader is none of fast-reid's.
+        BadInput: a file or setting cannot be used, or the loader is not fast-reid's.
     """
     records = getattr(loader.dataset, "img_items", None)
     if records is None:

@@ -1,4 +1,4 @@
-"""The checkpoint that a run leaves behind while it trains, to go on from."""
+"""The checkpoint that a run writes during training, to resume from."""
 
 import copy
 import random
@@ -16,7 +16,7 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def checkpoint_of(engine: Any, progress: dict[str, Any]) -> dict[str, Any]:
-    """Everything that a run needs to go on; the tensors are those in use.
+    """Everything that a run needs to resume; the tensors are not copied.
 
     Args:
         engine: torchreid's, with model, optimiser and schedule.
@@ -43,7 +43,7 @@ def copy_on_cpu(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        copied = copy.copy(value)  # with what torch notes beside a state dict
+        copied = copy.copy(value)  # keeps the `_metadata` of a state dict
         copied.update({key: copy_on_cpu(inner) for key, inner in value.items()})
         return copied
     if isinstance(value, list | tuple):
@@ -52,19 +52,19 @@ def copy_on_cpu(value: Any) -> Any:
 
 
 def save_checkpoint(directory: Path, checkpoint: dict[str, Any]) -> None:
-    """Writes it into a run's directory, in one step."""
+    """Writes it into a run's directory atomically."""
     with atomic_write(directory / CHECKPOINT) as temporary:
         torch.save(checkpoint, temporary)
 
 
 def load_checkpoint(directory: Path, engine: Any) -> dict[str, Any] | None:
-    """Puts engine and global random generators to where a checkpoint left them.
+    """Restores engine and global RNGs from a run's checkpoint.
 
     Returns:
-        The training loop's numbers; None where there is no checkpoint.
+        The training loop's numbers; None if there is no checkpoint.
 
     Raises:
-        BadInput: a damaged one.
+        BadInput: the checkpoint is damaged.
     """
     path = directory / CHECKPOINT
     if not path.exists():
@@ -80,7 +80,7 @@ def load_checkpoint(directory: Path, engine: Any) -> dict[str, Any] | None:
             engine.average.load_state_dict(state["average"])
     except BadInput as error:
         raise BadInput(f"{error}; remove the folder to start again") from None
-    except Exception:  # what a damaged file raises differs
+    except Exception:  # a damaged file may raise anything
         raise BadInput(
             f"{path}: not a checkpoint of this run, its arrays do not fit the model; remove the folder to start again"
         ) from None

@@ -39,10 +39,10 @@ def load_compare_config(path: Path, overrides: Sequence[str] = ()) -> CompareCon
 
 
 def cell_configs(config: CompareConfig) -> dict[Cell, ReidConfig]:
-    """The configuration of every cell, each checked; seed by seed, so that what is finished early can be compared.
+    """The checked configuration of every cell, ordered by seed, so that early results can be compared.
 
     Raises:
-        BadInput: an arm has an unknown key or a wrong value, or sets what the comparison sets.
+        BadInput: an arm has an unknown key or a wrong value, or sets a key that the comparison sets.
     """
     for arm, changes in config.arms.items():
         for section, key in (("train", "seed"), ("train", "max_iterations"), ("data", "save_dir")):
@@ -80,21 +80,21 @@ def _cell_config(config: CompareConfig, settings: dict[str, Any], arm: str, cut:
 
 
 def _training_folder(config: CompareConfig, arm: str, cut: Cut) -> Path | None:
-    """The folder below `out/data` that an arm trains on; None where it trains on the base's own sources.
+    """The folder below `out/data` that an arm trains on; None if it trains on the base's own sources.
 
-    Its name holds a hash of where the images come from and how they are made, so that a change of it is another folder.
+    Its name holds a hash of the images' origin and settings, so that a change of these uses another folder.
     """
     kind = config.arms[arm].get("synthetic")
     if kind is None and cut.is_whole:
         return None
     data = _arm_data(config, arm)
-    made = f"{Path(data.root).resolve()} {listed(data.sources)} {cut} {config.synthetic}"
-    folder = f"{cut.name}_{hashlib.sha256(made.encode()).hexdigest()[:8]}"
+    origin = f"{Path(data.root).resolve()} {listed(data.sources)} {cut} {config.synthetic}"
+    folder = f"{cut.name}_{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
     return config.out / "data" / folder / ("real" if kind in (None, "none") else kind)
 
 
 def _arm_settings(config: CompareConfig, arm: str) -> dict[str, Any]:
-    """What all cells of an arm share, as plain data."""
+    """The settings that all cells of an arm share, as plain data."""
     base = read_yaml(config.base) if config.base else {}
     changes = {key: value for key, value in config.arms[arm].items() if key != "synthetic"}
     return merged(merged(base, config.common), changes)
@@ -105,10 +105,10 @@ def _arm_data(config: CompareConfig, arm: str) -> DataConfig:
 
 
 def _source(config: CompareConfig, arm: str) -> Path:
-    """The dataset whose training images an arm takes a share of, or renders again.
+    """The dataset whose training images an arm uses a share of, or renders.
 
     Raises:
-        BadInput: several sources, no such folder, or an oracle of what is no pedestrian world.
+        BadInput: several sources, no such folder, or an oracle arm of a dataset that is no pedestrian world.
     """
     from reid_integration.datamanager import find_folder  # imports torchreid, which takes seconds
 
@@ -134,21 +134,21 @@ def _write_training_folder(config: CompareConfig, arm: str, cut: Cut) -> None:
 
 
 def compare(config: CompareConfig, progress: bool = False, generator: nn.Module | None = None) -> ComparisonResult:
-    """Runs every cell that is not finished; results.json, results.csv, report.html and the plots grow with them.
+    """Runs every unfinished cell, and updates results.json, results.csv, report.html and the plots after each.
 
     Args:
         config: what to compare.
         progress: show progress (bars on a terminal only).
-        generator: renders in place of `augment.generator`; synthetic images on disk are made by `synthetic.generator`.
+        generator: replaces `augment.generator`; synthetic images on disk are made by `synthetic.generator`.
 
     Raises:
         BadInput: as `cell_configs` and `run`; also when a finished cell was run with another configuration.
     """
     cells = cell_configs(config)
     if progress:
-        print(f"{len(cells)} trainings of {config.iterations} iterations; {config.out}/report.html grows with them",
+        print(f"{len(cells)} trainings of {config.iterations} iterations; see {config.out}/report.html after each",
               file=sys.stderr, flush=True)  # fmt: skip
-    # What can be complained of before any work.
+    # Report bad input before any work.
     finished = {key: _finished(cell, generator) for key, cell in cells.items()}
     for (arm, cut, _), done in zip(cells, finished.values(), strict=True):
         if not done and _training_folder(config, arm, cut) is not None:
@@ -173,7 +173,7 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
 
 
 def _finished(cell: ReidConfig, generator: nn.Module | None) -> bool:
-    """Whether the cell's result is there already, from the very same configuration and generator."""
+    """Whether the cell is finished; `BadInput` if with another configuration or generator."""
     directory = Path(cell.data.save_dir)
     if not (directory / RESULT).exists():
         return False
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="YAML file with out, base, arms, seeds, iterations")
     what.add_argument("--data", type=Path, metavar="DIR",
-                      help="or a dataset alone, such as one of xingaug augment, for a first answer: real "
+                      help="or only a dataset, such as the output of xingaug augment, for a first answer: real "
                       "images, the same twice, and with synthetic ones")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as iterations=400")

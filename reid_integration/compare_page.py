@@ -25,8 +25,8 @@ def write_compare_page(out: Path, data: Mapping[str, Any]) -> Path:
             path.write_text(svg, encoding="utf-8")
     lead = paragraph(answer(data)) + plots["mAP"] + paragraph(cost(data))
     seeds = len(data["seeds"])
-    missing = f" {data['missing']} cells are not there yet." if data["missing"] else ""
-    asked = paragraph(
+    missing = f" {data['missing']} cells are not finished yet." if data["missing"] else ""
+    about = paragraph(
         f"Every cell trained for {data['iterations']} iterations, up to {seeds} seed{'s' * (seeds != 1)}; evaluated on "
         f"the real images of the first target.{missing}",
         "soft",
@@ -40,7 +40,7 @@ def write_compare_page(out: Path, data: Mapping[str, Any]) -> Path:
         [f"{row['arm']} - {row['against']}", _label(row), str(row["seeds"]), *(_gain(row[key]) for key in NAMES)]
         for row in data["differences"]
     ]
-    sections = [("Mean and deviation", asked + table(head, rows) + plots["rank1"])]
+    sections = [("Mean and deviation", about + table(head, rows) + plots["rank1"])]
     if gains:
         text = "Percentage points, seed by seed; in brackets the 95 % interval of the mean (Student's t)."
         sections.append(("Differences", paragraph(text, "soft") + table(["", *head[1:]], gains)))
@@ -55,7 +55,7 @@ def write_compare_page(out: Path, data: Mapping[str, Any]) -> Path:
 
 
 def answer(data: Mapping[str, Any]) -> str:
-    """What the comparison says, in one sentence: the headline arm against the first control, on the first cut."""
+    """The result in one sentence: the headline arm against the first control, on the first cut."""
     arm, control = data["headline"], data["controls"][0]
     if arm == control:
         return f"{arm} is the only arm, so there is nothing to compare it with."
@@ -63,23 +63,23 @@ def answer(data: Mapping[str, Any]) -> str:
     if not found:
         return f"{arm} and {control} have no finished cells in common yet, so there is no answer."
     row = found[0]
-    gain, rows = row["mAP"], [other for other in data["summary"] if _place(other) == _place(row)]
+    gain, rows = row["mAP"], [other for other in data["summary"] if _shares(other) == _shares(row)]
     means = {other["arm"]: 100 * other["mAP"]["mean"] for other in rows}
     compared = (
         f"with {_label(row)}, {arm} reaches an mAP of {means[arm]:.1f} % and {control} one of {means[control]:.1f} %"
     )
     if gain["low"] is None:
-        return f"{compared[0].upper()}{compared[1:]}, of a single seed each, which says nothing of chance."
+        return f"{compared[0].upper()}{compared[1:]}, of a single seed each, too few to rule out chance."
     within = f"{_gain(gain)} points over {row['seeds']} seeds"
     if gain["low"] > 0:
         return f"Synthesised poses help: {compared}: {within}."
     if gain["high"] < 0:
         return f"Synthesised poses harm: {compared}: {within}."
-    return f"No difference that could be told from chance: {compared}: {within}."
+    return f"No significant difference: {compared}: {within}."
 
 
 def cost(data: Mapping[str, Any]) -> str:
-    """What it cost, in one sentence."""
+    """The training time in one sentence."""
     arm, control = data["headline"], data["controls"][0]
     seconds = {row["arm"]: row["train_seconds"] for row in reversed(data["summary"])}
     total = sum(cell["train_seconds"] + cell["evaluation_seconds"] for cell in data["cells"]) / 3600
@@ -92,11 +92,11 @@ def cost(data: Mapping[str, Any]) -> str:
 
 
 def plot_svg(data: Mapping[str, Any], key: str) -> str:
-    """A figure by arm, or where there are several cuts by cut and arm, with 95 % intervals where there are seeds.
+    """Plots a figure by arm, or by cut and arm if there are several cuts, with 95 % intervals if there are seeds.
 
     Args:
         data: `ComparisonResult.to_mapping`.
-        key: which figure.
+        key: name of the figure.
 
     Returns:
         An SVG element.
@@ -107,19 +107,19 @@ def plot_svg(data: Mapping[str, Any], key: str) -> str:
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
-    places = [_place(cut) for cut in _cuts(data)]
+    cuts = [_shares(cut) for cut in _cuts(data)]
     for number, arm in enumerate(data["arms"]):
         rows = [row for row in data["summary"] if row["arm"] == arm]
         means = [100 * row[key]["mean"] for row in rows]
         errors = [0 if row[key]["low"] is None else 100 * (row[key]["high"] - row[key]["mean"]) for row in rows]
-        if len(places) > 1:  # side by side, for intervals hide one another
+        if len(cuts) > 1:  # side by side, because intervals would overlap
             aside = 0.6 * (number + 0.5) / len(data["arms"]) - 0.3
-            x = [places.index(_place(row)) + aside for row in rows]
+            x = [cuts.index(_shares(row)) + aside for row in rows]
             axes.errorbar(x, means, errors, marker="o", capsize=3, linestyle="none", label=arm)
         else:
             axes.errorbar([number] * len(rows), means, errors, marker="o", capsize=4, linestyle="none")
-    if len(places) > 1:
-        axes.set_xticks(range(len(places)), [Cut(*place).label for place in places])
+    if len(cuts) > 1:
+        axes.set_xticks(range(len(cuts)), [Cut(*place).label for place in cuts])
         axes.legend(frameon=False)
     else:
         axes.set_xticks(range(len(data["arms"])), data["arms"])
@@ -134,12 +134,12 @@ def _cuts(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [{"share": cut["images"], "identity_share": cut["identities"]} for cut in data["cuts"]]
 
 
-def _place(row: Mapping[str, Any]) -> tuple[float, float]:
+def _shares(row: Mapping[str, Any]) -> tuple[float, float]:
     return row["share"], row["identity_share"]
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    return Cut(*_place(row)).label
+    return Cut(*_shares(row)).label
 
 
 def _with_spread(values: Mapping[str, float | None]) -> str:

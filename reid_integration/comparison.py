@@ -1,4 +1,4 @@
-"""What a comparison is to train and what it found: arms x cuts x seeds, means, paired differences, intervals."""
+"""Configuration and result of a comparison: arms x cuts x seeds, means, paired differences, intervals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,27 +16,27 @@ FIGURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """What is compared.
+    """The arms, shares and seeds to compare.
 
     Attributes:
         out: folder of the cells (`out/arm/share_100/seed_1/`), of training folders that arms need (`out/data/`), and
             of results.json, results.csv, report.html and the plots.
         arms: by name, the changes to the base configuration, as a nested mapping; `synthetic: offline`, `duplicates`
-            or `oracle` puts such images beside the real ones (`reid_integration.arms`), and `none` leaves out those
-            that the source holds. The first is the one that the others are compared with.
-        base: torchreid-style YAML that all cells share; a relative path is meant from the comparison's own file.
+            or `oracle` adds such images to the real ones (`reid_integration.arms`), and `none` removes those that the
+            source holds. The first is the default control.
+        base: torchreid-style YAML that all cells share; a relative path starts at the comparison's own file.
         common: changes to the base for all arms.
-        seeds: of the training, one cell each; draws follow it unless augment.seed is given.
-        shares: of each identity's training images that there are, one cell each.
+        seeds: of the training, one cell each; also of the pose draws unless augment.seed is given.
+        shares: of each identity's training images, one cell each.
         identity_shares: of the training identities, with all their images, one cell each.
         iterations: optimiser steps of every cell.
         synthetic: how synthetic images on disk are made.
-        against: arms that every other one is compared with, seed by seed; empty is the first.
+        against: controls that every other arm is compared with, seed by seed; empty is the first arm.
         headline: the arm that the page's first sentence is about; empty is the last one.
 
     Raises:
-        ValueError: no arm, seed or share, one that is given twice or outside its range, a name that cannot be a folder
-            or is unknown, or no iterations.
+        ValueError: no arm, seed or share, a repeated one or one outside its range, a name that cannot be a folder or
+            is unknown, or no iterations.
     """
 
     out: Path
@@ -78,12 +78,12 @@ class CompareConfig:
 
     @property
     def cuts(self) -> list[Cut]:
-        """What of the training set the cells see."""
+        """The parts of the training set, one cell each."""
         return [*(Cut(images=share) for share in self.shares), *(Cut(identities=s) for s in self.identity_shares)]
 
     @property
     def controls(self) -> list[str]:
-        """Arms that the others are compared with."""
+        """The arms that the others are compared with."""
         return self.against or [next(iter(self.arms))]
 
 
@@ -93,7 +93,7 @@ Cell = tuple[str, Cut, int]
 
 @dataclass
 class ComparisonResult:
-    """What a comparison found; while it runs, what there is of it.
+    """The result of a comparison, or a partial one while it runs.
 
     Attributes:
         config: what was compared.
@@ -104,7 +104,7 @@ class ComparisonResult:
     cells: dict[Cell, TrainResult]
 
     def seeds(self, arm: str, cut: Cut) -> list[int]:
-        """Seeds of which the cell is finished."""
+        """Seeds with a finished cell."""
         return [seed for seed in self.config.seeds if (arm, cut, seed) in self.cells]
 
     def figures(self, arm: str, cut: Cut, seeds: list[int] | None = None) -> dict[str, np.ndarray]:
@@ -114,10 +114,10 @@ class ComparisonResult:
         return {key: np.array([figures[key] for figures in runs]) for key in FIGURES}
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each cell and target, as results.csv has them."""
+        """One row for each cell and target, as in results.csv."""
         return [
             {
-                **_place(arm, cut),
+                **_columns(arm, cut),
                 "seed": seed,
                 "target": target,
                 **reid.figures(),
@@ -134,10 +134,10 @@ class ComparisonResult:
         ]
 
     def summary(self) -> list[dict[str, Any]]:
-        """For each cut and arm, mean, deviation and 95 % interval of each figure over the seeds."""
+        """For each cut and arm, mean, standard deviation and 95 % interval of each figure over the seeds."""
         return [
             {
-                **_place(arm, cut),
+                **_columns(arm, cut),
                 "seeds": len(self.seeds(arm, cut)),
                 **{key: statistics_of(values) for key, values in self.figures(arm, cut).items()},
                 "train_seconds": self._mean(arm, cut, lambda cell: cell.train_seconds),
@@ -151,36 +151,36 @@ class ComparisonResult:
         return float(np.mean([value(self.cells[arm, cut, seed]) for seed in self.seeds(arm, cut)]))
 
     def differences(self) -> list[dict[str, Any]]:
-        """For each cut and arm, by how much it exceeds another one, over the seeds that both have."""
+        """For each cut and arm, the differences to each control, over the seeds that both have."""
         found, controls = [], self.config.controls
         for cut in self.config.cuts:
             for number, other in enumerate(controls):
                 for arm in self.config.arms:
                     shared = [seed for seed in self.seeds(arm, cut) if seed in self.seeds(other, cut)]
-                    if arm in controls[: number + 1] or not shared:  # nor the other way round
+                    if arm in controls[: number + 1] or not shared:  # each pair of controls only once
                         continue
                     base = self.figures(other, cut, shared)
                     gains = {k: statistics_of(v - base[k]) for k, v in self.figures(arm, cut, shared).items()}
-                    found.append({**_place(arm, cut), "against": other, "seeds": len(shared), **gains})
+                    found.append({**_columns(arm, cut), "against": other, "seeds": len(shared), **gains})
         return found
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain data, as results.json has it."""
+        """Plain data, as in results.json."""
         cells = [
-            {**_place(arm, cut), "seed": seed, **cell.to_mapping()} for (arm, cut, seed), cell in self.cells.items()
+            {**_columns(arm, cut), "seed": seed, **cell.to_mapping()} for (arm, cut, seed), cell in self.cells.items()
         ]
         config = self.config
-        asked = len(config.arms) * len(config.cuts) * len(config.seeds)
+        wanted = len(config.arms) * len(config.cuts) * len(config.seeds)
         return {
             "arms": list(config.arms), "cuts": [vars(cut) for cut in config.cuts], "seeds": config.seeds,
             "iterations": config.iterations, "headline": config.headline or list(config.arms)[-1],
-            "controls": config.controls, "missing": asked - len(cells),
+            "controls": config.controls, "missing": wanted - len(cells),
             "summary": self.summary(), "differences": self.differences(), "cells": cells,
         }  # fmt: skip
 
 
-def _place(arm: str, cut: Cut) -> dict[str, Any]:
-    """Which cells: the arm, and its shares of each identity's images and of the identities."""
+def _columns(arm: str, cut: Cut) -> dict[str, Any]:
+    """The columns of a cell: the arm, and its shares of each identity's images and of the identities."""
     return {"arm": arm, "share": cut.images, "identity_share": cut.identities}
 
 

@@ -1,6 +1,6 @@
-"""The one place that knows where torchreid lives and what it does on import, on stdout and on the network.
+"""The only module that handles torchreid's import path, its output on import and stdout, and its downloads.
 
-Upstream (1.4.0) is rooted at `torchreid`, the packaged 0.2.5 at `torchreid.reid`; everything below is the same.
+Upstream (1.4.0) has its packages in `torchreid`, the packaged 0.2.5 in `torchreid.reid`; the rest is the same.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def load_torchreid() -> ModuleType:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drops what torchreid prints while it builds things."""
+    """Suppresses torchreid's output while a block runs."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
@@ -47,10 +47,10 @@ def quiet() -> Iterator[None]:
 def without_downloads() -> Iterator[None]:
     """Makes torchreid's model builders fail where they would fetch pretrained weights.
 
-    Weights that an earlier download has left in torch's cache are still found.
+    Weights in torch's cache from an earlier download are still found.
 
     Raises:
-        BadInput: inside the block, when a file would have to be fetched; it names the file.
+        BadInput: inside the block, if a file would have to be fetched; it names the file.
     """
     import gdown
     import torch

@@ -1,8 +1,8 @@
 """torchreid's key tree as typed classes, plus `augment:`.
 
 Keys and defaults are those of torchreid's `scripts/default_config.py` (1.4.0), which the package 0.2.5 does not ship.
-Keys of ours: `augment`, `use_gpu: null` and those that a comment calls so. A setting that torchreid accepts and this
-package would not honour is refused with a reason; `video` is accepted, because complete torchreid files have it.
+Our additions: `augment`, `use_gpu: null` and the keys commented "Ours". A torchreid setting that this package would
+not honour is refused with a reason; `video` is accepted, because complete torchreid files have it.
 """
 
 import math
@@ -16,21 +16,21 @@ from xingaug.config import from_mapping, override, read_yaml
 from xingaug.errors import BadInput
 
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
-"""Transforms that torchreid knows; it ignores every other name in silence."""
+"""torchreid's transforms; it silently ignores any other name."""
 
 
 MAX_COUNT = 1_000_000_000
-"""Most epochs, iterations and the like that a setting may name."""
+"""Upper limit for numbers of epochs, iterations and the like."""
 
 MAX_PIXELS = 2**28
 """Most pixels of a batch: 3 GB in float32."""
 
 MAX_SEED = 2**32 - 1
-"""NumPy's largest seed."""
+"""Largest seed that NumPy accepts."""
 
 
 def listed(names: list[str] | str) -> list[str]:
-    """Several names; torchreid takes a single one as a string too."""
+    """Names as a list; torchreid also accepts a single string."""
     return [names] if isinstance(names, str) else list(names)
 
 
@@ -55,10 +55,10 @@ class ModelConfig:
     pretrained: bool = True  # ImageNet weights from torch's cache; nothing is downloaded
     load_weights: str = ""  # .safetensors or .pth to start from
     resume: str = ""
-    # Ours: batch norm between the features and the classifier (BNNeck; Luo et al., 2019). The triplet loss sees the
-    # features before it, retrieval those behind it.
+    # Ours: batch norm between the features and the classifier (BNNeck; Luo et al., 2019). The triplet loss uses the
+    # features before it, retrieval those after it.
     neck: bool = False
-    # Ours: stride of the last convolution that has one of 2, for a finer last map; resnet* and mobilenetv2* alone.
+    # Ours: stride of the last stage, 1 for a finer last feature map; only resnet* and mobilenetv2*.
     last_stride: Literal[1, 2] = 2
 
 
@@ -83,7 +83,7 @@ class DataConfig:
     load_train_targets: bool = False
 
     def __post_init__(self) -> None:
-        """Checks what torchreid would pass over."""
+        """Checks what torchreid would silently ignore."""
         if self.type != "image":
             raise ValueError(f"type: '{self.type}'; only image models are supported, needed 'image'")
         for transform in listed(self.transforms):
@@ -118,7 +118,7 @@ class Market1501Config:
 
 @dataclass(frozen=True)
 class Cuhk03Config:
-    """`cuhk03`; without meaning for other datasets."""
+    """`cuhk03`; ignored for other datasets."""
 
     labeled_images: bool = False
     classic_split: bool = False
@@ -136,9 +136,9 @@ class SamplerConfig:
     num_instances: int = 4  # images of an identity in a batch, for RandomIdentitySampler
     num_cams: int = 1  # cameras in a batch, for RandomDomainSampler
     num_datasets: int = 1  # dataset ids in a batch, for RandomDatasetSampler
-    # Ours: share of the rows that are images marked as synthetic in their names, whatever their number beside the real
-    # ones, drawn with replacement, or with RandomIdentitySampler among the rows of each identity; null draws every
-    # image once an epoch, as torchreid does.
+    # Ours: share of the rows that are images marked as synthetic in their names, regardless of their number, drawn
+    # with replacement, or with RandomIdentitySampler within the rows of each identity; null draws every image once an
+    # epoch, as torchreid does.
     synthetic_share: float | None = None
 
     def __post_init__(self) -> None:
@@ -155,7 +155,7 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """`video`; accepted and without effect on image models."""
+    """`video`; accepted, but has no effect on image models."""
 
     seq_len: int = 15
     sample_method: str = "evenly"
@@ -182,17 +182,17 @@ class ReidTrainConfig:
     gamma: float = 0.1
     print_freq: int = 20  # iterations between refreshed figures on the progress bar
     seed: int = 1
-    # Ours: train for exactly so many iterations, with as many epochs as that takes. The learning-rate schedule, given
-    # for max_epoch epochs, is spread over them, so that arms with more or fewer images follow the same one.
+    # Ours: train for exactly this many iterations, over as many epochs as needed. The learning-rate schedule of
+    # max_epoch epochs is stretched over them, so that arms with more or fewer images follow the same schedule.
     max_iterations: int | None = None
-    # Ours: what the model computes in; weights stay float32, float16 has a gradient scaler and needs a GPU.
+    # Ours: autocast type of the model; weights stay float32, float16 has a gradient scaler and needs a GPU.
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    # Ours: a checkpoint after the epochs, at most so often; a run that was stopped goes on from it.
+    # Ours: least minutes between checkpoints, written after an epoch; a stopped run resumes from the last one.
     checkpoint_minutes: float = 5.0
-    # Ours: iterations over which the learning rate rises from a tenth to what the schedule says.
+    # Ours: iterations over which the learning rate rises from a tenth of the schedule's value to all of it.
     warmup_iterations: int = 0
-    # Ours: the model that is tested and saved is the moving average of the weights, with this share of the average
-    # kept at each step, such as 0.998; 0 is the last weights.
+    # Ours: decay of the moving average of the weights, which is tested and saved, such as 0.998; 0 uses the last
+    # weights.
     ema: float = 0.0
 
     def __post_init__(self) -> None:
@@ -298,7 +298,7 @@ class LossConfig:
 class TestConfig:
     """`test`."""
 
-    __test__ = False  # no test case, whatever pytest makes of the name
+    __test__ = False  # keeps pytest from collecting the class by its name
 
     batch_size: int = 100
     dist_metric: Literal["euclidean", "cosine"] = "euclidean"
@@ -310,8 +310,8 @@ class TestConfig:
     rerank: bool = False
     visrank: bool = False
     visrank_topk: int = 10
-    # Ours: the feature of an image is the mean of its own and of those of its renderings in that many poses, the most
-    # central ones of the bank; generator, bank and annotations are those of `augment`.
+    # Ours: an image's feature is the mean of its own and those of its renderings in this many poses, the most central
+    # ones of the bank; generator, bank and annotations are those of `augment`.
     poses: int = 0
 
     def __post_init__(self) -> None:
@@ -337,23 +337,21 @@ class AugmentConfig:
     sampler: str = "uniform"  # how a pose is drawn from the bank; a mixture: "uniform=3,near=1"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of rendering; auto: bfloat16 where the device has it
     runtime: Literal["auto", "torch", "openvino"] = "auto"  # auto: OpenVINO on a CPU where it is installed
-    fit: Literal["frame", "source"] = "frame"  # a pose stands where it was seen, or where and as large as the source
-    # Share of the rendered persons that is put on another training image's ground; null: all where the generator tells
-    # persons from the ground, as market1501-augment does, else none.
+    fit: Literal["frame", "source"] = "frame"  # keep a pose's position and size, or take the source's
+    # Share of the rendered persons that are pasted onto another training image's ground; null: 1 if the generator
+    # separates person and ground, as market1501-augment does, else 0.
     ground: float | None = None
-    reuse: int = 1  # epochs that draw an image before it gets a new pose; till then its rendered image is served again
+    reuse: int = 1  # epochs that select an image before it gets a new pose; until then its rendered image is reused
     start_epoch: int = 0  # first epoch (counted from 0) with rendered images
-    stop_epoch: int | None = None  # first epoch without them again; null: never
+    stop_epoch: int | None = None  # first epoch without rendered images again; null: never
     seed: int | None = None  # of the draws; null: train.seed
-    rerender: bool = False  # true: images that are synthetic already, as their names say, are rendered once more
-    gate: GateConfig | bool | None = None  # true: no empty and no burnt-out images; null or false: all
-    # What synthetic rows are taught, those of an offline-augmented folder too (`reid_integration.policies`).
+    rerender: bool = False  # true: also render images that are synthetic already by their names
+    gate: GateConfig | bool | None = None  # true: reject empty and burnt-out images; null or false: accept all
+    # Labels of synthetic rows, including those of an offline-augmented folder (`reid_integration.policies`).
     labels: Literal["same_id", "lsr", "lsro", "soft"] = "same_id"
     smoothing: float = 0.3  # of lsr
-    teacher: str | None = (
-        None  # of soft: weights of the same model on the same identities, as an earlier run wrote them
-    )
-    weight: float = 1.0  # of a synthetic row in the classifier's loss; a real one has 1
+    teacher: str | None = None  # of soft: weights of the same model on the same identities, from an earlier run
+    weight: float = 1.0  # of a synthetic row in the classifier's loss, where a real one has 1
     warmup_epochs: int = 0  # epochs from start_epoch on, over which that weight rises from 0
     triplet: Literal["include", "exclude", "anchor_real_only"] = "include"  # synthetic rows in the triplet loss
 
@@ -394,7 +392,7 @@ class ReidConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     test: TestConfig = field(default_factory=TestConfig)
     augment: AugmentConfig | Literal["xinggan_pose"] | None = None
-    use_gpu: bool | None = None  # null: where CUDA is available
+    use_gpu: bool | None = None  # null: if CUDA is available
 
     def __post_init__(self) -> None:
         """Expands `augment: xinggan_pose` and refuses what would be ignored."""
@@ -419,7 +417,7 @@ class ReidConfig:
                 )
 
     def _require_policies_that_act(self) -> None:
-        """Raises ValueError for a policy that the loss has no place for, and for test poses without a generator."""
+        """Raises ValueError for a policy that has no effect on the loss, and for test poses without a generator."""
         chosen, loss = self.augmentation, self.loss
         if self.test.poses and chosen is None:
             raise ValueError(
@@ -443,7 +441,7 @@ class ReidConfig:
 
     @property
     def has_policy(self) -> bool:
-        """Whether synthetic rows are taught otherwise than real ones."""
+        """Whether synthetic rows have other labels, weights or triplets than real ones."""
         chosen = self.augmentation
         return chosen is not None and (
             chosen.labels != "same_id" or chosen.weight != 1 or chosen.warmup_epochs > 0 or chosen.triplet != "include"

@@ -27,25 +27,25 @@ Entries = list[tuple[str, int, int, int]]
 
 
 class MarketImages(_ImageDataset):
-    """torchreid's image dataset, except that an unreadable image is an error (torchreid would try again for ever).
+    """torchreid's image dataset, except that an unreadable image is an error (torchreid would retry forever).
 
     A split that is not needed may be an empty list.
     """
 
     def __init__(self, train: Entries, query: Entries, gallery: Entries, **options: Any) -> None:
-        """Takes lists of (path, pid, camid, dsetid); `options` are those of torchreid's `ImageDataset`."""
-        # torchreid's constructor looks at the first entry of each list, so none may be empty while it runs.
+        """Args: lists of (path, pid, camid, dsetid); `options`: of torchreid's `ImageDataset`."""
+        # torchreid's constructor reads the first entry of each list, so none may be empty while it runs.
         some = (train or query)[:1]
         super().__init__(train or some, query or some, gallery or some, **options)
         if not self.combineall:
             self.train, self.query, self.gallery = train, query, gallery
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One image, as torchreid gives it: `img`, `pid`, `camid`, `impath`, `dsetid`."""
+        """One item as in torchreid: `img`, `pid`, `camid`, `impath`, `dsetid`."""
         return image_item(self, index, read_image(Path(self.data[index][0])))
 
     def __add__(self, other: Any) -> "MarketImages":
-        """Joins training sets as torchreid does: identities, cameras and dataset ids of the second are further ones."""
+        """Joins training sets as torchreid does: identities, cameras and dataset ids of the second are renumbered."""
         shifted = [
             (path, pid + self.num_train_pids, camid + self.num_train_cams, dsetid + self.num_datasets)
             for path, pid, camid, dsetid in other.train
@@ -57,8 +57,8 @@ class MarketFolder(MarketImages):
     """A dataset that `xingaug.data.readers` knows, such as a folder in Market-1501 layout.
 
     Training identities are relabelled 0, 1, ...; cameras count from 0, as in torchreid; real images have dsetid 0, and
-    images marked as synthetic in their names keep pid and camid and have dsetid 1. A folder that is only trained on
-    needs neither query nor gallery.
+    images marked as synthetic in their names keep pid and camid and have dsetid 1. A folder that is only used for
+    training needs neither query nor gallery.
     """
 
     _junk_pids = (-1, 0)
@@ -71,10 +71,10 @@ class MarketFolder(MarketImages):
                 a YAML file that describes one.
             mode: train, query or gallery.
             combineall: train on query and gallery too.
-            options: what else torchreid's data manager passes.
+            options: further arguments of torchreid's data manager.
 
         Raises:
-            BadInput: a folder is missing or empty, or holds names outside the grammar.
+            BadInput: a folder is missing or empty, or holds names that cannot be parsed.
         """
         needed = (
             ("train", "query", "gallery") if combineall else ("train",) if mode == "train" else ("query", "gallery")
@@ -94,17 +94,17 @@ class MarketFolder(MarketImages):
 
 
 def register_market_folder(folder: str | Path, name: str | None = None) -> str:
-    """Makes a folder in Market-1501 layout known to torchreid; doing it again is harmless.
+    """Registers a folder in Market-1501 layout with torchreid; repeated calls are harmless.
 
     Args:
         folder: the dataset's root, or a YAML file that describes one.
-        name: what to call it in torchreid; None is its absolute path.
+        name: of the dataset in torchreid; None is the folder's absolute path.
 
     Returns:
         The name, for `sources=` and `targets=` of torchreid's `ImageDataManager`.
 
     Raises:
-        BadInput: no such folder, or the name stands for another dataset.
+        BadInput: no such folder, or the name belongs to another dataset.
     """
     path = Path(folder).expanduser().resolve()
     if not path.is_dir() and not _is_description(path):
@@ -123,8 +123,8 @@ def register_market_folder(folder: str | Path, name: str | None = None) -> str:
 def find_folder(root: str | Path, name: str) -> Path:
     """The folder or YAML file that a source or target names: below `root`, or anywhere if it is an absolute path.
 
-    torchreid's name `market1501` finds `root/market1501/Market-1501-v15.09.15`, as torchreid does, and the usual places
-    of a tree that was merely unpacked; `msmt17` finds either version of MSMT17 in its folder.
+    torchreid's name `market1501` finds `root/market1501/Market-1501-v15.09.15`, as torchreid does, and the usual
+    folders of an unpacked archive; `msmt17` finds either version of MSMT17 in its folder.
     """
     base = Path(root).expanduser()
     candidates = [base / name]
@@ -156,7 +156,7 @@ def build_datamanager(config: ReidConfig) -> Any:
     """
     data, sampler, only_tested = config.data, config.sampler, config.test.evaluate
     names = {entry: find_folder(data.root, entry) for entry in {*listed(data.sources), *listed(data.targets)}}
-    if config.augmentation is not None:  # which looks keypoints and cameras up by names in Market's grammar
+    if config.augmentation is not None:  # it looks up keypoints and cameras by file names in Market-1501's format
         for entry in listed(data.sources):
             require_market_tree(names[entry], "augment")
     registered = {entry: register_market_folder(folder) for entry, folder in names.items()}
@@ -174,7 +174,7 @@ def build_datamanager(config: ReidConfig) -> Any:
                 use_gpu=config.use_gpu is not False,
                 split_id=data.split_id,
                 combineall=data.combineall,
-                # No batch is taken where nothing is trained: whether one could be formed does not matter.
+                # Without training no batch is drawn, so it does not matter whether one could be formed.
                 batch_size_train=1 if only_tested else config.train.batch_size,
                 batch_size_test=config.test.batch_size,
                 workers=data.workers,
@@ -198,7 +198,7 @@ def build_datamanager(config: ReidConfig) -> Any:
 
 
 def _mixed(loader: Any, config: ReidConfig) -> DataLoader[dict[str, Any]]:
-    """The loader with synthetic images in a share of its rows; which ones is drawn as torchreid draws, globally."""
+    """The loader with synthetic images in a share of its rows, drawn from the global RNG like torchreid's rows."""
     share, sources = config.sampler.synthetic_share or 0.0, config.data.sources
     synthetic = torch.tensor([is_synthetic(path) for path, *_ in loader.dataset.data])
     for wanted, there, what in ((share, synthetic, "synthetic"), (1 - share, ~synthetic, "real")):
@@ -217,7 +217,7 @@ def _mixed(loader: Any, config: ReidConfig) -> DataLoader[dict[str, Any]]:
 
 
 def _check(manager: Any, config: ReidConfig) -> None:
-    """Refuses a training set that is too small or that holds images it will be tested on."""
+    """Refuses a training set that is too small or contains test images."""
     if not len(manager.train_loader):
         raise BadInput(
             f"train.batch_size: {config.train.batch_size}, but {config.sampler.train_sampler} gives only "
@@ -228,7 +228,7 @@ def _check(manager: Any, config: ReidConfig) -> None:
 
 
 def _require_matches(manager: Any, config: ReidConfig) -> None:
-    """Raises `BadInput` for a target on which no query can be matched, known before hours of training."""
+    """Raises `BadInput` for a target without any query that has a match, before hours of training."""
     for name, splits in zip(listed(config.data.targets), manager.test_dataset.values(), strict=True):
         (q_pids, q_camids), (g_pids, g_camids) = (
             (np.array([entry[1] for entry in splits[part]]), np.array([entry[2] for entry in splits[part]]))
@@ -239,13 +239,13 @@ def _require_matches(manager: Any, config: ReidConfig) -> None:
 
 
 def require_real_and_apart(manager: Any) -> None:
-    """Checks that a model will be tested on real images that it was not trained on.
+    """Checks that test images are real and not among the training images.
 
     Args:
         manager: torchreid's `ImageDataManager`.
 
     Raises:
-        BadInput: a test image is marked as synthetic, or lies among the training images, be it as a copy.
+        BadInput: a test image is marked as synthetic, or is also a training image, possibly as a copy.
     """
     trained = {content_hash(path) for path, *_ in manager.train_loader.dataset.data}
     for name, splits in manager.test_dataset.items():
@@ -255,7 +255,7 @@ def require_real_and_apart(manager: Any) -> None:
             if synthetic:
                 raise BadInput(
                     f"{name}: {len(synthetic)} {split} images are synthetic, such as {min(synthetic)}; "
-                    "needed real ones, for accuracy is measured on them"
+                    "needed real ones, because accuracy is measured on them"
                 )
             shared = [path for path in paths if content_hash(path) in trained]
             if shared:

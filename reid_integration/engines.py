@@ -1,4 +1,4 @@
-"""torchreid's engine round the model that a configuration names, with a step of ours where it is asked for."""
+"""Builds torchreid's engine for a configuration, with our own training step where the configuration needs it."""
 
 import copy
 from pathlib import Path
@@ -16,11 +16,11 @@ from reid_integration.weights import load_weights
 from xingaug.errors import BadInput
 
 _CHANNELS_LAST = ("osnet", "resnet", "mobilenet")
-"""Models whose weights may lie with channels last; others of torchreid's ask for another layout with `view`."""
+"""Models that support channels last; other torchreid models need contiguous tensors for `view`."""
 
 
 def device_of(config: ReidConfig) -> torch.device:
-    """Where the model and the rendering run."""
+    """The device of model and rendering."""
     return torch.device("cuda" if config.use_gpu is not False and torch.cuda.is_available() else "cpu")
 
 
@@ -29,7 +29,7 @@ def build_engine(config: ReidConfig, manager: Any) -> Any:
     torchreid, train, loss = load_torchreid(), config.train, config.loss
     model = build_model(config, manager.num_train_pids, device_of(config)).to(device_of(config))
     if config.model.name.startswith(_CHANNELS_LAST):
-        model.to(memory_format=torch.channels_last)  # OSNet is a third faster in it
+        model.to(memory_format=torch.channels_last)  # makes OSNet a third faster
     with quiet():
         optimizer = torchreid.optim.build_optimizer(
             model,
@@ -62,23 +62,23 @@ def build_engine(config: ReidConfig, manager: Any) -> Any:
             engine = torchreid.engine.ImageTripletEngine(manager, model, optimizer, margin, **weights, **common)
     if config.has_policy or train.precision != "float32":
         teacher = _teacher(config, manager.num_train_pids)
-        # The stock engine in everything but the step.
+        # Only the step of the stock engine is replaced.
         engine.forward_backward = PolicyStep(config, engine, teacher)
     engine.average = copy.deepcopy(model).requires_grad_(False) if train.ema else None
     return engine
 
 
 def tested_model(engine: Any) -> nn.Module:
-    """What of an engine is tested and saved: the moving average of its model, if the configuration asks for one."""
+    """The model that is tested and saved: the moving average of the engine's model, if `train.ema` is set."""
     model: nn.Module = engine.model if engine.average is None else engine.average
     return model
 
 
 class PolicyStep:
-    """An optimiser step in which synthetic rows have labels, weights and triplets of their own, in any precision."""
+    """An optimiser step with separate labels, weights and triplets for synthetic rows, in any precision."""
 
     def __init__(self, config: ReidConfig, engine: Any, teacher: nn.Module | None) -> None:
-        """Takes the place of the engine's own `forward_backward`.
+        """Replaces the engine's `forward_backward`.
 
         Args:
             config: the run.
@@ -99,20 +99,20 @@ class PolicyStep:
         images, pids = data["img"].to(self.device), data["pid"].to(self.device)
         synthetic = synthetic_rows(data).to(self.device)
         if self._is_stock(synthetic):
-            told: dict[str, float] = self._stock(data)
-            return told
+            terms: dict[str, float] = self._stock(data)
+            return terms
         dtype = getattr(torch, self.config.train.precision)
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             outputs = self.engine.model(images)
-        loss, told = self._losses(outputs, images, pids, synthetic)
+        loss, terms = self._losses(outputs, images, pids, synthetic)
         self.engine.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.engine.optimizer)
         self.scaler.update()
-        return told
+        return terms
 
     def _is_stock(self, synthetic: Tensor) -> bool:
-        """Whether torchreid's own step does the same."""
+        """Whether torchreid's own step would do the same."""
         return self.config.train.precision == "float32" and not bool(synthetic.any())
 
     def _losses(self, outputs: Any, images: Tensor, pids: Tensor, synthetic: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -120,31 +120,31 @@ class PolicyStep:
             loss = self._classification(outputs, images, pids, synthetic)
             return loss, {"loss": loss.item(), "acc": self._accuracy(outputs, pids)}
         (outputs, features), chosen = outputs, self.config.loss.triplet
-        total, told = pids.new_zeros((), dtype=torch.float32), {}
+        total, terms = pids.new_zeros((), dtype=torch.float32), {}
         if chosen.weight_t > 0:
             loss = supervised(
                 lambda part: hardest_triplets(part, pids, synthetic, self.policy.triplet, chosen.margin), features
             )
-            total, told["loss_t"] = total + chosen.weight_t * loss, loss.item()
+            total, terms["loss_t"] = total + chosen.weight_t * loss, loss.item()
         if chosen.weight_x > 0:
             loss = self._classification(outputs, images, pids, synthetic)
-            total, told["loss_x"] = total + chosen.weight_x * loss, loss.item()
-            told["acc"] = self._accuracy(outputs, pids)
-        return total, told
+            total, terms["loss_x"] = total + chosen.weight_x * loss, loss.item()
+            terms["acc"] = self._accuracy(outputs, pids)
+        return total, terms
 
     def _classification(self, outputs: Any, images: Tensor, pids: Tensor, synthetic: Tensor) -> Tensor:
         policy = self.policy
         eps = 0.1 if self.config.loss.softmax.label_smooth else 0.0  # torchreid's
-        taught = None
+        teacher_logits = None
         if self.teacher is not None:
             with torch.no_grad():
-                taught = self.teacher(images)
-        targets = label_targets(pids, synthetic, self.classes, policy.labels, eps, policy.smoothing, taught)
+                teacher_logits = self.teacher(images)
+        targets = label_targets(pids, synthetic, self.classes, policy.labels, eps, policy.smoothing, teacher_logits)
         weights = torch.where(synthetic, self._weight(), 1.0)
         return supervised(lambda logits: weighted_cross_entropy(logits, targets, weights), outputs)
 
     def _weight(self) -> float:
-        """Of a synthetic row in the engine's present epoch."""
+        """Loss weight of a synthetic row in the engine's current epoch."""
         policy = self.policy
         if not policy.warmup_epochs:
             return policy.weight
@@ -152,16 +152,16 @@ class PolicyStep:
 
     @staticmethod
     def _accuracy(outputs: Any, pids: Tensor) -> float:
-        """Percent of the rows that the classifier is right about, as torchreid reports it."""
+        """Percentage of rows that are classified correctly, as torchreid reports it."""
         first = outputs if isinstance(outputs, Tensor) else outputs[0]
         return 100 * float((first.argmax(1) == pids).float().mean())
 
 
 class Teacher(nn.Module):
-    """A trained model of torchreid that gives logits in eval mode, where torchreid's own gives features."""
+    """A trained torchreid model that returns logits in eval mode, where torchreid's returns features."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Takes it over: eval mode, no gradients."""
+        """Puts the model in eval mode and freezes it."""
         super().__init__()
         self.model = model.eval().requires_grad_(False)
 
@@ -171,10 +171,10 @@ class Teacher(nn.Module):
 
 
 def _teacher(config: ReidConfig, classes: int) -> Teacher | None:
-    """The network that soft labels come from.
+    """Loads the network that gives soft labels, if configured.
 
     Raises:
-        BadInput: not the weights of such a model on as many identities.
+        BadInput: not weights of the same model with the same number of identities.
     """
     chosen = config.augmentation
     if chosen is None or chosen.teacher is None:
@@ -183,5 +183,5 @@ def _teacher(config: ReidConfig, classes: int) -> Teacher | None:
         model = bare_model(config, classes, False, device_of(config))
     load_weights(model, Path(chosen.teacher), "augment.teacher", spare=None)
     if not isinstance(getattr(model, "classifier", None), nn.Linear | Neck):
-        raise BadInput(f"augment.teacher: {config.model.name} has no one classifier to ask; use another label policy")
+        raise BadInput(f"augment.teacher: {config.model.name} has no single classifier; use another label policy")
     return Teacher(model.to(device_of(config)))

@@ -17,7 +17,7 @@ from reid_integration.compat import load_torchreid, quiet
 from xingaug.progress import ProgressBar
 
 QUERIES_PER_CHUNK = 128
-"""Queries that a thread ranks at once; bounds the memory to a few times this many rows of the distance matrix."""
+"""Queries that a thread ranks at a time; limits memory to a few times this many rows of the distance matrix."""
 
 
 SHEETS = 100
@@ -35,13 +35,13 @@ class ReidResult:
         queries: queries that have a true match in the gallery; only these count.
     """
 
-    mAP: float  # noqa: N815 - the name everybody uses
+    mAP: float  # noqa: N815 - the usual name
     mINP: float  # noqa: N815
     cmc: np.ndarray
     queries: int
 
     def rank(self, k: int) -> float:
-        """Rank-k: the CMC at k (1-based); a gallery smaller than k counts as seen whole."""
+        """Rank-k: the CMC at k (1-based); for k above the size of the gallery its last value."""
         return float(self.cmc[min(k, len(self.cmc)) - 1])
 
     @property
@@ -85,9 +85,9 @@ def evaluate(
 ) -> ReidResult:
     """Ranks the gallery for every query (Zheng et al., ICCV 2015, as torchreid computes it).
 
-    Gallery images with the query's own pid and camid are left out of its ranking; every other image, distractors
-    included, stays. A query without a true match does not count. Equal distances come in the order in which
-    `np.argsort` leaves them, which is torchreid's order as well.
+    Gallery images with the query's own pid and camid are removed from its ranking; every other image, distractors
+    included, stays. A query without a true match does not count. Ties are in the order of `np.argsort`, which is
+    torchreid's order as well.
 
     Args:
         distmat: (Q, G) distances, small is similar.
@@ -129,7 +129,7 @@ def evaluate_features(
     normalize: bool = False,
     max_rank: int = 50,
 ) -> ReidResult:
-    """As `evaluate`, from features, of which only some queries' distances are held at a time.
+    """As `evaluate`, from features; only the distances of some queries are in memory at a time.
 
     Args:
         query: (Q, D) features.
@@ -160,9 +160,9 @@ Ranked = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _ranked(queries: int, length: int, rank: Callable[[slice], Ranked]) -> ReidResult:
-    """The figures of all queries, ranked some at a time, in as many threads as there are cores, at most four."""
+    """The figures of all queries, ranked in blocks, with one thread per core, at most four."""
     parts = [slice(start, start + QUERIES_PER_CHUNK) for start in range(0, queries, QUERIES_PER_CHUNK)]
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # sorting leaves Python's lock alone
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # sorting releases the GIL
         chunks = list(pool.map(rank, parts))
     if not sum(len(first) for first, _, _ in chunks):
         raise ValueError("no query has a true match in the gallery (same pid under another camera)")
@@ -177,8 +177,8 @@ def _rank_queries(
     order = np.argsort(distmat, axis=1)
     same_pid = g_pids[order] == q_pids[:, None]
     same_view = same_pid & (g_camids[order] == q_camids[:, None])
-    query, place = np.nonzero(same_pid & ~same_view)  # the true matches, query by query, best first
-    rank = place + 1 - same_view.cumsum(axis=1, dtype=np.int32)[query, place]  # among the images that stay
+    query, column = np.nonzero(same_pid & ~same_view)  # the true matches, query by query, best first
+    rank = column + 1 - same_view.cumsum(axis=1, dtype=np.int32)[query, column]  # among the images that stay
     total = np.bincount(query, minlength=len(distmat))
     total = total[total > 0]
     last = total.cumsum() - 1
@@ -208,7 +208,7 @@ def distances(
 def _distances_to(
     gallery: Tensor, metric: Literal["euclidean", "cosine"], normalize: bool
 ) -> Callable[[Tensor], np.ndarray]:
-    """What gives the distances of (q, D) queries to a gallery, whose part in them is computed once."""
+    """A function from (q, D) queries to their distances to a gallery, whose norms are computed once."""
     scaled = normalize or metric == "cosine"
     gallery = F.normalize(gallery.float(), dim=1) if scaled else gallery.float()
     squares = torch.einsum("gd,gd->g", gallery, gallery)
@@ -230,10 +230,10 @@ def extract_features(
     """Runs a re-ID model over a torchreid test loader.
 
     Args:
-        model: gives (B, D) features in eval mode; it is put into eval mode and back.
+        model: returns (B, D) features in eval mode; it is put into eval mode and back.
         loader: yields torchreid's batches (`img`, `pid`, `camid`).
-        progress: show a bar, or lines where there is no terminal.
-        label: what the bar says.
+        progress: show a bar, or lines if there is no terminal.
+        label: of the bar.
 
     Returns:
         (N, D) float32 features on the CPU, (N,) pids, (N,) camids.
@@ -263,7 +263,7 @@ def evaluate_model(
     sheets: Callable[[np.ndarray], None] | None = None,
     refine: Callable[[Any, Tensor, str], Tensor] | None = None,
 ) -> ReidResult:
-    """Features of query and gallery, their distances, and the figures.
+    """Extracts features of query and gallery and evaluates their distances.
 
     Args:
         model: as in `extract_features`.
@@ -272,10 +272,10 @@ def evaluate_model(
         metric: as in `distances`.
         normalize: as in `distances`.
         progress: show progress bars (on a terminal only).
-        rerank: order by k-reciprocal neighbours (Zhong et al., CVPR 2017; torchreid's function, k1 20, k2 6, lambda
-            0.3), which holds distances between all images.
-        sheets: is given the (Q, G) distances, to draw ranked results from.
-        refine: from a loader, its features and its name to the features that are compared.
+        rerank: re-rank by k-reciprocal neighbours (Zhong et al., CVPR 2017; torchreid's function, k1 20, k2 6, lambda
+            0.3), which needs the distances between all images in memory.
+        sheets: called with the (Q, G) distances, to draw ranked results.
+        refine: called with a loader, its features and its name, returns the features to compare.
     """
     query, q_pids, q_camids = extract_features(model, query_loader, progress, "query")
     gallery, g_pids, g_camids = extract_features(model, gallery_loader, progress, "gallery")
@@ -297,15 +297,15 @@ def evaluate_model(
 def write_ranked_sheets(
     distmat: np.ndarray, query: Sequence[Any], gallery: Sequence[Any], folder: Path, size: tuple[int, int], top: int
 ) -> None:
-    """A picture for each of up to 100 queries, evenly spaced: it and the first of its ranking, right ones framed green.
+    """Draws up to 100 queries, evenly spaced, each with the top of its ranking; correct images have a green frame.
 
     Args:
         distmat: (Q, G).
         query: torchreid's entries (path, pid, camid, ...).
         gallery: torchreid's entries.
-        folder: where `visrank_<query>.jpg` are written; torchreid draws them.
+        folder: for `visrank_<query>.jpg`, drawn by torchreid.
         size: (height, width) of an image.
-        top: images of the ranking.
+        top: number of ranked images.
     """
     rows = np.linspace(0, len(query) - 1, min(len(query), SHEETS)).round().astype(int)
     with quiet():

@@ -1,8 +1,8 @@
-"""The hook: a wrapper round torchreid's training loader that re-renders drawn rows of every batch in other poses.
+"""The hook: a wrapper round torchreid's training loader that re-renders selected rows of every batch in other poses.
 
-torchreid flips, crops, normalises and erases in its workers and keeps no record of it, so the keypoints of an image no
-longer fit its tensor. The dataset therefore carries a clean uint8 image and its keypoints beside the tensor, from the
-same decode; the generator renders from those, and flip, crop, normalise and erase follow on the rendered rows.
+torchreid flips, crops, normalises and erases in its workers without a record, so the keypoints of an image no longer
+fit its tensor. The dataset therefore returns a clean uint8 image and its keypoints beside the tensor, from the same
+decode; the generator renders from those, and rendered rows are flipped, cropped, normalised and erased afterwards.
 """
 
 import os
@@ -34,18 +34,18 @@ from xingaug.poses.draws import keyed_uniform
 
 @dataclass(frozen=True, eq=False)
 class TrainingImages:
-    """What is known of the training images beside torchreid's tuples, in the order of the dataset.
+    """Names, keypoints and labels of the training images, in the order of torchreid's dataset.
 
     Attributes:
         paths: (N,) files.
-        names: (N,) what draws are keyed by: the names of the files, or where several folders use the same ones, their
-            paths below what the folders have in common.
-        keypoints: (N,) in the frame of each image; all joints missing where an image has no annotation.
-        pids: (N,) int64, identities as in the file names; those of a second folder, a third and so on are moved up by
-            a million each, for equal numbers are different people there.
+        names: (N,) keys of the draws: the file names, or if several folders use the same ones, the paths below their
+            common folder.
+        keypoints: (N,) in the frame of each image; all joints missing if an image has no annotation.
+        pids: (N,) int64, identities as in the file names, plus a million for each earlier folder, because equal
+            numbers in different folders are different persons.
         camids: (N,) int64, cameras as in the file names.
         synthetic: (N,) bool, images marked as synthetic in their names.
-        file: that the keypoints come from, the first of several, for messages.
+        file: of the keypoints, the first of several, for messages.
     """
 
     paths: Sequence[str]
@@ -58,14 +58,14 @@ class TrainingImages:
 
     @classmethod
     def read(cls, paths: Sequence[str], annotations: str | Path | None = None) -> "TrainingImages":
-        """Looks the images up by name.
+        """Looks up the images' keypoints by name.
 
         Args:
             paths: image files `root/split/name.jpg`.
             annotations: one file for all of them; None is `annotations.npz` in the root of each.
 
         Raises:
-            BadInput: an annotation file is missing or damaged, or knows none of the images.
+            BadInput: an annotation file is missing or damaged, or has none of the images.
         """
         names = [os.path.basename(path) for path in paths]
         files = [str(annotations or Path(path).parent.parent / "annotations.npz") for path in paths]
@@ -105,25 +105,25 @@ class TrainingImages:
         return int((~self.keypoints.present.any(-1)).sum())
 
     def real_poses(self, frame: tuple[int, int]) -> Keypoints:
-        """Poses of the real images, as `bank_from_tree` takes them.
+        """Poses of the real images, as in `bank_from_tree`.
 
         Args:
-            frame: (height, width) that they are brought to, whatever the size of their images; joints outside those
-                are missing, as in `xingaug.poses.collect.bank_from_tree`.
+            frame: (height, width) that they are scaled to from their images' sizes; joints outside the images are
+                missing, as in `xingaug.poses.collect.bank_from_tree`.
 
         Raises:
-            BadInput: an image cannot be read, or the keypoints are of another frame.
+            BadInput: an image cannot be read, or the keypoints belong to another frame.
         """
         real = np.flatnonzero(~self.synthetic)
         frames = np.array([image_size(self.paths[i]) for i in real.tolist()], np.int64).reshape(-1, 2)
         return bring_to(frame, self.keypoints[real], frames, self.file)
 
     def some(self, count: int, frame: tuple[int, int], seed: int) -> tuple[np.ndarray, Keypoints]:
-        """Some of the real images whose persons are known, the same for the same seed.
+        """Some of the real images with keypoints, the same for the same seed.
 
         Args:
-            count: how many at most.
-            frame: (height, width) that they are brought to.
+            count: most images.
+            frame: (height, width) that they are resized to.
             seed: of the draws.
 
         Returns:
@@ -140,7 +140,7 @@ class TrainingImages:
         return pictures, bring_to(frame, self.keypoints[rows], frames, self.file)
 
     def build_bank(self, frame: tuple[int, int], poses: Keypoints | None = None) -> PoseBank:
-        """A bank of the real images' poses in a frame of (height, width); `poses` where they were taken already."""
+        """A bank of the real images' poses in a frame (height, width); `poses`: `real_poses`, if computed already."""
         real = np.flatnonzero(~self.synthetic)
         return PoseBank.build(
             self.real_poses(frame) if poses is None else poses,
@@ -152,7 +152,7 @@ class TrainingImages:
 
 
 def _require_each_once(file: str, paths: Sequence[str]) -> None:
-    """Raises `BadInput` where a name in an annotation file would be that of images in several folders."""
+    """Raises `BadInput` if a name in an annotation file matches images in several folders."""
     first: dict[str, str] = {}
     for path in paths:
         other = first.setdefault(os.path.basename(path), path)
@@ -164,7 +164,7 @@ def _require_each_once(file: str, paths: Sequence[str]) -> None:
 
 
 def image_item(dataset: Any, index: int, image: np.ndarray) -> dict[str, Any]:
-    """The item that torchreid's `ImageDataset` gives, made from the decoded image, uint8 (H, W, 3)."""
+    """An item as of torchreid's `ImageDataset`, from the decoded image, uint8 (H, W, 3)."""
     path, pid, camid, dsetid = dataset.data[index]
     picture = Image.fromarray(image)
     transformed = picture if dataset.transform is None else dataset.transform(picture)
@@ -175,7 +175,7 @@ class PosedImages(Dataset[dict[str, Any]]):
     """A torchreid image dataset whose items also hold the clean image and its keypoints.
 
     Added keys: `source` uint8 (h, w, 3) at the generator's size, `source_xy` (18, 2) and `source_visibility` (18,) in
-    that frame, `row` the index. They draw no random number, so the tensors stay what they are without them.
+    that frame, `row` the index. They use no random numbers, so the other tensors are the same as without them.
     """
 
     def __init__(self, base: Any, persons: TrainingImages, size: tuple[int, int]) -> None:
@@ -194,7 +194,7 @@ class PosedImages(Dataset[dict[str, Any]]):
 
     def __getattr__(self, name: str) -> Any:
         """Everything else (`num_train_pids`, `data`, ...) is the wrapped dataset's."""
-        if name == "base":  # not there yet while a worker unpickles the object
+        if name == "base":  # not set yet while a worker unpickles the object
             raise AttributeError(name)
         return getattr(self.base, name)
 
@@ -216,17 +216,17 @@ class PosedImages(Dataset[dict[str, Any]]):
 
 
 class PoseLoader(RenderingLoader):
-    """A training loader that re-renders the rows which chance has drawn; everything else is the wrapped loader's.
+    """A training loader that re-renders randomly selected rows; everything else is the wrapped loader's.
 
-    Batches gain `is_synthetic` (B,) bool. What is drawn depends on (seed, epoch, image name) alone; flips, crops
-    and erasures of rendered rows on (seed, epoch, step). No global random generator is read or moved, and with p = 0
-    the batches are those of the wrapped loader. Every pass over the loader is an epoch, counted from 0.
+    Batches gain `is_synthetic` (B,) bool. Draws depend only on (seed, epoch, image name); flips, crops and erasures
+    of rendered rows on (seed, epoch, step). No global RNG is read or advanced, and with p = 0 the batches are those
+    of the wrapped loader. Every iteration over the loader is an epoch, counted from 0.
 
     Attributes:
-        epoch: number of the next pass.
-        rows: rows given so far; on a GPU those of the batch that is rendered ahead are among them.
-        synthetic: rendered rows among them.
-        skipped: drawn rows that stayed real, by reason.
+        epoch: of the next iteration.
+        rows: number of rows so far; on a GPU including the batch that is rendered ahead.
+        synthetic: number of rendered rows among them.
+        skipped: numbers of selected rows that stayed real, by reason.
     """
 
     def __init__(
@@ -244,15 +244,15 @@ class PoseLoader(RenderingLoader):
         """Wraps a loader over `PosedImages`.
 
         Args:
-            loader: gives batches of `PosedImages` items.
-            augment: draws and renders; rendering takes place on its generator's device, where `img` is put too.
+            loader: yields batches of `PosedImages` items.
+            augment: draws and renders, on its generator's device, to which `img` is moved too.
             transforms: torchreid's names of the transforms that follow.
             size: (height, width) of `img`.
             norm_mean: per channel.
             norm_std: per channel.
             start_epoch: first epoch with rendered rows.
-            stop_epoch: first epoch without them again; None is never.
-            rerender: render images that are synthetic already, as their names say, once more; else they stay.
+            stop_epoch: first epoch without rendered rows again; None is never.
+            rerender: also render images that are synthetic already by their names.
         """
         super().__init__(loader, augment)
         self.chain = build_batch_chain(transforms, size, norm_mean, norm_std)
@@ -262,7 +262,7 @@ class PoseLoader(RenderingLoader):
 
     @property
     def persons(self) -> TrainingImages:
-        """Of the images, in the order of the dataset."""
+        """The images' persons, in the order of the dataset."""
         persons: TrainingImages = self.loader.dataset.persons  # type: ignore[attr-defined]
         return persons
 
@@ -270,7 +270,7 @@ class PoseLoader(RenderingLoader):
         """The batch with rendered rows and without the fields that only rendering needs."""
         source, xy, visibility, row = (batch.pop(key) for key in ("source", "source_xy", "source_visibility", "row"))
         batch["is_synthetic"] = torch.zeros(len(row), dtype=torch.bool)
-        batch["img"] = batch["img"].to(self.device, non_blocking=True)  # whether a row is rendered or not
+        batch["img"] = batch["img"].to(self.device, non_blocking=True)  # even if no row is rendered
         active = epoch >= self.start_epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
         if active and self.augment.p > 0:
             out = self._posed(source, Keypoints(xy, visibility), row.numpy(), epoch)
@@ -284,7 +284,7 @@ class PoseLoader(RenderingLoader):
         return batch
 
     def _posed(self, source: Tensor, keypoints: Keypoints, rows: np.ndarray, epoch: int) -> XingPoseOutput:
-        """Draws for the whole batch and renders what was drawn, on the generator's device."""
+        """Draws for the whole batch and renders the selected rows, on the generator's device."""
         persons = self.persons
         names = [persons.names[i] for i in rows.tolist()]
         draw = self.augment.draw(
@@ -297,7 +297,7 @@ class PoseLoader(RenderingLoader):
         return self.augment.render(clean, keypoints.to(self.device), draw, names, persons.pids[rows])
 
     def _merged(self, batch: Mapping[str, Any], out: XingPoseOutput, finished: Tensor) -> dict[str, Any]:
-        """Puts the finished rows (n, 3, H, W) where the transform's mode wants them; labels follow their rows."""
+        """Replaces or appends the finished rows (n, 3, H, W), by the transform's mode; labels follow their rows."""
         if self.augment.mode == "replace":
             images = batch["img"].clone()
             images[out.is_synthetic] = finished.to(images.dtype)
@@ -309,7 +309,7 @@ class PoseLoader(RenderingLoader):
 
 
 def is_synthetic(path: str) -> bool:
-    """Whether an image is marked as synthetic in its name; names of another grammar than ours mark nothing."""
+    """Whether an image is marked as synthetic in its name; False for names in another format than ours."""
     try:
         return parse_name(os.path.basename(path)).synthetic is not None
     except BadInput:
@@ -317,7 +317,7 @@ def is_synthetic(path: str) -> bool:
 
 
 def rebuilt(loader: DataLoader[Any], dataset: Dataset[Any], sampler: Any) -> DataLoader[Any]:
-    """A loader of another dataset or sampler, in everything else like `loader`."""
+    """A loader like `loader`, but with another dataset and sampler."""
     return DataLoader(
         dataset,
         sampler=sampler,
@@ -336,7 +336,7 @@ def rebuilt(loader: DataLoader[Any], dataset: Dataset[Any], sampler: Any) -> Dat
 
 
 def synthetic_rows(batch: Mapping[str, Any]) -> Tensor:
-    """(B,) bool: the rows that were rendered, here or into a file whose name says so."""
+    """(B,) bool: the rows that were rendered, here or offline into a file whose name marks it as synthetic."""
     named = torch.tensor([is_synthetic(path) for path in batch["impath"]])
     return named | batch["is_synthetic"] if "is_synthetic" in batch else named
 
@@ -352,17 +352,17 @@ def attach_poses(
     stop_epoch: int | None = None,
     rerender: bool = False,
 ) -> PoseLoader:
-    """Replaces `datamanager.train_loader` by one that re-renders poses; torchreid's image engines run on it unchanged.
+    """Replaces `datamanager.train_loader` by one that re-renders poses; torchreid's image engines work unchanged.
 
     Args:
-        datamanager: torchreid's `ImageDataManager`, whose sampler, batch size and workers are kept.
+        datamanager: torchreid's `ImageDataManager`; its sampler, batch size and workers are kept.
         augment: draws and renders.
         persons: of the training images, in the order of the dataset.
-        transforms: those that the data manager was built with, as are `norm_mean` and `norm_std`.
+        transforms: that the data manager was built with, like `norm_mean` and `norm_std`.
         norm_mean: per channel.
         norm_std: per channel.
         start_epoch: first epoch with rendered rows.
-        stop_epoch: first epoch without them again; None is never.
+        stop_epoch: first epoch without rendered rows again; None is never.
         rerender: as for `PoseLoader`.
 
     Returns:

@@ -1,7 +1,7 @@
 """The training loop round an engine's step.
 
-torchreid's stock engines compute the loss and make the step; the loop around them is here, because theirs prints
-instead of returning, counts in epochs alone, and writes checkpoints that today's torch refuses to read.
+torchreid's stock engines compute the loss and make the step; the loop around them is ours, because theirs prints
+instead of returning, counts only epochs, and writes checkpoints that today's torch refuses to read.
 """
 
 import contextlib
@@ -25,19 +25,19 @@ from xingaug.training.steps import update_average
 
 
 class Training:
-    """A run's loop, its clock and its counts."""
+    """A run's loop with its timing and counts."""
 
     def __init__(
         self, config: ReidConfig, engine: Any, result: TrainResult, history: StatsLog, before: dict[str, Any] | None
     ) -> None:
-        """Takes up a run where its last checkpoint left it.
+        """Starts a run, or resumes it from its last checkpoint.
 
         Args:
             config: the run.
             engine: torchreid's, at the checkpoint's state.
-            result: is filled while the loop runs.
-            history: is written to.
-            before: what the checkpoint says of the loop; None for a new run.
+            result: filled in while the loop runs.
+            history: log of every iteration.
+            before: the loop's numbers in the checkpoint; None for a new run.
         """
         self.config, self.engine, self.result, self.history = config, engine, result, history
         self.loader, train = engine.train_loader, config.train
@@ -53,18 +53,18 @@ class Training:
 
     @property
     def more(self) -> bool:
-        """Whether there is more to train; P x K samplers give fewer batches than they promise, so epochs count."""
+        """Whether training is unfinished; counted in epochs, as P x K samplers yield fewer batches than they state."""
         train = self.config.train
         return self.result.iterations < self.total if train.max_iterations else self.epoch < train.max_epoch
 
     def run(self, evaluate: Callable[[], None], progress: bool = False) -> None:
-        """Trains to the end; fills the result, and leaves a checkpoint from which only an evaluation is to be done.
+        """Trains to the end; fills the result, and leaves a checkpoint that only needs an evaluation.
 
-        Whatever ends it before, a signal or a failure, the last whole epoch is saved.
+        If a signal or an error ends it early, the last complete epoch is saved.
 
         Args:
-            evaluate: is called between epochs where the configuration asks for it.
-            progress: show a bar, or lines where there is no terminal.
+            evaluate: called between epochs as configured (`test.eval_freq`).
+            progress: show a bar, or lines if there is no terminal.
         """
         result, history = self.result, self.history
         with ProgressBar[Any](
@@ -112,7 +112,7 @@ class Training:
                 spread_schedule(engine, iteration, train.max_iterations, train.max_epoch)
                 if iteration == train.max_iterations:
                     break
-        if result.iterations == first:  # P x K samplers promise more than they give
+        if result.iterations == first:  # P x K samplers yield fewer batches than their length
             sampler = self.config.sampler.train_sampler
             raise WorkFailed(f"sampler.train_sampler: {sampler} gave no full batch in an epoch")
         _write_gate(self.history, self.loader, gate_before, result.iterations, self.epoch)
@@ -125,11 +125,11 @@ class Training:
         return self.more and test.eval_freq > 0 and self.epoch >= test.start_eval and self.epoch % test.eval_freq == 0
 
     def _seconds(self) -> float:
-        """Time of the training without evaluations."""
+        """Training time without evaluations."""
         return time.perf_counter() - self._started - self._evaluating
 
     def _end_epoch(self) -> None:
-        """Saves where a run would go on, or keeps it in memory until it is time to."""
+        """Saves a checkpoint, or keeps it in memory until one is due."""
         progress = {
             "iterations": self.result.iterations, "epoch": self.epoch, "rows": self.rows,
             "synthetic": self.synthetic, "sources": self.result.sources, "seconds": self._seconds(),
@@ -139,13 +139,13 @@ class Training:
         if self.more and time.perf_counter() - self._saved < 60 * self.config.train.checkpoint_minutes:
             self._unsaved = copy_on_cpu(checkpoint)
             return
-        self._unsaved = checkpoint  # no step moves it before it is written
+        self._unsaved = checkpoint  # needs no copy: no step runs before it is written
         save_checkpoint(self.result.directory, checkpoint)
         self._unsaved, self._saved = None, time.perf_counter()
 
 
 def begin_epoch(engine: Any, epoch: int, train: Any) -> None:
-    """What torchreid does at the start of an epoch."""
+    """Prepares engine and loader for an epoch, as torchreid does."""
     engine.epoch = epoch
     engine.set_model_mode("train")
     with quiet():
@@ -172,7 +172,7 @@ def _loss(entry: dict[str, float]) -> float:
 
 @contextlib.contextmanager
 def warmed_up(optimizer: torch.optim.Optimizer, iteration: int, warmup: int) -> Iterator[None]:
-    """Lowers the learning rates while the block runs: a tenth of them at first, all of them after `warmup` steps."""
+    """Scales the learning rates while the block runs: from a tenth at first to all of them after `warmup` steps."""
     if iteration > warmup:
         yield
         return
@@ -181,13 +181,13 @@ def warmed_up(optimizer: torch.optim.Optimizer, iteration: int, warmup: int) -> 
         group["lr"] = rate * (0.1 + 0.9 * (iteration - 1) / warmup)
     try:
         yield
-    finally:  # schedules go on from what they find
+    finally:  # schedulers continue from the optimiser's current rates
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
 
 def spread_schedule(engine: Any, iteration: int, iterations: int, epochs: int) -> None:
-    """Moves the learning rate on as if `iterations` were `epochs` epochs of equal length."""
+    """Advances the learning rate as if `iterations` were `epochs` epochs of equal length."""
     for _ in range(iteration * epochs // iterations - (iteration - 1) * epochs // iterations):
         engine.update_lr()
 
@@ -198,7 +198,7 @@ def _gate_counts(loader: Any) -> KeptCounts | None:
 
 
 def _write_gate(history: StatsLog, loader: Any, before: KeptCounts | None, iteration: int, epoch: int) -> None:
-    """What the quality gate let through in an epoch, by identity where it did not let all through."""
+    """Logs the share that passed the quality gate in an epoch, also by identity if it rejected any."""
     if before is None:
         return
     counts = loader.augment.gate.counts.since(before)

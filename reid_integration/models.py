@@ -1,4 +1,4 @@
-"""The model that a configuration names: torchreid's, with a neck and a finer last map where they are asked for."""
+"""Builds the configured torchreid model, optionally with a BNNeck and a finer last feature map."""
 
 import warnings
 from pathlib import Path
@@ -13,14 +13,14 @@ from reid_integration.weights import load_weights
 from xingaug.errors import BadInput
 
 FINER = ("resnet", "mobilenetv2")
-"""Models whose last convolution with a stride can work without one."""
+"""Models whose last stride can be set to 1."""
 
 
 class Neck(nn.Module):
-    """In the place of the classifier: a batch norm without bias before it (BNNeck; Luo et al., CVPRW 2019)."""
+    """Replaces the classifier by one with a batch norm without bias before it (BNNeck; Luo et al., CVPRW 2019)."""
 
     def __init__(self, classifier: nn.Linear) -> None:
-        """For features and classes of a linear classifier."""
+        """Args: `classifier`: the linear layer to replace, whose numbers of features and classes are kept."""
         super().__init__()
         self.norm = nn.BatchNorm1d(classifier.in_features)
         self.norm.bias.requires_grad_(False)
@@ -34,22 +34,22 @@ class Neck(nn.Module):
 
 
 def logits_of(model: nn.Module, features: Tensor) -> Tensor:
-    """(B, classes) of the (B, D) features that a model gives in eval mode."""
+    """(B, classes) logits from the (B, D) features that a model returns in eval mode."""
     head: Any = model.classifier
     logits: Tensor = head.linear(features) if isinstance(head, Neck) else head(features)  # the norm is in the features
     return logits
 
 
 def build_model(config: ReidConfig, classes: int, device: torch.device) -> nn.Module:
-    """The model that `config.model` names, with the weights that it asks for.
+    """Builds the model of `config.model` with its weights.
 
     Raises:
-        BadInput: no such model or weights, or one that takes neither such images nor what else is asked for.
+        BadInput: no such model or weights, or a model that does not support the images' size or a setting.
     """
     chosen = config.model
     model = bare_model(config, classes, chosen.pretrained and not chosen.load_weights, device)
     if chosen.load_weights:
-        # What a model is to be tested with must all be there, but for the identities that it was trained on.
+        # All weights used in the test must be in the file; the classifier is not one of them.
         load_weights(
             model, Path(chosen.load_weights), spare="classifier.linear" if _tested_neck(config) else "classifier"
         )
@@ -66,20 +66,20 @@ def bare_model(config: ReidConfig, classes: int, pretrained: bool, device: torch
         config: the run.
         classes: training identities.
         pretrained: with torchreid's ImageNet weights, which must be in torch's cache.
-        device: where it will run, which some models want to know.
+        device: where it will run, which some models need to know.
     """
     name = config.model.name
     try:
-        with quiet(), without_downloads(), warnings.catch_warnings(record=True) as told:
+        with quiet(), without_downloads(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model: nn.Module = load_torchreid().models.build_model(
                 name, classes, loss=config.loss.name, pretrained=pretrained, use_gpu=device.type == "cuda"
             )
     except KeyError as error:
         raise BadInput(f"model.name: {error.args[0]}") from None
-    if pretrained and any("manually downloaded" in str(warning.message) for warning in told):
+    if pretrained and any("manually downloaded" in str(warning.message) for warning in caught):
         raise BadInput(
-            f"model.pretrained: torchreid has no ImageNet weights of {name} that it could load; "
+            f"model.pretrained: torchreid has no ImageNet weights of {name} to load; "
             "give model.load_weights=FILE, or set model.pretrained=false"
         )
     if config.model.last_stride == 1:
@@ -87,7 +87,7 @@ def bare_model(config: ReidConfig, classes: int, pretrained: bool, device: torch
     if config.model.neck:
         classifier = getattr(model, "classifier", None)
         if not isinstance(classifier, nn.Linear):
-            raise BadInput(f"model.neck: {name} has no one linear classifier to put it before; needed another model")
+            raise BadInput(f"model.neck: {name} has no single linear classifier; needed another model")
         model.classifier = Neck(classifier)
         model.register_forward_hook(_behind_neck)
     return model
@@ -98,13 +98,13 @@ def _tested_neck(config: ReidConfig) -> bool:
 
 
 def _behind_neck(model: nn.Module, _: Any, output: Any) -> Any:
-    """Retrieval features, which a model gives in eval mode, go through the norm."""
+    """Forward hook: passes the retrieval features, which a model returns in eval mode, through the norm."""
     neck: Any = model.classifier
     return output if model.training else neck.norm(output)
 
 
 def _refine(model: nn.Module, name: str) -> None:
-    """Makes the last convolutions that have a stride of 2, those of one block, work at every place."""
+    """Sets the stride of the last convolutions with stride 2, those of one block, to 1."""
     strided = [
         (path.split(".")[0], layer)
         for path, layer in model.named_modules()
@@ -118,7 +118,7 @@ def _refine(model: nn.Module, name: str) -> None:
 
 
 def _require_size(model: nn.Module, config: ReidConfig) -> None:
-    """Raises `BadInput` unless the model takes images of `data.height` and `data.width`; some take one size alone."""
+    """Raises `BadInput` unless the model accepts images of `data.height` and `data.width`; some need one size."""
     height, width = config.image_size
     was_training = model.training
     try:
@@ -127,7 +127,7 @@ def _require_size(model: nn.Module, config: ReidConfig) -> None:
     except (RuntimeError, AssertionError, ValueError):
         raise BadInput(
             f"data.height, data.width: {config.model.name} takes no images of {height}x{width}; "
-            "needed those that it is made for"
+            "needed the size that it is made for"
         ) from None
     finally:
         model.train(was_training)

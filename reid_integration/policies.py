@@ -1,4 +1,4 @@
-"""What a synthetic row is taught: the labels, weights and triplets of the engines in `reid_integration.engines`."""
+"""Label policies: labels, weights and triplets of synthetic rows, for the engines in `reid_integration.engines`."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -20,20 +20,20 @@ def label_targets(
     smoothing: float = 0.3,
     teacher: Tensor | None = None,
 ) -> Tensor:
-    """What the classifier should say of each row.
+    """The classifier's target for each row.
 
     Args:
         pids: (B,) int64 classes.
         synthetic: (B,) bool.
-        classes: how many there are.
+        classes: their number.
         labels: of synthetic rows: "same_id" as real ones; "lsr" their identity with more smoothing (Szegedy et al.,
-            2016); "lsro" all identities alike (Zheng et al., 2017); "soft" what a teacher says.
-        eps: smoothing of real rows, as torchreid smooths.
-        smoothing: of synthetic rows with "lsr".
+            2016); "lsro" all identities alike (Zheng et al., 2017); "soft" the teacher's probabilities.
+        eps: label smoothing of real rows, as in torchreid.
+        smoothing: label smoothing of synthetic rows with "lsr".
         teacher: (B, classes) logits, with "soft".
 
     Returns:
-        (B, classes) float32, each row adding up to 1.
+        (B, classes) float32, each row summing to 1.
 
     Raises:
         ValueError: "soft" without logits of that shape.
@@ -55,12 +55,12 @@ def label_targets(
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Cross entropy against soft targets, each row times its weight; the mean over all rows.
+    """Cross entropy against soft targets, weighted by row; the mean over all rows.
 
     Args:
         logits: (B, C).
-        targets: (B, C), rows adding up to 1.
-        weights: (B,) not negative.
+        targets: (B, C), rows summing to 1.
+        weights: (B,), at least 0.
     """
     each = -(targets * logits.float().log_softmax(dim=1)).sum(1)
     return (each * weights).mean()
@@ -73,12 +73,12 @@ def hardest_triplets(features: Tensor, pids: Tensor, synthetic: Tensor, triplets
         features: (B, D).
         pids: (B,).
         synthetic: (B,) bool.
-        triplets: "include" treats synthetic rows as real ones, "exclude" leaves them out, "anchor_real_only" lets them
-            be positives and negatives of real anchors.
-        margin: least difference of the two distances.
+        triplets: "include" treats synthetic rows as real ones, "exclude" leaves them out, "anchor_real_only" uses them
+            only as positives and negatives of real anchors.
+        margin: of the two distances.
 
     Returns:
-        The mean over the anchors that have a negative; 0 where none has.
+        The mean over the anchors that have a negative; 0 if none has.
     """
     if triplets == "exclude":
         features, pids, synthetic = features[~synthetic], pids[~synthetic], synthetic[~synthetic]
@@ -98,6 +98,6 @@ def hardest_triplets(features: Tensor, pids: Tensor, synthetic: Tensor, triplets
 
 
 def supervised(loss: Callable[[Tensor], Tensor], outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
-    """The loss of a model's output, or the mean over its outputs where it has several (deep supervision)."""
+    """The loss of a model's output, or the mean over several outputs (deep supervision)."""
     parts = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     return torch.stack([loss(part) for part in parts]).mean()

@@ -1,4 +1,4 @@
-"""Test time: the feature of an image as the mean over itself and its renderings in central poses (`test.poses`)."""
+"""At test time, averages an image's feature with those of its renderings in central poses (`test.poses`)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,20 +18,20 @@ from xingaug.poses.bank import PoseBank
 from xingaug.progress import ProgressBar
 
 _SAMPLE = 512
-"""Poses among which the central ones are looked for."""
+"""Number of poses among which the central ones are searched."""
 
 _BATCH = 64
 
 
 def central_rows(bank: PoseBank, count: int) -> list[int]:
-    """The poses of a bank that represent all of it best: each is the one that the bank's poses then gain most from.
+    """The poses that represent a bank best: each one maximises the gain in OKS over all poses.
 
     Greedy k-medoids by OKS on at most 512 usable poses, evenly spaced over the bank; the first is the medoid (our
     choice; Pose2ID takes cluster centres of poses).
 
     Args:
         bank: where poses come from.
-        count: how many; at most as many as are found.
+        count: most rows returned.
     """
     usable = np.asarray(bank.usable_rows)
     rows = usable[np.linspace(0, len(usable) - 1, min(len(usable), _SAMPLE)).round().astype(int)]
@@ -45,7 +45,7 @@ def central_rows(bank: PoseBank, count: int) -> list[int]:
 
 
 class PosedFeatures:
-    """Adds to the features of images those of their renderings."""
+    """Averages features of images with those of their renderings."""
 
     def __init__(
         self,
@@ -58,11 +58,11 @@ class PosedFeatures:
         """Chooses the poses.
 
         Args:
-            augment: whose generator renders, whose bank has the poses, and whose `fit` places them.
+            augment: gives generator, bank and `fit`.
             count: poses for each image.
             annotations: keypoints of the images; None is `annotations.npz` in their dataset's folder.
-            chain: from images in [0, 1] to what the model takes (`build_batch_chain` without transforms).
-            normalize: whether features are compared by their directions; then these are averaged.
+            chain: from images in [0, 1] to the model's input (`build_batch_chain` without transforms).
+            normalize: L2-normalise features before averaging, as when they are compared by cosine.
         """
         self.renderer = XingPose(augment.generator, augment.bank, 1.0, sigma=augment.sigma, fit=augment.fit)
         self.rows = central_rows(augment.bank, count)
@@ -72,14 +72,14 @@ class PosedFeatures:
     def mixed(
         self, model: nn.Module, paths: Sequence[str], own: Tensor, progress: bool = False, label: str = "renderings"
     ) -> Tensor:
-        """The mean of each image's own feature and those of its renderings; without keypoints its own.
+        """The mean of each image's own feature and those of its renderings; only its own without keypoints.
 
         Args:
-            model: in eval mode gives (B, D) features.
-            paths: N images.
-            own: (N, D) their features.
-            progress: show a bar, or lines where there is no terminal.
-            label: what the bar says.
+            model: returns (B, D) features in eval mode.
+            paths: of N images.
+            own: (N, D), their features.
+            progress: show a bar, or lines if there is no terminal.
+            label: of the bar.
 
         Raises:
             BadInput: no keypoints, or an image that cannot be read.
@@ -96,16 +96,16 @@ class PosedFeatures:
                 clean, keypoints = self._sources(persons, numbers)
                 for row in self.rows:
                     features, able = self._features(model, clean, keypoints, row)
-                    places = torch.tensor(numbers)[able]
-                    if len(places):
-                        total[places] += F.normalize(features, dim=1) if self.normalize else features
-                        counts[places] += 1
+                    rows = torch.tensor(numbers)[able]
+                    if len(rows):
+                        total[rows] += F.normalize(features, dim=1) if self.normalize else features
+                        counts[rows] += 1
         finally:
             model.train(was_training)
         return total / counts[:, None]
 
     def _sources(self, persons: TrainingImages, numbers: Sequence[int]) -> tuple[Tensor, Keypoints]:
-        """Images uint8 (B, h, w, 3) at the generator's size, and the persons in them."""
+        """Images (B, h, w, 3) uint8 at the generator's size, and their keypoints."""
         height, width = self.renderer.size
         pictures, people = [], []
         for number in numbers:
@@ -117,7 +117,7 @@ class PosedFeatures:
         return torch.stack(pictures), Keypoints(xy, visibility)
 
     def _features(self, model: nn.Module, clean: Tensor, keypoints: Keypoints, row: int) -> tuple[Tensor, Tensor]:
-        """(n, D) of those that could be rendered in the bank's pose `row`, and (B,) bool which ones they are."""
+        """Features (n, D) of images rendered in the bank's pose `row`, and (B,) bool: those that could be."""
         device = next(self.renderer.generator.parameters()).device
         count = len(clean)
         draw = PoseDraw(torch.ones(count, dtype=torch.bool), torch.full((count,), row))

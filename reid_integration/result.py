@@ -1,4 +1,4 @@
-"""What a training run gave, as its directory tells it."""
+"""The result of a training run, as stored in its directory."""
 
 import json
 import platform
@@ -16,21 +16,21 @@ RESULT, STATS, WEIGHTS, RESOLVED = "result.json", "stats.jsonl", "model.safetens
 
 @dataclass
 class TrainResult:
-    """What a run gave.
+    """The result of a run.
 
     Attributes:
         directory: holds config.yaml (resolved), stats.jsonl, model.safetensors and, once finished, result.json.
         results: figures for each target.
-        iterations: optimiser steps made.
-        epochs: passes over the training set that were started.
+        iterations: number of optimiser steps.
+        epochs: number of epochs started.
         train_seconds: wall time of the training loop without evaluations.
         evaluation_seconds: wall time of the last evaluation.
         images: training images.
         identities: training identities.
         synthetic_share: share of rendered rows among all rows trained on.
-        skipped: drawn rows that stayed real, by reason.
-        sources: hash of the training images, and content hashes of generator and bank where poses were rendered.
-        machine: what it ran on.
+        skipped: numbers of selected rows that stayed real, by reason.
+        sources: hash of the training images, and with rendering content hashes of generator and bank.
+        machine: that it ran on.
         history: for each iteration: iteration, epoch, lr, the engine's loss terms, synthetic (share), seconds.
     """
 
@@ -79,7 +79,7 @@ class TrainResult:
 
 
 def machine_of(device: torch.device) -> str:
-    """What figures of time depend on: the GPU, or the processor and the threads."""
+    """The GPU, or the processor and the number of threads, which timings depend on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Which training images a batch holds, where synthetic images on disk stand beside the real ones."""
+"""Samplers for training sets with synthetic images on disk beside the real ones."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,8 +9,8 @@ from torch.utils.data import Sampler
 class MixedIdentities(Sampler[int]):
     """P x K batches in which each identity has the same share of synthetic rows; every identity once an epoch.
 
-    Drawn from NumPy's global generator, as torchreid's own sampler is. An identity with fewer images of a kind than
-    asked for gives some of them twice, one without any of a kind gives the other.
+    Drawn from NumPy's global RNG, like torchreid's own sampler. If an identity has too few images of a kind, some are
+    repeated; if it has none of a kind, all rows are of the other.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class MixedIdentities(Sampler[int]):
             synthetic: (N,) which images are synthetic.
             batch_size: P x K.
             instances: K, rows of each identity.
-            share: of these, rounded to whole rows, that are synthetic.
+            share: of the K rows that are synthetic, rounded to whole rows.
         """
         labels, marked = np.asarray(pids), np.asarray(synthetic, bool)
         self.identities, self.instances = batch_size // instances, instances
@@ -31,20 +31,20 @@ class MixedIdentities(Sampler[int]):
         self.groups = [(np.flatnonzero(mine & marked), np.flatnonzero(mine & ~marked)) for mine in _each(labels)]
 
     def __len__(self) -> int:
-        """Rows of an epoch, in whole batches."""
+        """Number of rows of an epoch, in whole batches."""
         return len(self.groups) // self.identities * self.identities * self.instances
 
     def __iter__(self) -> Iterator[int]:
-        """Rows of the dataset, batch after batch, those of an identity together."""
+        """Yields rows of the dataset, batch after batch, grouped by identity."""
         for group in np.random.permutation(len(self.groups))[: len(self) // self.instances]:
-            made, real = self.groups[group]
-            count = 0 if not len(made) else self.instances if not len(real) else self.synthetic_rows
-            for rows, wanted in ((made, count), (real, self.instances - count)):
+            synthetic, real = self.groups[group]
+            count = 0 if not len(synthetic) else self.instances if not len(real) else self.synthetic_rows
+            for rows, wanted in ((synthetic, count), (real, self.instances - count)):
                 if wanted:
                     yield from np.random.choice(rows, wanted, replace=len(rows) < wanted).tolist()
 
 
 def _each(labels: np.ndarray) -> Iterator[np.ndarray]:
-    """(N,) bool for each identity: which images are its."""
+    """Yields for each identity the mask (N,) of its images."""
     for pid in np.unique(labels):
         yield labels == pid

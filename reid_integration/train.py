@@ -35,22 +35,22 @@ from xingaug.stats import StatsLog
 def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None = None) -> TrainResult:
     """Trains as configured, evaluates, and writes the run directory `config.data.save_dir`.
 
-    The same configuration gives the same figures on the same machine with the same number of threads. The global random
-    generators are left as they were found. A run that was stopped goes on from its last checkpoint, of the end of an
-    epoch, to the same figures; not so with `random_patch`, whose pool of patches is torchreid's own and is lost.
+    The same configuration gives the same figures on the same machine with the same number of threads. The global RNGs
+    are restored afterwards. A stopped run resumes from its last checkpoint, at the end of an epoch, with the same
+    figures; except with `random_patch`, whose pool of patches is inside torchreid and is lost.
 
     Args:
         config: the run.
         progress: show progress bars (on a terminal only).
-        generator: renders in place of `augment.generator`.
+        generator: replaces `augment.generator`.
 
     Raises:
-        BadInput: the directory holds a finished run, or something that the configuration names cannot be used.
+        BadInput: the directory holds a finished run, or a file or setting in the configuration cannot be used.
         WorkFailed: the loss is no longer finite.
     """
     directory = Path(config.data.save_dir)
     if config.model.load_weights:
-        read_state(Path(config.model.load_weights))  # a file that is no weights is told first, whatever lies there
+        read_state(Path(config.model.load_weights))  # report bad weights before anything in the directory
     if (directory / RESULT).exists():
         raise BadInput(f"{directory}: holds a finished run; give another data.save_dir, or remove it first")
     with claimed_directory(directory, "training"):
@@ -58,7 +58,7 @@ def run(config: ReidConfig, progress: bool = False, generator: nn.Module | None 
 
 
 def _run(config: ReidConfig, directory: Path, progress: bool, generator: nn.Module | None) -> TrainResult:
-    """As `run`, in a directory that is this process's own."""
+    """As `run`, in a directory that this process has locked."""
     _require_own_directory(config, directory)
     from reid_integration.datamanager import build_datamanager  # imports torchreid, which takes seconds
 
@@ -103,7 +103,7 @@ def _require_own_directory(config: ReidConfig, directory: Path) -> None:
 
 
 def _attach(config: ReidConfig, manager: Any, generator: nn.Module | None) -> dict[str, str]:
-    """Puts the rendering loader into the data manager; returns the content hashes of generator and bank."""
+    """Attaches the rendering loader to the data manager; returns the content hashes of generator and bank."""
     from reid_integration.attach import attach
 
     assert config.augmentation is not None
@@ -123,9 +123,9 @@ def _fingerprint(entries: Sequence[Any]) -> str:
 
 
 def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, history: StatsLog, progress: bool) -> None:
-    """Evaluates on every target, outside the random stream of the training.
+    """Evaluates on every target, without touching the random state of the training.
 
-    The weights are written first: whatever fails here, they are not lost.
+    The weights are written first, so that they are not lost if anything fails here.
     """
     model = tested_model(engine)
     metadata = {"model": config.model.name, "loss": config.loss.name}
@@ -150,7 +150,7 @@ def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, history: Sta
 def _posed(
     config: ReidConfig, engine: Any, model: nn.Module, progress: bool
 ) -> Callable[[Any, torch.Tensor, str], torch.Tensor] | None:
-    """Mixes the features of renderings in, if the configuration asks for it."""
+    """Averages the features with those of renderings, if `test.poses` is set."""
     chosen, data, test = config.augmentation, config.data, config.test
     if not test.poses or chosen is None:
         return None
@@ -165,7 +165,7 @@ def _posed(
 
 
 def _sheets(config: ReidConfig, folder: Path, loaders: dict[str, Any]) -> Callable[[np.ndarray], None] | None:
-    """Draws the ranked results of a target, if the configuration asks for it."""
+    """A function that draws the ranked results of a target, if `test.visrank` is set."""
     if not config.test.visrank:
         return None
     query, gallery = (loaders[part].dataset.data for part in ("query", "gallery"))
@@ -176,7 +176,7 @@ def _sheets(config: ReidConfig, folder: Path, loaders: dict[str, Any]) -> Callab
 
 @contextlib.contextmanager
 def unmoved_rng() -> Iterator[None]:
-    """Puts the global random generators of Python, NumPy and torch back to where they were."""
+    """Restores the global RNGs of Python, NumPy and torch at the end."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
@@ -188,7 +188,7 @@ def unmoved_rng() -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds the global random generators, which torchreid draws from, and puts them back afterwards."""
+    """Seeds the global RNGs, which torchreid draws from, and restores them at the end."""
     with unmoved_rng():
         random.seed(seed)
         np.random.seed(seed)
@@ -197,7 +197,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def summary_lines(result: TrainResult, ranks: Sequence[int]) -> list[str]:
-    """The figures for people to read."""
+    """The figures as readable text."""
     lines = [
         f"{result.iterations} iterations ({result.epochs} epochs) on {result.images} images of {result.identities} "
         f"identities in {result.train_seconds:.1f} s, {result.synthetic_share:.0%} of the rows rendered"

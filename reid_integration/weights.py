@@ -1,4 +1,4 @@
-"""Weights of re-ID models: read from torchreid's files and from ImageNet ones of torchvision's shape, and written."""
+"""Reads and writes weights of re-ID models, also ImageNet weights in torchvision's format."""
 
 from pathlib import Path
 
@@ -15,17 +15,17 @@ from xingaug.tensors import read_tensors, state_dict_of
 def load_weights(
     model: nn.Module, path: Path, key: str = "model.load_weights", spare: str | None = "classifier"
 ) -> None:
-    """Loads weights; the identity classifier's need not fit other identities.
+    """Loads weights; the identity classifier's may be missing or differ in shape.
 
     Args:
         model: a torchreid model.
         path: .safetensors, or a .pth of torchreid (a state dict, or one under `state_dict`). torchreid's MobileNetV2
             takes torchvision's and its predecessors' too, by `mobilenet_state`.
-        key: what names the file in the configuration, for the error messages.
-        spare: start of the names that need not be there or fit; None where all must.
+        key: of the file in the configuration, for error messages.
+        spare: prefix of the names that may be missing or differ in shape; None if none may.
 
     Raises:
-        BadInput: unreadable, or not the weights of such a model.
+        BadInput: unreadable, or not weights of this model.
     """
     own = model.state_dict()
     state = read_state(path, key)
@@ -45,7 +45,7 @@ def load_weights(
 
 
 def read_state(path: Path, key: str = "model.load_weights") -> dict[str, Tensor]:
-    """The arrays of a file of weights; arguments and errors as of `load_weights`."""
+    """The arrays of a file of weights; arguments and errors as for `load_weights`."""
     needed = "weights of the model"
     try:
         state = state_dict_of(path, read_tensors(path, needed), needed)
@@ -58,21 +58,21 @@ def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None
     """Writes the model's arrays as .safetensors; `load_weights` reads them."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_write(path) as temporary:
-        # Bytes, because save_file would make the file readable by its owner alone.
+        # Bytes, because save_file would make the file readable by its owner only.
         temporary.write_bytes(save(state, metadata=metadata))
 
 
 def mobilenet_state(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Arrays of the MobileNetV2 that torchvision and its predecessors share, under the names of torchreid's.
+    """Renames the arrays of torchvision's MobileNetV2, and of its predecessors', to torchreid's names.
 
-    Both are the network of Sandler et al. (CVPR 2018), layer after layer a convolution and its batch norm, but for one
-    layer: torchreid expands in the first block as well, by a factor of one. That layer is made to hand on what it gets.
-    In training it normalises by the batch; so its mean and deviation are those that its input has, which the batch
-    norm and the ReLU6 before it tell (our choice).
+    Both are the network of Sandler et al. (CVPR 2018), layer after layer a convolution and its batch norm, except for
+    one layer: torchreid expands in the first block as well, by a factor of one. That layer is set to the identity. In
+    training it normalises by the batch, so its scale and bias are set to the standard deviation and mean of its input,
+    computed from the batch norm and the ReLU6 before it (our choice).
 
     Args:
-        state: `features.0.0.weight`, ... of ImageNet; a classifier in it is left out.
-        own: what torchreid's model holds now.
+        state: `features.0.0.weight`, ... of ImageNet; its classifier is dropped.
+        own: the state dict of torchreid's model.
 
     Returns:
         The arrays of torchreid's model without its classifier.
@@ -81,7 +81,7 @@ def mobilenet_state(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[st
         BadInput: another number of layers.
     """
     expansion = "conv2.0.conv1"
-    names = sorted((name for name in state if name.startswith("features.")), key=_numbered)  # a file has any order
+    names = sorted((name for name in state if name.startswith("features.")), key=_numbered)  # files may be unordered
     theirs = list(_layers({name: state[name] for name in names}).values())
     named = [layer for layer in _layers(own) if not layer.startswith(("classifier", expansion))]
     if len(theirs) != len(named):
@@ -102,7 +102,7 @@ def mobilenet_state(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[st
 
 
 def _layers(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Arrays by the layer that holds them, in the given order."""
+    """Arrays grouped by layer, in the given order."""
     layers: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         layer, _, leaf = name.rpartition(".")
@@ -111,7 +111,7 @@ def _layers(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _numbered(name: str) -> list[tuple[int, str]]:
-    """Sorts layer 10 behind layer 9."""
+    """Sort key that puts layer 10 after layer 9."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in name.split(".")]
 
 

@@ -103,7 +103,7 @@ def test_kinds_have_the_same_names_and_identities(world: Path, real: Path) -> No
 def test_an_oracle_needs_a_world(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree")
     real = write_cut(tree, tmp_path / "data" / "real", Cut())
-    with pytest.raises(BadInput, match="is no pedestrian world; of others no true images are known"):
+    with pytest.raises(BadInput, match="is no pedestrian world; only there the true images are known"):
         write_arm("oracle", real, tmp_path / "data" / "oracle", ONCE, tree)
 
 

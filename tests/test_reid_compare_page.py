@@ -38,7 +38,7 @@ def result(tmp_path: Any, gains: list[float], **changes: Any) -> ComparisonResul
             "Synthesised poses help: with 20 % of the images, online reaches an mAP of 44.0 % and real one",
         ),
         ([-2.0, -2.1, -1.9], "Synthesised poses harm: with 20 % of the images, online reaches an mAP of 40.0 %"),
-        ([3.0, -2.0, 0.5], "No difference that could be told from chance: with 20 % of the images"),
+        ([3.0, -2.0, 0.5], "No significant difference: with 20 % of the images"),
         (
             [2.0],
             "With 20 % of the images, online reaches an mAP of 43.0 % and real one of 41.0 %, of a single seed each",

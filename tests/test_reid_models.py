@@ -115,7 +115,7 @@ def test_a_last_stride_of_one_doubles_the_last_map(tmp_path: Path, name: str) ->
     ("changes", "message"),
     [
         ({"model__last_stride": 1}, "model.last_stride: 1 works on resnet and mobilenetv2 models, not on osnet_x0_25"),
-        ({"model__name": "pcb_p6", "model__neck": True}, "model.neck: pcb_p6 has no one linear classifier"),
+        ({"model__name": "pcb_p6", "model__neck": True}, "model.neck: pcb_p6 has no single linear classifier"),
         ({"model__name": "mobilenetv2_x1_0", "model__pretrained": True}, "has no ImageNet weights of mobilenetv2_x1_0"),
         ({"model__name": "hacnn"}, "data.height, data.width: hacnn takes no images of 32x16"),
     ],
