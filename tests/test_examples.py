@@ -13,22 +13,29 @@ import pytest
 import torch
 from torch import Tensor
 
+from xingaug import poses
 from xingaug.data.pedestrians import write_world
 from xingaug.images import read_image
 from xingaug.keypoints import MIN_VISIBLE, Keypoints, render_heatmaps
+from xingaug.poses import samplers
+from xingaug.poses.collect import bank_from_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {"identities": 4, "poses": 2, "seed": 3, "training_identities": 2, "network_steps": 1}
 
 
-@pytest.fixture(scope="module")
-def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("measure_on_world", ROOT / "examples" / "measure_on_world.py")
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    return loaded("measure_on_world")
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +182,15 @@ def test_the_adapters_examples_render_about_half(name: str, tmp_path: Path) -> N
         rendered, of = map(int, re.findall(r"(\d+) of (\d+) rendered", line)[0])
         assert of == images
         assert 0 < rendered < images
+
+
+def test_a_sampler_of_ones_own_draws_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "SAMPLERS", dict(samplers.SAMPLERS))
+    monkeypatch.setattr(poses, "SAMPLERS", samplers.SAMPLERS)
+    loaded("compare_own_pose")
+    write_world(tmp_path / "world", 4, 2, 0, workers=1, progress=False)
+    bank = bank_from_tree(tmp_path / "world", tmp_path / "world" / "annotations.npz")
+    names = bank.names[bank.usable_rows].tolist()[::-1]
+    rows = samplers.sample(bank, "own", bank.keypoints(np.arange(len(names))), names)
+    assert bank.names[rows.numpy()].tolist() == names
+    assert samplers.sample(bank, "own", bank.keypoints(np.arange(1)), ["another.jpg"]).tolist() == [-1]
