@@ -1,6 +1,6 @@
 """Pose augmentation for person re-identification.
 
-Images and keypoints go in; the same identities come out in poses drawn from a bank. Names are imported on first use,
+Takes images and keypoints and renders the same identities in poses drawn from a bank. Names are imported on first use,
 so that `import xingaug` stays fast.
 """
 

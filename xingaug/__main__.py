@@ -1,4 +1,4 @@
-"""`python -m xingaug`, which `torchrun -m xingaug train ...` needs."""
+"""Entry point of `python -m xingaug` and of `torchrun -m xingaug train ...`."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """From a folder of crops to an augmented dataset: layout, leaks, keypoints, bank, images, page.
 
-Every step's result is kept in a folder of work whose name is a hash of what the step depends on, the images' bytes
-among it. So a run that was stopped goes on, and another one of the same images does not repeat what they share.
+Every step's result is kept in a work folder whose name is a hash of everything the step depends on, including the
+images' bytes. So a stopped run continues, and another run on the same images reuses the steps that they share.
 """
 
 import hashlib
@@ -51,32 +51,33 @@ from xingaug.report.page import paragraph, preformatted, table
 from xingaug.runs import require_own
 
 DONE_NAME = "augment.json"
-"""In a directory of `layout: same`, what it was made of."""
+"""File in a directory of `layout: same` with the counts and a hash of images and settings."""
 
 WORST = 24
-"""Skeletons on the page."""
+"""Number of skeletons on the page."""
 
 _STEPS = 6
-_HASHED = 16  # digits of a hash in the names of folders of work
+_HASHED = 16  # digits of a hash in the names of work folders
 
 
 @dataclass(frozen=True)
 class FolderConfig:
-    """What to make of a folder of crops.
+    """How to augment a folder of crops.
 
     Attributes:
         root: the folder, or a YAML file that describes a dataset.
         out: directory to write; absent, empty, or an earlier run of the same configuration.
-        pattern: of the paths below each split's folder, where the layout is none that is known; None guesses one.
-        layout: "market" writes a Market-1501 tree, "same" one in the dataset's own layout and grammar of names.
-        annotations: keypoints of the training images; None takes those that lie beside them, else the estimator's.
-        estimator: finds keypoints, whatever lies beside the images; None is `xingaug.poses.estimators.DEFAULT`.
-        weights: of the estimator.
-        generator: name or path, as `load_generator` takes it.
-        gate: which rendered images are good enough; None keeps all.
-        allow_leaks: go on where people or files of training are also in query or gallery.
-        work: folder of what is kept between runs; None is `xingaug/augment` in the user's cache.
-        generating: everything else that `GenerateConfig` takes, such as per_image.
+        pattern: pattern of the paths below each split's folder, if the layout is unknown; None guesses one.
+        layout: "market" writes a Market-1501 tree, "same" the dataset's own layout and file names.
+        annotations: keypoints of the training images; None uses files beside them, else the estimator.
+        estimator: pose estimator, used even if there are files beside the images; None is
+            `xingaug.poses.estimators.DEFAULT`.
+        weights: the estimator's weights.
+        generator: name or path, as for `load_generator`.
+        gate: the quality gate, which rejects bad renderings; None keeps all.
+        allow_leaks: continue if people or files of training are also in query or gallery.
+        work: folder of results kept between runs; None is `xingaug/augment` in the user's cache.
+        generating: other settings of `GenerateConfig`, such as per_image.
     """
 
     root: Path
@@ -101,7 +102,7 @@ class FolderConfig:
         self.generate_config(self.root, Path("annotations.npz"), Path("bank"), self.out)
 
     def generate_config(self, data: Path, annotations: Path, bank: Path, out: Path) -> GenerateConfig:
-        """What `generate` is asked for."""
+        """The configuration of `generate`."""
         return GenerateConfig(
             data=data, annotations=annotations, bank=bank, out=out, generator=self.generator, gate=self.gate,
             **self.generating,
@@ -109,19 +110,19 @@ class FolderConfig:
 
     @cached_property
     def work_folder(self) -> Path:
-        """Where results are kept."""
+        """The folder of results kept between runs."""
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return self.work or home / "xingaug" / "augment"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A dataset as it was understood.
+    """A dataset with its recognised or guessed layout.
 
     Attributes:
-        dataset: it.
+        dataset: the opened dataset.
         splits: its splits.
-        sentence: how it was understood.
+        sentence: how its names are read, for the user.
         content: SHA-256 of its images and their labels, hexadecimal.
     """
 
@@ -137,18 +138,18 @@ class Found:
 
 
 def augment_folder(config: FolderConfig, progress: bool = True) -> dict[str, Any]:
-    """Does all steps and says on standard error what each found; an interrupted run is continued by the same call.
+    """Runs all steps and prints the result of each to standard error; an interrupted run is continued by the same call.
 
     Args:
-        config: what to make of which folder.
+        config: the folder and the settings.
         progress: show bars on a terminal, and a line for each step.
 
     Returns:
         `layout`, the counts of `generate`, `written` and `page`.
 
     Raises:
-        BadInput: anything about the input that cannot be used; `out` has not been touched.
-        WorkFailed: the disk refused, or images cannot be read; in the latter case all else is done.
+        BadInput: unusable input; `out` has not been touched.
+        WorkFailed: a write failed, or images cannot be read; in the latter case all else is done.
     """
     steps = _Steps(progress)
     found = _find(config)
@@ -165,13 +166,13 @@ def _augmented(config: FolderConfig, found: Found, steps: "_Steps", progress: bo
     sections += pages
     tree, keypoints = _tree(found, work, keypoints, config, progress)
     bank = _bank(tree, keypoints, work, steps)
-    asked = config.generate_config(tree, keypoints, bank, config.out)
+    settings = config.generate_config(tree, keypoints, bank, config.out)
     if tree != found.dataset.root:
-        asked = replace(asked, follow_links=True)  # its files are links to the dataset's; those were checked
+        settings = replace(settings, follow_links=True)  # the tree links to the dataset's files, which were checked
     if config.layout == "same" and tree != found.dataset.root:
-        summary = _generated_as_it_came(config, found, asked, work, sections, progress)
+        summary = _generated_in_same_layout(config, found, settings, work, sections, progress)
     else:
-        summary = asdict(generate(asked, progress, sections=sections))
+        summary = asdict(generate(settings, progress, sections=sections))
         if tree != found.dataset.root:
             copy_or_link(tree / TABLE_NAME, config.out / TABLE_NAME, link=False)
     rendered = f"{summary['synthetic']} synthetic images of {summary['real']} real ones"
@@ -182,7 +183,7 @@ def _augmented(config: FolderConfig, found: Found, steps: "_Steps", progress: bo
 
 
 class _Steps:
-    """Says what each step found, one line each."""
+    """Prints the result of each step on one line."""
 
     def __init__(self, shown: bool) -> None:
         self._shown, self._number = shown, 0
@@ -244,7 +245,7 @@ def _counted(splits: Mapping[SplitName, Split]) -> str:
 
 
 def _require_place(config: FolderConfig, found: Found) -> None:
-    """Raises `BadInput` for what would be noticed only after the work."""
+    """Raises `BadInput` early for problems that would otherwise appear only after the work."""
     root, out = found.dataset.root.resolve(), config.out.resolve()
     for what, path in (("--out", out), ("--work", config.work_folder.resolve())):
         if path.is_relative_to(root) or root.is_relative_to(path):
@@ -268,21 +269,21 @@ def _require_place(config: FolderConfig, found: Found) -> None:
 
 
 def _check(config: FolderConfig, found: Found, steps: _Steps) -> str:
-    """Looks for leaks; HTML of the page's first section."""
+    """Looks for leaks; returns the HTML of the page's first section."""
     counts, report, unmatched, notes = check_dataset(found.dataset)
     leaks = report.lines()
     if (report.identities or report.files) and not config.allow_leaks:
         raise BadInput(f"{config.root}: {'; '.join(leaks)}; needed training apart from them, or --allow-leaks")
-    told = [*notes, *([unmatched] if unmatched else [])]
-    for line in told:
+    warnings = [*notes, *([unmatched] if unmatched else [])]
+    for line in warnings:
         say(line)
     steps.say(f"leaks: {'; '.join(leaks) or 'none'}")
     rows = [[name, *(f"{count:,}" for count in row.values())] for name, row in counts.items()]
     html = paragraph(f"{found.sentence}.") + table(["", "images", "identities", "cameras"], rows)
-    for line in [*(leaks or ["No leaks."]), *told]:
+    for line in [*(leaks or ["No leaks."]), *warnings]:
         html += paragraph(line)
     if found.dataset.config.layout == "pattern":
-        html += paragraph("The dataset as a YAML file, to be corrected and named in the folder's place:", "soft")
+        html += paragraph("The dataset as a YAML file, to be corrected and passed instead of the folder:", "soft")
         html += preformatted(found.dataset.config.to_yaml())
     return html
 
@@ -291,7 +292,7 @@ def _check(config: FolderConfig, found: Found, steps: _Steps) -> str:
 
 
 def _keypoints(config: FolderConfig, found: Found, work: Path, steps: _Steps) -> tuple[Path, list[tuple[str, str]]]:
-    """The file of keypoints, under the names of the dataset, and what the page says of them."""
+    """The file of keypoints, under the dataset's image names, and the page's sections about them."""
     names = [str(name) for name in found.train.names]
     paths = [found.train.path(i) for i in range(len(names))]
     known = _known(config, work, names, paths) or _estimated(config, work, names, paths)
@@ -306,7 +307,7 @@ def _keypoints(config: FolderConfig, found: Found, work: Path, steps: _Steps) ->
 
 @dataclass(frozen=True, eq=False)
 class _Keypoints:
-    """Keypoints of the training images, their file, where they come from, and what is wrong with images."""
+    """Keypoints of the training images, their file, their origin, and why images have none."""
 
     annotations: Annotations
     file: Path
@@ -316,7 +317,7 @@ class _Keypoints:
 
 
 def _known(config: FolderConfig, work: Path, names: list[str], paths: list[Path]) -> _Keypoints | None:
-    """Those of a file that was named, or lies beside the images."""
+    """Keypoints from the given file, or from files beside the images; None if there are none."""
     beside = None
     if config.annotations is not None:
         beside = read_given(config.annotations, names, paths)
@@ -335,7 +336,7 @@ def _known(config: FolderConfig, work: Path, names: list[str], paths: list[Path]
 
 
 def _estimated(config: FolderConfig, work: Path, names: list[str], paths: list[Path]) -> _Keypoints:
-    """Those that an estimator finds, or has found before."""
+    """Keypoints from an estimator, or from its earlier run on these images."""
     name = config.estimator or estimators.DEFAULT
     device = str(config.generating.get("device", "cpu"))
     estimator = estimators.load_estimator(name, config.weights, device)
@@ -357,7 +358,7 @@ def _read(file: Path) -> Annotations:
 
 
 def _tree(found: Found, work: Path, keypoints: Path, config: FolderConfig, progress: bool) -> tuple[Path, Path]:
-    """A Market-1501 tree of the dataset, itself if it is one, and the keypoints under its names."""
+    """The dataset as a Market-1501 tree (itself if it is one), and the keypoints under the tree's names."""
     if found.dataset.config.layout == "market1501" and found.dataset.where == found.dataset.root:
         return found.dataset.root, keypoints
     tree = work / f"tree-{keypoints.stem.removeprefix('keypoints-')}"
@@ -371,7 +372,7 @@ def _bank(tree: Path, keypoints: Path, work: Path, steps: _Steps) -> Path:
     path = work / f"bank-{digest}"
     try:
         bank = PoseBank.load(path)
-    except BadInput:  # not there, or damaged
+    except BadInput:  # missing, or damaged
         shutil.rmtree(path, ignore_errors=True)
         bank = bank_from_tree(tree, keypoints)
         bank.save(path)
@@ -379,11 +380,11 @@ def _bank(tree: Path, keypoints: Path, work: Path, steps: _Steps) -> Path:
     return path
 
 
-def _generated_as_it_came(
-    config: FolderConfig, found: Found, asked: GenerateConfig, work: Path, sections: Any, progress: bool
+def _generated_in_same_layout(
+    config: FolderConfig, found: Found, settings: GenerateConfig, work: Path, sections: Any, progress: bool
 ) -> dict[str, Any]:
-    """Renders into the folder of work, and from there into the dataset's own layout."""
-    facts = {**asdict(asked), "generator": str(load_generator(config.generator).content_hash), "out": ""}
+    """Renders into the work folder, and converts the result to the dataset's own layout."""
+    facts = {**asdict(settings), "generator": str(load_generator(config.generator).content_hash), "out": ""}
     digest = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()
     done = config.out / DONE_NAME
     if done.exists():
@@ -392,12 +393,11 @@ def _generated_as_it_came(
             raise BadInput(f"{config.out}: was made of other images or settings; name a new directory")
         return summary
     rendered = work / f"rendered-{digest[:_HASHED]}"
-    in_work: Literal["omit", "copy"] = (
-        "omit" if asked.real == "omit" else "copy"
-    )  # whether identities are filled up depends on it
-    summary = asdict(generate(replace(asked, out=rendered, real=in_work), progress, sections=sections))
+    # The number of copies per identity depends on whether real images are kept.
+    in_work: Literal["omit", "copy"] = "omit" if settings.real == "omit" else "copy"
+    summary = asdict(generate(replace(settings, out=rendered, real=in_work), progress, sections=sections))
     with atomic_directory(config.out) as folder:
-        write_same_layout(found.dataset, asked.data, rendered, folder, asked.real, progress)
+        write_same_layout(found.dataset, settings.data, rendered, folder, settings.real, progress)
         (folder / DONE_NAME).write_text(json.dumps({**summary, "made_of": digest}), encoding="utf-8")
     shutil.rmtree(rendered, ignore_errors=True)
     return summary

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.needs_torch:
             import torch
 
-            # Numbers below 1e-38 mean nothing here and slow a CPU down by an order of magnitude.
+            # Denormal numbers (below 1e-38) are negligible here and slow a CPU down by an order of magnitude.
             torch.set_flush_denormal(True)
         if hasattr(args, "device"):
             _require_device(args.device)

@@ -1,4 +1,4 @@
-"""Typed configuration: YAML in, small dataclasses out, with errors that help.
+"""Typed configuration: reads YAML into small dataclasses, with helpful errors.
 
 A configuration is any dataclass whose fields are annotated with bool, int, float, str, Path, Literal, lists, tuples,
 dicts, other such dataclasses, or unions of these with None. Every key, value and override is checked against it.
@@ -23,22 +23,22 @@ from xingaug.inputs import read_text
 T = TypeVar("T")
 
 _DEEPEST = 32
-"""Levels of lists and mappings within one another (our choice: no configuration here has more than 5)."""
+"""Most levels of nested lists and mappings (our choice: no configuration here has more than 5)."""
 
 _MOST_NODES = 20_000
-"""Keys, values and lists of a file, those that an alias repeats counted each time (our choice)."""
+"""Most keys, values and lists of a file, counting each repetition by an alias (our choice)."""
 
 _MOST_BYTES = 1_000_000
-"""Of a file (our choice: the longest here has 4,000)."""
+"""Largest file (our choice: the longest here has 4,000 bytes)."""
 
 _INT_LIMIT = 2**63
 
 _LONGEST = 10_000
-"""Characters of a value (our choice)."""
+"""Most characters of a value (our choice)."""
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, except that `3e-4` is a number, a key given twice is an error, and nothing grows without end."""
+    """The safe loader, except that `3e-4` is a number, a duplicate key is an error, and sizes are limited."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
         self._nodes: dict[int, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        """As inherited; counts what aliases stand for, before anything is built of it."""
+        """As inherited; counts the nodes that aliases expand to before anything is built."""
         is_alias, line = self.check_event(yaml.AliasEvent), self.peek_event().start_mark.line + 1
         self._depth, self._count = self._depth + 1, self._count + 1
         if self._depth > _DEEPEST:
@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
             inner = node.value if isinstance(node, yaml.CollectionNode) else []
             parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
             self._nodes[id(node)] = 1 + sum(self._nodes[id(part)] for part in parts)
-        # An alias to what it lies in has no count yet.
+        # An alias to an enclosing node has no count yet.
         if max(self._count, self._nodes.get(id(node), _MOST_NODES + 1)) > _MOST_NODES:
             raise BadInput(f"line {line}: more than {_MOST_NODES} values, or an alias that holds itself")
         return node
@@ -88,7 +88,7 @@ def load_config(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -
     Args:
         cls: a configuration dataclass.
         path: YAML file.
-        overrides: such as `train.lr=3e-4`; a dot descends, the value is YAML.
+        overrides: such as `train.lr=3e-4`; a dot separates levels, the value is YAML.
 
     Raises:
         BadInput: unreadable file, invalid YAML, unknown key, wrong type, missing key.
@@ -108,7 +108,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Applies `key=value` overrides to a mapping and returns the result; `data` stays as it is."""
+    """Applies `key=value` overrides to a copy of a mapping and returns it."""
     result: dict[str, Any] = dict(data)
     for item in overrides:
         dotted, equals, text = item.partition("=")
@@ -129,7 +129,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "configu
 
     Args:
         cls: a configuration dataclass.
-        mapping: plain data, as YAML gives it.
+        mapping: plain data, as read from YAML.
         where: the file's name, for messages.
         prefix: dotted key of this mapping, for messages.
 
@@ -137,7 +137,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "configu
         BadInput: unknown key (the nearest known one is named), wrong type (key, value, expected), missing key, or a
             value that the class itself refuses with a ValueError.
     """
-    nested = getattr(cls, "nested", None)  # a class whose settings have moved into sections takes them flat too
+    nested = getattr(cls, "nested", None)  # a class whose settings have moved into sections also accepts them flat
     mapping = mapping if nested is None else nested(mapping)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = get_type_hints(cls)
@@ -183,12 +183,12 @@ def _parse(text: str, where: str) -> Any:
         line = f" line {mark.line + 1}:" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise BadInput(f"{where}:{line} not valid YAML ({problem})") from None
-    except Exception as error:  # the date 2025-02-30, `!!int ""`, `!!timestamp x`: PyYAML fails in any way it likes
+    except Exception as error:  # the date 2025-02-30, `!!int ""`, `!!timestamp x`: PyYAML can raise anything
         raise BadInput(f"{where}: not valid YAML ({shown(error)})") from None
 
 
 def shown(value: Any) -> str:
-    """A value in a message: cut where it is long, and to two levels where it is deep."""
+    """A value for a message: long values are cut, nested ones shown to two levels."""
     return _SHORT.repr(value) if not isinstance(value, Exception) else str(value)[:200] or type(value).__name__
 
 
@@ -231,11 +231,11 @@ def _convert_union(hint: Any, options: tuple[Any, ...], value: Any, where: str, 
     if value is None and type(None) in options:
         return None
     remaining = [option for option in options if option is not type(None)]
-    # A mapping can only be meant for a class or a dict; its own error says more than "none of these".
+    # A mapping can only match a class or a dict, whose own error is more helpful than "none of these".
     if isinstance(value, Mapping):
         shaped = [o for o in remaining if dataclasses.is_dataclass(o) or get_origin(o) is dict]
         remaining = shaped or remaining
-        # Of several classes the one that knows most of the keys is meant, so that a misspelt key is told as such.
+        # Of several classes the one that has most of the keys is used, so that a misspelt key is reported as such.
         if all(dataclasses.is_dataclass(option) for option in remaining):
             remaining = [max(remaining, key=lambda option: _known_keys(option, value))]
     if len(remaining) == 1:
@@ -249,7 +249,7 @@ def _convert_union(hint: Any, options: tuple[Any, ...], value: Any, where: str, 
 
 
 def _known_keys(cls: Any, mapping: Mapping[Any, Any]) -> int:
-    """How many keys of a mapping a class has or nearly has."""
+    """Number of keys of a mapping that a class has, exactly or nearly."""
     names = [f.name for f in dataclasses.fields(cls)]
     return sum(bool(difflib.get_close_matches(key, names, n=1, cutoff=0.8)) for key in mapping if isinstance(key, str))
 
@@ -281,7 +281,7 @@ def _convert_scalar(hint: Any, value: Any, where: str, key: str) -> Any:
         return float(value)
     if hint in (Path, str) and isinstance(value, str):
         try:
-            return hint(with_home(value))  # no setting but a path begins as `~/` does
+            return hint(with_home(value))  # only paths start with `~/`
         except BadInput as error:
             raise BadInput(f"{where}: {key}: {error}") from None
     if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
@@ -304,7 +304,7 @@ def _kind(value: Any) -> str:
 
 
 def _name(hint: Any) -> str:
-    """A type as a user would say it."""
+    """A type in words for users."""
     simple = {
         bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path",
         type(None): "null",

@@ -1,7 +1,6 @@
-"""The whole pipeline on a small scale: data, bank, generation, re-ID with and without, and a page.
+"""Runs the whole pipeline on a small scale: data, bank, generation, re-ID with and without, and a page.
 
-Each step leaves its result on disk; a demo that was stopped continues, and one that is finished only writes its page
-again.
+Each step leaves its result on disk; a stopped demo continues, and a finished one only writes its page again.
 """
 
 import json
@@ -51,17 +50,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What the demo runs on.
+    """Settings of the demo.
 
     Attributes:
         out: directory to write; absent, empty, or an earlier demo of the same configuration.
         data: a Market-1501 tree; None writes a pedestrian world.
-        annotations: keypoints of the tree's training images, and of its test images where there are any; needed with
-            `data`.
-        identities: in each of training and test; None takes 100 for the world, and all of a tree.
+        annotations: keypoints of the tree's training images and, if available, of its test images; needed with `data`.
+        identities: number of identities in training and in test each; None is 100 for the world, all for a tree.
         generator: bundled name or .safetensors file.
         iterations: re-ID training iterations of each arm.
-        seed: of the world, the draws and the training.
+        seed: seed of the world, the draws and the training.
     """
 
     out: Path
@@ -83,16 +81,16 @@ class DemoConfig:
 
 
 class StepTimes:
-    """Prints each step with its time, and remembers the times across runs."""
+    """Prints each step with its time, and keeps the times across runs."""
 
     def __init__(self, path: Path, steps: int) -> None:
-        """Args: `path`: file that keeps the times; `steps`: how many there will be."""
+        """Args: `path`: file of the times; `steps`: total number of steps."""
         self.path, self.steps, self.number = path, steps, 0
         self.seconds = _times(path)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Times a block; a step that was finished before keeps the time that it took then."""
+        """Times a block; a step that an earlier run finished keeps its time from then."""
         self.number += 1
         print(f"[{self.number}/{self.steps}] {name}", file=sys.stderr, flush=True)
         start = time.perf_counter()
@@ -105,7 +103,7 @@ class StepTimes:
 
 
 def _times(path: Path) -> dict[str, float]:
-    """Those of an earlier run, if there was one."""
+    """The times of an earlier run, if there was one."""
     found = read_json(path, "times of a demo", _MOST_BYTES) if path.exists() else {}
     if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
         raise BadInput(f"{path}: damaged; remove it")
@@ -116,8 +114,8 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Runs all steps.
 
     Returns:
-        `report` (path), `reid` (figures of each arm), `held_out` (quality beside copying the source, on persons who are
-        not of the training images; of a dataset without keypoints of its test images it is `training_pairs`),
+        `report` (path), `reid` (figures of each arm), `held_out` (quality, and that of copying the source, on persons
+        outside the training images; named `training_pairs` for a dataset without keypoints of its test images),
         `seconds`.
 
     Raises:
@@ -163,7 +161,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
 
 def _claim(config: DemoConfig) -> None:
-    """Writes the configuration into `out`, or makes sure that it is this demo's."""
+    """Writes the configuration into `out`, or checks that it is the same as there."""
     path = config.out / "demo.json"
     wanted = {key: value for key, value in to_mapping(config).items() if key != "out"}
     require_own(config.out, path.name, "name a new directory with --out")
@@ -198,8 +196,8 @@ def write_subset(data: Path, annotations: Path, out: Path, identities: int | Non
         data: the tree.
         annotations: keypoints of its training images; those of the part are written to `out/annotations.npz`.
         out: directory to write, new or empty.
-        identities: of training and of test each, the first by number among those that have images in both query and
-            gallery, or keypoints; None keeps all. Junk and distractors are left out.
+        identities: number of identities of training and of test each, the lowest that have keypoints (training) or
+            images in both query and gallery (test); None keeps all. Junk and distractors are left out.
     """
     train, query, gallery = (read_split(data, name) for name in FOLDERS)
     annotated, table = annotated_training(data, annotations)
@@ -232,7 +230,7 @@ def _link(source: Path, target: Path) -> None:
 def _pairs(
     config: DemoConfig, root: Path, splits: dict[str, Split], annotations: Annotations, generator: nn.Module
 ) -> Pairs:
-    """Pairs rendered and measured against the true images: of test persons, or of training persons if need be."""
+    """Renders pairs and measures them against the true images: of test persons, else of training persons."""
     name = "gallery" if len(_drawn_pairs(splits["gallery"], annotations, config.seed)) else "train"
     split, drawn = splits[name], _drawn_pairs(splits[name], annotations, config.seed)
     if not len(drawn):
@@ -253,7 +251,7 @@ def _pairs(
 
 
 def _drawn_pairs(split: Split, annotations: Annotations, seed: int) -> np.ndarray:
-    """(N, 2) rows of two images of one person, N at most `PAIRS`."""
+    """(N, 2) rows of two images of one person, with N at most `PAIRS`."""
     rows = annotations.lookup(split.names)
     visible = (annotations.visibility[rows] > 0).sum(1) * (rows >= 0)
     usable = np.flatnonzero((visible >= MIN_VISIBLE) & (split.pids > 0))
@@ -269,16 +267,16 @@ def _drawn_pairs(split: Split, annotations: Annotations, seed: int) -> np.ndarra
 def _true_images(
     root: Path, split: Split, sources: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, Keypoints, np.ndarray]:
-    """In the world the true image of any person in any pose exists: images, keypoints, masks."""
+    """Renders the true images in the pedestrian world, with their keypoints and masks."""
     from xingaug.data.pedestrians import load_world
 
     world = load_world(root)
     names = split.names
-    made = [world.render_in_pose(str(names[a]), str(names[b])) for a, b in zip(sources, targets, strict=True)]
+    true = [world.render_in_pose(str(names[a]), str(names[b])) for a, b in zip(sources, targets, strict=True)]
     keypoints = Keypoints(
-        *(torch.from_numpy(np.stack(a)) for a in ([r.xy for r in made], [r.visibility for r in made]))
+        *(torch.from_numpy(np.stack(a)) for a in ([r.xy for r in true], [r.visibility for r in true]))
     )
-    return np.stack([r.image for r in made]), keypoints, np.stack([r.mask for r in made])
+    return np.stack([r.image for r in true]), keypoints, np.stack([r.mask for r in true])
 
 
 def _walks(
@@ -302,7 +300,7 @@ def _walks(
 
 
 def _compare(config: DemoConfig, training_images: int) -> dict[str, Any]:
-    """Runs `reid_integration.compare` on two arms as its own process; returns its results."""
+    """Runs `reid_integration.compare` on two arms in its own process; returns its results."""
     settings = {
         "out": str(config.out / "reid"),
         "iterations": config.iterations,
@@ -333,7 +331,7 @@ def _compare(config: DemoConfig, training_images: int) -> dict[str, Any]:
     path = config.out / "compare.yaml"
     with atomic_write(path) as temporary:
         temporary.write_text(to_yaml(settings))
-    # A process of its own: this package knows nothing of torchreid, and a user would type the same line.
+    # In its own process: this package does not import torchreid, and users run the same command.
     command = [sys.executable, "-m", "reid_integration.compare", "--config", str(path)]
     code = subprocess.run(command, stdout=sys.stderr.fileno(), check=False).returncode
     if code:

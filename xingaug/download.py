@@ -1,4 +1,4 @@
-"""A file from the network: fetched when asked for, resumed, and kept only if it is the one that was meant."""
+"""Downloads a file: on request only, resumable, and kept only if its hash is right."""
 
 import hashlib
 import os
@@ -15,30 +15,30 @@ from xingaug.files import locked
 from xingaug.progress import ProgressBar
 
 MOST_BYTES = 4_000_000_000
-"""Of a file (our choice: the largest pose networks have 2.5 GB)."""
+"""Largest file (our choice: the largest pose networks have 2.5 GB)."""
 
 _TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 20
 
 
 def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path:
-    """Fetches a file, unless it is there already.
+    """Downloads a file, unless it exists already.
 
-    What a stopped download left, `<target>.part`, is continued where the server allows it (HTTP ranges). The file takes
-    its place only if its hash is right.
+    A stopped download, `<target>.part`, is continued if the server allows it (HTTP ranges). The file is moved to
+    `target` only if its hash is right.
 
     Args:
         url: http or https.
-        sha256: of the file, 64 hexadecimal digits, or the first 8 or more, as publishers put them in names.
-        target: where it is kept.
-        progress: shows a bar.
+        sha256: hash of the file, 64 hexadecimal digits, or the first 8 or more, as publishers put them in names.
+        target: where to keep the file.
+        progress: show a bar.
 
     Returns:
         `target`.
 
     Raises:
-        BadInput: an address or hash that is none, another process is fetching it, or `target` cannot be written.
-        WorkFailed: no network, the server refuses, the connection broke, or the file is another one.
+        BadInput: an invalid address or hash, another process is fetching it, or `target` cannot be written.
+        WorkFailed: no network, the server refuses, the connection broke, or the hash is wrong.
     """
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise BadInput(f"{url}: no address to fetch from; needed https://...")
@@ -50,9 +50,9 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
     with locked(lock, f"{target}: another process is fetching it; wait for it"):
         try:
             _fetch(url, part, progress)
-        except (OSError, HTTPException) as error:  # URLError and timeouts are among the former
+        except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
             if isinstance(error, OSError) and error.filename is not None and not isinstance(error, HTTPError):
-                raise  # of the disk
+                raise  # a disk error
             raise WorkFailed(f"{url}: cannot be fetched ({_reason(error)}); {_kept(part)}") from None
         found = _hash_of(part)
         if not found.startswith(sha256):
@@ -64,36 +64,36 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
 
 
 def _fetch(url: str, part: Path, progress: bool) -> None:
-    """Appends to `part` what it lacks."""
-    there = part.stat().st_size if part.exists() else 0
-    request = Request(url, headers={"User-Agent": "xingaug", **({"Range": f"bytes={there}-"} if there else {})})
+    """Downloads the rest of the file into `part`."""
+    have = part.stat().st_size if part.exists() else 0
+    request = Request(url, headers={"User-Agent": "xingaug", **({"Range": f"bytes={have}-"} if have else {})})
     try:
         answer: Any = urlopen(request, timeout=_TIMEOUT)
     except HTTPError as error:
         error.close()
-        if error.code == 416 and there:  # nothing is lacking; the hash will say whether that is so
+        if error.code == 416 and have:  # the file is complete; the hash is checked next
             return
         raise
     with answer:
         if answer.status != 206:
-            there = 0
+            have = 0
         length = answer.headers.get("Content-Length")
-        total = there + int(length) if length is not None and length.isdigit() else None
+        total = have + int(length) if length is not None and length.isdigit() else None
         if (total or 0) > MOST_BYTES:
             raise WorkFailed(f"{url}: has {total} bytes, needed at most {MOST_BYTES}")
-        with part.open("ab" if there else "wb") as stream, _bar(part, there, total, progress) as bar:
+        with part.open("ab" if have else "wb") as stream, _bar(part, have, total, progress) as bar:
             while chunk := answer.read(_CHUNK):
                 stream.write(chunk)
-                there += len(chunk)
+                have += len(chunk)
                 bar.update(len(chunk))
-                if there > MOST_BYTES:
+                if have > MOST_BYTES:
                     raise WorkFailed(f"{url}: has more than {MOST_BYTES} bytes")
-        if total is not None and there < total:
-            raise URLError(f"the connection ended after {there} of {total} bytes")
+        if total is not None and have < total:
+            raise URLError(f"the connection ended after {have} of {total} bytes")
 
 
-def _bar(part: Path, there: int, total: int | None, progress: bool) -> ProgressBar[None]:
-    return ProgressBar(None, f"fetching {part.stem}", total=total, initial=there, unit="byte", shown=progress)
+def _bar(part: Path, have: int, total: int | None, progress: bool) -> ProgressBar[None]:
+    return ProgressBar(None, f"fetching {part.stem}", total=total, initial=have, unit="byte", shown=progress)
 
 
 def _reason(error: Exception) -> str:

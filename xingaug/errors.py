@@ -1,4 +1,4 @@
-"""The ways in which work can end badly, and what a command does about them."""
+"""Errors, and how a command reports them: one line on stderr and an exit code."""
 
 import logging
 import os
@@ -12,29 +12,29 @@ from contextlib import contextmanager
 from types import FrameType
 
 _NO_MEMORY = re.compile("can't allocate memory|out of memory")
-"""How torch says it, on a CPU and on a GPU."""
+"""torch's message when memory runs out, on a CPU and on a GPU."""
 
 _WORKER_ENDED = re.compile(r"DataLoader worker \(pid")
-"""How torch says that one is gone."""
+"""torch's message when a DataLoader worker is gone."""
 
 _LONGEST = 1500
-"""Characters of a message: what a file gives is not repeated without end."""
+"""Most characters of a message, which may repeat the content of a file."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, cut to fit into one line of ours."""
+    """The first line of a library's error message, cut to fit into one of ours."""
     return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
 
 
 class BadInput(ValueError):
-    """What the user gave cannot be used; exit code 2.
+    """The user's input cannot be used; exit code 2.
 
     The message is one line: what is wrong, where (file, line or key), what would be right.
     """
 
     def __init__(self, message: object = "") -> None:
-        """Takes the message; of one that a loader's worker has wrapped into a traceback only what was said first."""
-        super().__init__(_as_said(message))
+        """Takes the message; if a DataLoader worker has wrapped it into a traceback, only the original one."""
+        super().__init__(_unwrapped(message))
 
 
 class WorkFailed(RuntimeError):
@@ -42,23 +42,23 @@ class WorkFailed(RuntimeError):
 
     def __init__(self, message: object = "") -> None:
         """Takes the message, as `BadInput` does."""
-        super().__init__(_as_said(message))
+        super().__init__(_unwrapped(message))
 
 
 _IN_WORKER = re.compile(r"Caught \w+ in .*?\.\nOriginal Traceback .*\n(?:[\w.]+\.)?\w+: (.*)", re.DOTALL)
-"""How torch hands on an error of a DataLoader's worker: it makes another one of the same class with this message."""
+"""The message with which torch raises a DataLoader worker's error again, in the same class."""
 
 
-def _as_said(message: object) -> str:
+def _unwrapped(message: object) -> str:
     wrapped = _IN_WORKER.fullmatch(str(message))
     return wrapped[1].rstrip() if wrapped else str(message)
 
 
 class Ended(BaseException):
-    """A signal asked the process to end; on its way out it cleans up, as after an interrupt."""
+    """A signal requested the process to end; it cleans up first, as after an interrupt."""
 
     def __init__(self, number: int) -> None:
-        """Args: `number`: of the signal."""
+        """Args: `number`: number of the signal."""
         super().__init__(f"ended by {signal.Signals(number).name}")
         self.number = number
 
@@ -67,20 +67,20 @@ def guarded(command: Callable[[], int | None]) -> int:
     """Runs a command and turns its errors into one line on stderr and an exit code.
 
     Returns:
-        What `command` returned (None counts as 0), 2 for `BadInput`, 1 for `WorkFailed`, operating system errors and
-        lack of memory, 130 when the user interrupted it, 128 and the signal's number when SIGTERM or SIGHUP ended it.
-        Any other exception is a defect of ours and keeps its traceback.
+        The result of `command` (None counts as 0), 2 for `BadInput`, 1 for `WorkFailed`, operating system errors and
+        lack of memory, 130 if the user interrupted it, 128 plus the signal's number if SIGTERM or SIGHUP ended it. Any
+        other exception is a bug and keeps its traceback.
     """
     try:
         with _ending_in_order(), _warnings_on_stderr():
             code = command() or 0
-            sys.stdout.flush()  # here, where a failure can still be answered
+            sys.stdout.flush()  # here, where a failure can still be handled
         return code
     except BadInput as error:
         _complain(error)
         return 2
     except BrokenPipeError:
-        # The reader of a pipe has gone; what is left to print goes nowhere, or Python would complain on its way out.
+        # The reader of the pipe is gone; the remaining output is discarded, or Python would report an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -113,16 +113,16 @@ def guarded(command: Callable[[], int | None]) -> int:
 def printable(text: str) -> str:
     """A text as one line that a terminal and any encoding can show.
 
-    Whatever is not printable, such as the escape character or the bytes of a file name that is not UTF-8, stands as
-    Python writes it in a string.
+    Characters that are not printable, such as escape characters or the bytes of a file name that is not UTF-8, are
+    written as escapes, as in a Python string.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
 
 
 @contextmanager
 def _warnings_on_stderr() -> Iterator[None]:
-    """What our own modules log as a warning is said as everything else is."""
-    handler = _Saying(logging.WARNING)
+    """Prints warnings logged by our own modules in the same way as other messages."""
+    handler = _SayHandler(logging.WARNING)
     loggers = [logging.getLogger(name) for name in ("xingaug", "reid_integration")]
     for logger in loggers:
         logger.addHandler(handler)
@@ -133,13 +133,13 @@ def _warnings_on_stderr() -> Iterator[None]:
             logger.removeHandler(handler)
 
 
-class _Saying(logging.Handler):
+class _SayHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         say(record.getMessage())
 
 
 def say(message: str) -> None:
-    """Tells the user something on standard error, as one line."""
+    """Prints a message to standard error, as one line."""
     print(printable(message), file=sys.stderr)
 
 
@@ -149,25 +149,25 @@ def _complain(error: BaseException | str) -> None:
 
 
 ECHO_S = 0.3
-"""Seconds in which a second signal counts as the first, for `timeout` signals a process and its group (our choice)."""
+"""Seconds in which a repeated signal is ignored, because `timeout` signals a process and its group (our choice)."""
 
 
 def let_echoes_pass(numbers: Iterable[int]) -> None:
-    """In the handler of a signal: waits for those that came with it, which are ignored from here on."""
+    """Called in a signal handler: ignores the signals `numbers` from now on, and waits for repeated ones."""
     for number in numbers:
         signal.signal(number, _ignore)
     time.sleep(ECHO_S)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """Not `SIG_IGN`: Python complains of one that had arrived by the time it was set."""
+    """Used instead of `SIG_IGN`, with which Python reports signals that had already arrived."""
 
 
 @contextmanager
 def _ending_in_order() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into `Ended`, where they would end the process at once.
+    """Turns SIGTERM and SIGHUP into `Ended`, unless they already have handlers or are ignored.
 
-    Whatever comes after the first one does not cut its cleaning short, but for a second Ctrl-C of a person's.
+    Signals after the first one do not interrupt the clean-up, except for a second Ctrl-C.
     """
     numbers = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
     if threading.current_thread() is not threading.main_thread():

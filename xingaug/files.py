@@ -1,4 +1,4 @@
-"""Paths, writing files so that a reader never sees half of one, and holding a directory meanwhile."""
+"""Paths, atomic writing of files and directories, and locks on directories."""
 
 import errno
 import fcntl
@@ -15,31 +15,31 @@ from pathlib import Path
 from xingaug.errors import BadInput, WorkFailed
 
 LOCK_NAME = ".lock"
-"""An empty file in a directory that one process at a time may write into."""
+"""Lock file in a directory that one process at a time may write into."""
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.xingaug\.tmp")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A full disk is no mistake of the user's: such errors stay what they are."""
+"""Errors of a full disk, which is not a mistake in the user's input: they stay `OSError`."""
 
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
 
 _swept: set[tuple[int, int]] = set()
-"""Folders, by device and inode, in which this process has looked for what others left."""
+"""Folders, by device and inode, from which this process has removed leftovers."""
 
 
-def _let_go_in_child() -> None:
-    """A forked child does not go on holding what its parent holds: it may live longer."""
+def _release_in_child() -> None:
+    """Releases the parent's locks in a forked child, which may live longer."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_release_in_child)
 
 
 def with_home(path: str) -> str:
-    """A path in which a leading `~` or `~user` is the home directory, as the shell has it; any other text as it is.
+    """Expands a leading `~` or `~user` of a path to the home directory, as the shell does; other text is unchanged.
 
     Raises:
         BadInput: there is no such user.
@@ -54,25 +54,25 @@ def with_home(path: str) -> str:
 
 @contextmanager
 def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; when the block ends well it takes the place of `path` in one step.
+    """Yields a temporary path beside `path`; when the block succeeds, it replaces `path` atomically.
 
-    What killed processes left in the folder is removed before the first file is written there.
+    Leftovers of killed processes are removed before the first file is written into a folder.
 
     Args:
         path: the file to write; its folder is created.
-        durable: wait until the disk has it, so that after a power cut it is there in full or as it was before.
+        durable: wait until it is on disk, so that after a power cut either the old or the complete new file is there.
 
     Yields:
-        The path to write to. After an exception it is removed and `path` stays as it was.
+        The path to write to. After an exception it is removed and `path` is unchanged.
 
     Raises:
         BadInput: `path` is a directory, or lies below a file.
-        OSError: the disk is full, also where a library says so in an error of its own.
+        OSError: the disk is full, even if a library raised its own error for it.
     """
     path = Path(path)
     if path.is_dir():
         raise BadInput(f"{path}: is a directory; name a file")
-    with _temporary(path, Path.touch) as temporary, _telling_of_disk(path, temporary):
+    with _temporary(path, Path.touch) as temporary, _disk_errors(path, temporary):
         yield temporary
         if durable:
             _sync(temporary)
@@ -83,7 +83,7 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yields a new, empty directory beside `path`; when the block ends well it is renamed to `path`.
+    """Yields a new, empty directory beside `path`; when the block succeeds, it is renamed to `path`.
 
     Args:
         path: must not exist, or be an empty directory.
@@ -92,12 +92,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         The directory to fill. After an exception it is removed.
 
     Raises:
-        BadInput: `path` holds something already, or lies below a file.
-        OSError: as of `atomic_write`.
+        BadInput: `path` is not empty, or lies below a file.
+        OSError: as for `atomic_write`.
     """
     path = Path(path)
     require_new_directory(path)
-    with _temporary(path, os.mkdir) as temporary, _telling_of_disk(path, temporary / "room"):
+    with _temporary(path, os.mkdir) as temporary, _disk_errors(path, temporary / "room"):
         yield temporary
         if path.exists():
             path.rmdir()
@@ -106,11 +106,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(lock: Path, busy: str) -> Iterator[None]:
-    """Holds a lock of the kernel's on a file while the block runs; it ends with the process, however that ends.
+    """Holds a kernel lock on a file while the block runs; it is released when the process ends, however that happens.
 
     Args:
         lock: an empty file, which is created with its folder. Its holder may remove both.
-        busy: the error message where another process holds it.
+        busy: the error message if another process holds it.
 
     Raises:
         BadInput: another process holds it.
@@ -131,21 +131,21 @@ def locked(lock: Path, busy: str) -> Iterator[None]:
                 yield
                 return
         finally:
-            _let_go(descriptor)
+            _release(descriptor)
 
 
 @contextmanager
 def claimed_directory(folder: Path, doing: str) -> Iterator[None]:
-    """Holds a directory for this process while the block runs, and sweeps what killed processes left in it.
+    """Locks a directory for this process while the block runs, and removes leftovers of killed processes in it.
 
     Args:
-        folder: is made if absent, and removed at the end if nothing else came into it.
-        doing: what the holder does, for the message, such as "training".
+        folder: created if absent, and removed at the end if it is empty.
+        doing: what the process does there, for the message, such as "training".
 
     Raises:
         BadInput: another process holds it, or it cannot be made.
     """
-    made = [above for above in (folder, *folder.parents) if not above.exists()]
+    created = [above for above in (folder, *folder.parents) if not above.exists()]
     lock = folder / LOCK_NAME
     try:
         with locked(lock, f"{folder}: another process is {doing} into it; wait for it or name another directory"):
@@ -156,13 +156,13 @@ def claimed_directory(folder: Path, doing: str) -> Iterator[None]:
             finally:
                 lock.unlink(missing_ok=True)
     finally:
-        with suppress(OSError):  # the first one that holds something
-            for above in made:
+        with suppress(OSError):  # stops at the first one that is not empty
+            for above in created:
                 above.rmdir()
 
 
 def sweep(folder: Path) -> None:
-    """Removes temporary files and directories of this module's in `folder` that no living process writes."""
+    """Removes temporary files and directories of this module in `folder` that no running process is writing."""
     with suppress(OSError):
         for name in os.listdir(folder):
             if _LEFTOVER.fullmatch(name):
@@ -170,14 +170,14 @@ def sweep(folder: Path) -> None:
 
 
 def require_no_links_out(root: Path, paths: Iterable[Path], option: str) -> None:
-    """Raises `BadInput` where a symbolic link, of a file or of a folder above it, leads out of a tree.
+    """Raises `BadInput` if a symbolic link, of a file or of a folder above it, points outside a tree.
 
-    Who copies such a tree would copy files that its maker may not have meant, or that are not theirs to give away.
+    Copying such a tree would also copy files that were not meant to be in it, or that must not be passed on.
 
     Args:
         root: the tree; it may be a link itself.
         paths: files below `root`.
-        option: what the user can say to have them copied all the same, for the message.
+        option: the option that allows such links, for the message.
     """
     inside = os.path.join(os.path.realpath(root), "")
     folders: dict[str, str] = {}
@@ -198,7 +198,7 @@ def require_no_links_out(root: Path, paths: Iterable[Path], option: str) -> None
 
 
 def require_new_directory(path: Path) -> None:
-    """Raises `BadInput` unless `path` is absent or an empty directory (no link, and not the one we are in)."""
+    """Raises `BadInput` unless `path` is absent or an empty directory (not a link, and not the working directory)."""
     if path.resolve() == Path.cwd():
         raise BadInput(f"{path}: is the directory you are in, which cannot be replaced; name a new one")
     if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
@@ -210,31 +210,31 @@ def require_new_directory(path: Path) -> None:
 
 
 def require_writable(path: Path, option: str = "") -> None:
-    """Raises `BadInput` unless a file could be written at `path`; for what would be noticed only after hours of work.
+    """Raises `BadInput` unless a file can be written at `path`, to fail before hours of work and not after.
 
     Args:
         path: the file; its folder need not exist.
         option: its name for the message, such as "--preview".
     """
-    said = f"{option}: {path}" if option else str(path)
+    where = f"{option}: {path}" if option else str(path)
     if path.is_dir():
-        raise BadInput(f"{said}: is a directory; name a file")
+        raise BadInput(f"{where}: is a directory; name a file")
     parent = next(above for above in path.absolute().parents if os.path.lexists(above))
     if not parent.is_dir():
-        raise BadInput(f"{said}: lies below a file; name a place in a directory")
+        raise BadInput(f"{where}: lies below a file; name a place in a directory")
     try:
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        raise BadInput(f"{said}: cannot be written ({error.strerror}); name another place") from None
+        raise BadInput(f"{where}: cannot be written ({error.strerror}); name another place") from None
 
 
 @contextmanager
 def _temporary(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
-    """A new file or directory beside `path`, locked as long as it lives, so that nobody takes it for a leftover."""
+    """A new file or directory beside `path`, locked while it exists, so that it is not removed as a leftover."""
     _make_parent(path)
     _sweep_once(path.parent)
-    # A hidden name that nobody else has; `tempfile` would make it readable by its owner alone.
+    # A unique hidden name; `tempfile` would make it readable by its owner only.
     shown = os.fsdecode(os.fsencode(path.name)[:150])
     temporary = path.with_name(f".{shown}.{secrets.token_hex(4)}.xingaug.tmp")
     descriptor = -1
@@ -244,32 +244,32 @@ def _temporary(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
             descriptor = _hold_new(temporary)
         yield temporary
     finally:
-        _let_go(descriptor)
+        _release(descriptor)
         _remove(temporary)
 
 
 def _hold_new(path: Path) -> int:
-    """Locks what was just made; -1 where somebody has swept it in between."""
+    """Locks a new file or directory; -1 if another process has removed it in between."""
     try:
         descriptor = _open(path)
     except FileNotFoundError:
         return -1
-    with suppress(OSError):  # a file system without locks, on which nothing is swept
+    with suppress(OSError):  # a file system without locks, where leftovers are not removed
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if _is_at(descriptor, path):
         return descriptor
-    _let_go(descriptor)
+    _release(descriptor)
     return -1
 
 
 @contextmanager
-def _telling_of_disk(path: Path, probe: Path) -> Iterator[None]:
-    """Has a full disk be an `OSError` that names `path`, whatever a library made of it."""
+def _disk_errors(path: Path, probe: Path) -> Iterator[None]:
+    """Reports a full disk as an `OSError` that names `path`, whatever error a library raised."""
     try:
         yield
     except (BadInput, WorkFailed):
         raise
-    except Exception as error:  # torch, safetensors, FAISS and Pillow tell of it in words of their own
+    except Exception as error:  # torch, safetensors, FAISS and Pillow raise errors of their own
         number = error.errno if isinstance(error, OSError) and error.errno else _refusal(probe)
         if number not in _FULL:
             raise
@@ -277,7 +277,7 @@ def _telling_of_disk(path: Path, probe: Path) -> Iterator[None]:
 
 
 def _refusal(probe: Path) -> int:
-    """The error's number where the disk does not take another 16 MB; else 0."""
+    """The error number if another 16 MB cannot be written to the disk; else 0."""
     try:
         with probe.open("ab") as stream:
             for _ in range(16):
@@ -296,17 +296,17 @@ def _sweep_once(folder: Path) -> None:
 
 
 def _remove_if_left(path: Path) -> None:
-    """Removes what is not locked: its process has ended."""
+    """Removes a leftover unless it is locked by a running process."""
     if stat.S_IFMT(path.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
         return
     descriptor = _open(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _remove(path)
-    except OSError:  # its writer lives
+    except OSError:  # its writer is still running
         return
     finally:
-        _let_go(descriptor)
+        _release(descriptor)
 
 
 def _remove(path: Path) -> None:
@@ -317,20 +317,20 @@ def _remove(path: Path) -> None:
 
 
 def _open(path: Path) -> int:
-    """A descriptor to be locked, which ends with this process and not with its children."""
+    """Opens a file to be locked; children do not inherit the lock."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     _held.add(descriptor)
     return descriptor
 
 
-def _let_go(descriptor: int) -> None:
+def _release(descriptor: int) -> None:
     if descriptor in _held:
         _held.discard(descriptor)
         os.close(descriptor)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one at `path`, and not one that has been removed there since."""
+    """Whether an open file is still the one at `path`, and has not been removed or replaced."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Reading and writing images; the one place where their pixels, sizes and value ranges are decided.
+"""Reading and writing images; defines their pixel formats, size limits and value ranges for the whole package.
 
 On disk and in memory images are uint8 RGB (H, W, 3); tensors are (B, 3, H, W): `unit` is [0, 1], the range of
 `XingPose`, `signed` is [-1, 1], the range of the generators.
@@ -22,10 +22,10 @@ from xingaug.files import atomic_write
 from xingaug.inputs import open_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-"""Names that count as images, in any case."""
+"""Suffixes of image files, in upper or lower case."""
 
 MAX_PIXELS = 40_000_000
-"""Largest image that is decoded, 120 MB as RGB (our choice); a header tells before anything is."""
+"""Largest image that is decoded, 120 MB as RGB (our choice); checked from the header, before decoding."""
 
 MAX_BYTES = 200_000_000
 """Largest file that is opened as an image (our choice)."""
@@ -36,44 +36,44 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-"""What makes an image upright, by its EXIF orientation."""
+"""The transpose that makes an image upright, by its EXIF orientation."""
 
-# What Pillow warns of (odd metadata, large images) is either judged here or does not concern the pixels. A filter and
-# no `catch_warnings`, which is not safe where several threads decode.
+# Pillow's warnings (odd metadata, large images) are either checked here or do not concern the pixels. A filter and not
+# `catch_warnings`, which is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: Path | str, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Reads an image as RGB, upright: turned as EXIF says, as viewers and OpenCV show it.
+    """Reads an image as RGB, rotated upright by its EXIF orientation, as viewers and OpenCV show it.
 
     Args:
-        path: JPEG, PNG, BMP, WebP or TIFF, whatever its name.
+        path: JPEG, PNG, BMP, WebP or TIFF, whatever its suffix.
         size: (height, width) to resize to, bilinear with antialiasing; None keeps the stored size.
 
     Returns:
-        uint8 (H, W, 3); of 16 bits the upper 8.
+        uint8 (H, W, 3); of 16-bit images the upper 8 bits.
 
     Raises:
-        BadInput: the file is missing, truncated, no image, or larger than `MAX_PIXELS`.
+        BadInput: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`.
     """
     with _opened(path) as image:
         return _decoded(image, size)
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """(height, width) of the image that `read_image` gives; decodes nothing where the format allows it.
+    """(height, width) of the image that `read_image` returns; does not decode it if the format allows.
 
     Raises:
-        BadInput: as `read_image`, but what is wrong with the pixels remains unseen.
+        BadInput: as `read_image`, except for damaged pixel data.
     """
     with _opened(path) as image:
-        # Pillow itself turns TIFF, and tells its size as it will be.
+        # Pillow itself rotates TIFF, and its size is already that of the upright image.
         lying = image.format != "TIFF" and _orientation(image) >= 5
         return (image.width, image.height) if lying else (image.height, image.width)
 
 
 def size_or_none(path: Path | str) -> tuple[int, int] | None:
-    """As `image_size`; None where it would raise."""
+    """As `image_size`; None if it would raise."""
     try:
         return image_size(path)
     except BadInput:
@@ -81,24 +81,24 @@ def size_or_none(path: Path | str) -> tuple[int, int] | None:
 
 
 def decode_image(data: bytes, where: str) -> np.ndarray:
-    """As `read_image`, of an image in memory; `where` it comes from, for the message.
+    """As `read_image`, for an image in memory; `where`: its origin, for the message.
 
     Raises:
         BadInput: as `read_image`.
     """
-    with _judged(io.BytesIO(data), where) as image:
+    with _checked(io.BytesIO(data), where) as image:
         return _decoded(image, None)
 
 
 @contextmanager
 def _opened(path: Path | str) -> Iterator[Image.Image]:
-    with open_regular(path, "image", MAX_BYTES) as file, _judged(file, str(path)) as image:
+    with open_regular(path, "image", MAX_BYTES) as file, _checked(file, str(path)) as image:
         yield image
 
 
 @contextmanager
-def _judged(file: BinaryIO, where: str) -> Iterator[Image.Image]:
-    """An open image whose pixels are not decoded yet; errors while the block works with it name it too."""
+def _checked(file: BinaryIO, where: str) -> Iterator[Image.Image]:
+    """An open image, not decoded yet; errors inside the block become `BadInput` that names it."""
     try:
         with Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -109,13 +109,13 @@ def _judged(file: BinaryIO, where: str) -> Iterator[Image.Image]:
         raise
     except Image.UnidentifiedImageError:
         raise BadInput(f"{where}: not a readable image (none of {', '.join(_FORMATS)})") from None
-    except Exception as error:  # a damaged file can make the readers fail anywhere
+    except Exception as error:  # a damaged file can raise anything
         reason = first_line(error)
         raise BadInput(f"{where}: not a readable image ({reason})") from None
 
 
 def _decoded(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
-    image.load()  # after which a PNG knows its EXIF, wherever it stands
+    image.load()  # the EXIF of a PNG may come after its pixels
     turn = _TURNS.get(_orientation(image))
     rgb = (_eight_bits(image) if image.mode.startswith("I") else image).convert("RGB")
     rgb = rgb if turn is None else rgb.transpose(turn)
@@ -125,16 +125,16 @@ def _decoded(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8; 1 where nothing is said, or nothing that can be read."""
+    """The EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
     try:
-        said = image.getexif().get(ExifTags.Base.Orientation)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except (SyntaxError, ValueError, KeyError, TypeError, AttributeError, struct.error):
-        said = None
-    return said if said in _TURNS else 1
+        orientation = None
+    return orientation if orientation in _TURNS else 1
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits, whose values Pillow itself would cut off at 255."""
+    """Reduces a 16-bit grey image to 8 bits; Pillow itself would clip its values at 255."""
     return Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
 
 
@@ -142,12 +142,12 @@ def write_image(path: Path, image: np.ndarray, quality: int = 95) -> None:
     """Writes an image atomically.
 
     Args:
-        path: ends in .jpg, .jpeg or .png, which picks the format.
+        path: the file; its suffix .jpg, .jpeg or .png decides the format.
         image: uint8 (H, W, 3) or (H, W).
-        quality: of JPEG, 1 to 95.
+        quality: JPEG quality, 1 to 95.
 
     Raises:
-        ValueError: another suffix, or an array that is no such image.
+        ValueError: another suffix, or an array of another shape or dtype.
     """
     formats = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
     suffix = Path(path).suffix.lower()

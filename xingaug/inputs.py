@@ -1,4 +1,4 @@
-"""Reading files that somebody else wrote: regular files only, of a size that is judged before they are read."""
+"""Reading untrusted files: regular files only, with a size limit that is checked before reading."""
 
 import ast
 import hashlib
@@ -20,7 +20,7 @@ MAX_TEXT_BYTES = 256_000_000
 """Largest text or JSON file that is read; COCO's own file of keypoints has 233 MB (our choice)."""
 
 MAX_ARRAY_BYTES = 1_000_000_000
-"""Largest sum of the arrays in an .npz, as they are in memory: about two million annotated images (our choice)."""
+"""Largest total size of the arrays of an .npz in memory: about two million annotated images (our choice)."""
 
 MAX_JSON_DEPTH = 64
 """Deepest JSON that is read; no format here needs more than a tenth of it (our choice)."""
@@ -32,15 +32,15 @@ _ARRAY_KINDS = "biufUS"
 
 
 def open_regular(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES) -> BinaryIO:
-    """Opens a file for reading, without waiting for a pipe's writer.
+    """Opens a file for reading, without blocking on a pipe.
 
     Args:
         path: the file, or a symbolic link to it.
-        what: it should be, for the messages, such as "annotation file".
-        most: bytes that it may have.
+        what: what the file should be, for messages, such as "annotation file".
+        most: most bytes that it may have.
 
     Raises:
-        BadInput: there is none, it cannot be opened, it is no regular file, or it is larger.
+        BadInput: it does not exist, cannot be opened, is not a regular file, or is larger.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -65,7 +65,7 @@ def open_regular(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTE
 
 
 def read_bytes(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES) -> bytes:
-    """A regular file's bytes; errors as `open_regular`, and where reading fails."""
+    """A regular file's bytes; errors as in `open_regular`, and if reading fails."""
     with open_regular(path, what, most) as file:
         try:
             return file.read(most)
@@ -74,13 +74,13 @@ def read_bytes(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES)
 
 
 def sha256_of(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES) -> str:
-    """SHA-256 of a regular file's bytes, hexadecimal; errors as `open_regular`."""
+    """SHA-256 of a regular file's bytes, hexadecimal; errors as in `open_regular`."""
     with open_regular(path, what, most) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def read_text(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES) -> str:
-    """A regular file's text, with or without a byte order mark; errors as `read_bytes`, and where it is not UTF-8."""
+    """A regular file's text, with or without byte order mark; errors as in `read_bytes`, and if it is not UTF-8."""
     try:
         return read_bytes(path, what, most).decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -88,19 +88,19 @@ def read_text(path: str | Path, what: str = "file", most: int = MAX_TEXT_BYTES) 
 
 
 def read_json(path: str | Path, what: str = "JSON file", most: int = MAX_TEXT_BYTES) -> Any:
-    """What a regular file holds as JSON; errors as `read_text`, and where it is no JSON or nested too deep."""
+    """The JSON content of a regular file; errors as in `read_text`, and if it is not JSON or nested too deep."""
     return parse_json(read_text(path, what, most), str(path))
 
 
 def parse_json(text: str, where: str) -> Any:
-    """What a text says as JSON.
+    """Parses JSON.
 
     Args:
-        text: of any length.
-        where: it stands, for the messages.
+        text: the text, of any length.
+        where: its file or line, for messages.
 
     Raises:
-        BadInput: it is no JSON, or nested deeper than `MAX_JSON_DEPTH`.
+        BadInput: it is not JSON, or nested deeper than `MAX_JSON_DEPTH`.
     """
     try:
         if _depth(text) > MAX_JSON_DEPTH:
@@ -113,26 +113,26 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def _depth(text: str) -> int:
-    """How deep brackets are nested, outside of strings."""
+    """Nesting depth of the brackets outside strings."""
     brackets = re.sub(r'"(?:[^"\\]|\\.)*+"|[^\[\]{}"]+', "", text, flags=re.DOTALL)
     steps = {"[": 1, "{": 1, "]": -1, "}": -1, '"': 0}
     return max(itertools.accumulate(steps[bracket] for bracket in brackets), default=0)
 
 
 def read_arrays(path: str | Path, what: str = "array", most: int = MAX_ARRAY_BYTES) -> dict[str, np.ndarray]:
-    """All arrays of an .npz, whatever they are called; their headers are judged before any of them is read.
+    """All arrays of an .npz by name; each header is checked before its array is read.
 
     Args:
-        path: of the file.
-        what: it should hold, for the messages, such as "annotation".
-        most: bytes that all arrays together may take.
+        path: the file.
+        what: what it should hold, for messages, such as "annotation".
+        most: most bytes that all arrays together may have.
 
     Returns:
-        Arrays of truth values, whole or real numbers, or text.
+        Arrays of booleans, integers, floats or text.
 
     Raises:
-        BadInput: no such regular file, no .npz, damaged, encrypted, compressed otherwise than numpy does, larger than
-            it may be, or with complex numbers, records or pickled objects.
+        BadInput: no such regular file, not an .npz, damaged, encrypted, in a compression that numpy does not use, too
+            large, or with complex numbers, records or pickled objects.
     """
     with open_regular(path, f"{what} file", most) as file:
         try:
@@ -145,7 +145,7 @@ def read_arrays(path: str | Path, what: str = "array", most: int = MAX_ARRAY_BYT
             raise
         except OSError as error:
             raise BadInput(f"{path}: cannot be read as {what} .npz ({error.strerror or error})") from None
-        except Exception as error:  # a damaged file can make the readers fail anywhere
+        except Exception as error:  # a damaged file can raise anything
             reason = first_line(error)
             raise BadInput(f"{path}: not an {what} .npz ({reason})") from None
 
@@ -170,7 +170,7 @@ def _arrays_of(archive: zipfile.ZipFile, wrong: str, most: int) -> dict[str, np.
 
 
 def _array_of(stream: Any, size: int, here: str) -> np.ndarray:
-    """One array of `size` bytes with its header, which is compared with the size first."""
+    """Reads one array from `size` bytes, after checking that its header fits the size."""
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise BadInput(f"{here}version {version} of numpy's format, needed 1 to 3)")
@@ -193,6 +193,6 @@ def _array_of(stream: Any, size: int, here: str) -> np.ndarray:
 
 
 def is_text_array(array: np.ndarray) -> bool:
-    """Whether all letters of a unicode array can be written as UTF-8, which halves of surrogate pairs cannot."""
+    """Whether all characters of a unicode array can be written as UTF-8, which lone surrogates cannot."""
     points = np.ascontiguousarray(array).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
     return bool(((points < 0xD800) | ((points > 0xDFFF) & (points <= 0x10FFFF))).all())

@@ -31,7 +31,7 @@ FLIP_ORDER = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
 """Joint i of a mirrored person is joint FLIP_ORDER[i] of the original."""
 
 MIN_VISIBLE = 8
-"""Joints that a person needs to be posed, paired or re-rendered (our choice)."""
+"""Fewest joints of a person that is used as a pose, paired or re-rendered (our choice)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,19 +39,18 @@ class Keypoints:
     """Keypoints of one person or of any batch of persons.
 
     Attributes:
-        xy: (..., 18, 2) float32, pixels (x, y). Where a joint is missing the values mean nothing; non-finite ones
-            are set to 0.
+        xy: (..., 18, 2) float32, pixels (x, y). Values at missing joints are ignored; non-finite ones are set to 0.
         visibility: (..., 18) float32 in [0, 1]; 0 is a missing joint, anything above it is present (a confidence).
 
     Raises:
-        ValueError: shapes, devices or ranges do not fit, or a present joint is not finite.
+        ValueError: wrong shapes, devices or ranges, or a present joint that is not finite.
     """
 
     xy: Tensor
     visibility: Tensor
 
     def __post_init__(self) -> None:
-        """Converts to float32 tensors and checks everything that the class promises."""
+        """Converts to float32 tensors and checks shapes, devices and ranges."""
         xy, visibility = _as_float32("xy", self.xy), _as_float32("visibility", self.visibility)
         joints = len(JOINTS)
         if xy.ndim < 2 or xy.shape[-2:] != (joints, 2):
@@ -70,7 +69,7 @@ class Keypoints:
 
     @classmethod
     def _derived(cls, xy: Tensor, visibility: Tensor) -> "Keypoints":
-        """Of keypoints that were checked when they were made: looking at them again would make a GPU wait."""
+        """Builds keypoints from checked ones, without checking again, which would synchronise a GPU."""
         keypoints = object.__new__(cls)
         object.__setattr__(keypoints, "xy", xy)
         object.__setattr__(keypoints, "visibility", visibility)
@@ -109,27 +108,27 @@ class Keypoints:
         return Keypoints._derived(self.xy[index], self.visibility[index])
 
     def to(self, device: torch.device | str) -> "Keypoints":
-        """The same keypoints on `device`."""
+        """Moves the keypoints to `device`."""
         return Keypoints._derived(self.xy.to(device), self.visibility.to(device))
 
     def flip(self, width: int) -> "Keypoints":
-        """Mirrors horizontally in a frame `width` pixels wide; left and right joints change places."""
+        """Mirrors horizontally in a frame `width` pixels wide; left and right joints are swapped."""
         x = width - 1 - self.xy[..., :1]
         flipped = torch.cat([x, self.xy[..., 1:]], dim=-1)
         order = list(FLIP_ORDER)
         return Keypoints._derived(flipped[..., order, :], self.visibility[..., order])
 
     def resize(self, source: tuple[int, int], target: tuple[int, int]) -> "Keypoints":
-        """Follows an image resized from `source` to `target`, both (height, width), about pixel centres."""
+        """Scales the keypoints as an image resized from `source` to `target` (height, width), about pixel centres."""
         for name, size in (("source", source), ("target", target)):
             _require_size(name, size)
         scale = self.xy.new_tensor([target[1] / source[1], target[0] / source[0]])
         return Keypoints._derived((self.xy + 0.5) * scale - 0.5, self.visibility)
 
     def crop(self, top: int, left: int, size: tuple[int, int]) -> "Keypoints":
-        """Follows a crop whose top-left pixel is (left, top); joints outside `size` (height, width) become missing.
+        """Moves the keypoints into a crop with top-left pixel (left, top); joints outside `size` become missing.
 
-        A negative `top` or `left` is padding.
+        `size` is (height, width); a negative `top` or `left` is padding.
         """
         moved = Keypoints(self.xy - self.xy.new_tensor([left, top]), self.visibility)
         return Keypoints(moved.xy, moved.visibility * moved.inside(size))
@@ -144,10 +143,10 @@ class Keypoints:
 def render_heatmaps(keypoints: Keypoints, size: tuple[int, int] = (128, 64), sigma: float = 6.0) -> Tensor:
     """Draws one Gaussian per joint (PATN and XingGAN: sigma 6 px at 128x64).
 
-    The maps are exact to 1e-10 and hold no denormal numbers, which slow CPU arithmetic badly.
+    The maps are exact to 1e-10 and contain no denormal numbers, which are very slow on CPUs.
 
     Args:
-        keypoints: in the frame of `size`.
+        keypoints: keypoints in a frame of `size`.
         size: (height, width) of the maps.
         sigma: standard deviation in pixels, above 0.
 
@@ -168,14 +167,14 @@ def _gaussian(centre: Tensor, length: int, sigma: float) -> Tensor:
     """exp(-(i - centre)^2 / 2 sigma^2) for i in 0..length-1, with everything below 1e-10 set to 0."""
     index = torch.arange(length, device=centre.device, dtype=centre.dtype)
     exponent = -((index - centre[..., None]) ** 2) / (2 * sigma**2)
-    # Masked before exp, so that not even an intermediate value is denormal.
+    # Masked before exp, so that intermediate values are not denormal either.
     negligible = exponent < -23.0
     return exponent.masked_fill(negligible, 0).exp().masked_fill(negligible, 0)
 
 
 def _as_float32(name: str, values: Tensor | np.ndarray | Sequence[float]) -> Tensor:
     try:
-        # A copy of what is no tensor yet: a NumPy array may change later, or be a read-only memory map.
+        # Anything but a tensor is copied: a NumPy array may change later, or be a read-only memory map.
         return (values if isinstance(values, Tensor) else torch.tensor(values)).to(torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: cannot be made a float tensor ({error})") from None

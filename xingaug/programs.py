@@ -1,4 +1,4 @@
-"""Networks of other people, read as ONNX files or as programs that `torch.export` has saved, and where they run."""
+"""Third-party networks as ONNX files or `torch.export` programs, and the devices that they run on."""
 
 import logging
 import warnings
@@ -25,18 +25,18 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu")
 def load_program(path: str | Path, what: str, device: torch.device | str = "cpu", gradients: bool = False) -> nn.Module:
     """Loads a network without the code that defined it.
 
-    Loading a program of torch.export runs what the file says, so open only those that you trust; ONNX, which runs
-    nothing but its own operators, is the form for files of others. The network is in the mode in which it was exported
-    and has neither `train()` nor `eval()`.
+    Loading a torch.export program can run code from the file, so load only files that you trust; for third-party files
+    use ONNX, which runs only its own operators. The network is in the mode in which it was exported and has neither
+    `train()` nor `eval()`.
 
     Args:
-        path: as `torch.export.save` wrote it, usually `.pt2`; or an ONNX file, `.onnx`, which onnxruntime runs.
-        what: what the file should hold, for the error messages, such as "a pose estimator".
-        device: where it will run, whatever device it was exported on.
-        gradients: whether gradients must go through it, which they do not through an ONNX file.
+        path: written by `torch.export.save`, usually `.pt2`; or an ONNX file, `.onnx`, which onnxruntime runs.
+        what: what the file should hold, for error messages, such as "a pose estimator".
+        device: the device to run on, whatever device it was exported on.
+        gradients: whether gradients are needed, which an ONNX file does not provide.
 
     Returns:
-        A module to be called with the tensors that the program takes.
+        A module that is called with the program's input tensors.
 
     Raises:
         BadInput: no such file, or no program that this torch or onnxruntime can load.
@@ -49,7 +49,7 @@ def load_program(path: str | Path, what: str, device: torch.device | str = "cpu"
         if gradients:
             raise BadInput(f"{path}: no gradient goes through an ONNX file; needed {what} saved by torch.export.save")
         return OnnxNetwork(path, what, torch.device(device))
-    if not zipfile.is_zipfile(path):  # told here, because torch.export takes seconds to import
+    if not zipfile.is_zipfile(path):  # checked here, because torch.export takes seconds to import
         raise BadInput(f"{path}: no program of torch.export; needed {what} saved by torch.export.save")
     from torch import export
     from torch.export import passes
@@ -60,33 +60,33 @@ def load_program(path: str | Path, what: str, device: torch.device | str = "cpu"
             return passes.move_to_device_pass(program, torch.device(device)).module()
     except OSError:
         raise
-    except Exception as error:  # a damaged file can make the reader fail anywhere
+    except Exception as error:  # a damaged file can raise anything
         reason = first_line(error)
         raise BadInput(f"{path}: cannot be loaded as {what} saved by torch.export.save ({reason})") from None
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file of one input and one output, called as the network that it was exported from; without gradients."""
+    """An ONNX file with one input and one output as a module; without gradients."""
 
     def __init__(self, path: Path, what: str, device: torch.device) -> None:
-        """Args: `path` of the file; `what` it should hold, for the messages; `device`: where it runs."""
+        """Args: `path`: the file; `what`: what it should hold, for messages; `device`: the device to run on."""
         super().__init__()
         self._session = onnx_session(path, device, what)
-        given, made = self._session.get_inputs(), self._session.get_outputs()
-        if len(given) != 1 or len(made) != 1 or given[0].type not in _ONNX_TYPES:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type not in _ONNX_TYPES:
             raise BadInput(
-                f"{path}: takes {len(given)} tensors and gives {len(made)}, needed {what}: one of float each"
+                f"{path}: takes {len(inputs)} tensors and gives {len(outputs)}, needed {what}: one of float each"
             )
-        self._input, self._type = given[0].name, _ONNX_TYPES[given[0].type]
-        self.shape = tuple(n if isinstance(n, int) and n > 0 else None for n in given[0].shape)
-        """Of its input; None where it is free."""
+        self._input, self._type = inputs[0].name, _ONNX_TYPES[inputs[0].type]
+        self.shape = tuple(n if isinstance(n, int) and n > 0 else None for n in inputs[0].shape)
+        """Shape of its input; None for a dynamic dimension."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Gives what the network gives for (B, 3, H, W), float32 on the images' device."""
+        """The network's output for (B, 3, H, W), float32 on the images' device."""
         try:
             (found,) = self._session.run(None, {self._input: images.detach().cpu().numpy().astype(self._type)})
             return torch.from_numpy(np.array(found, np.float32)).to(images.device)
-        except Exception as error:  # onnxruntime's own, which share no class but this one
+        except Exception as error:  # onnxruntime's errors have no other common class
             raise RuntimeError(first_line(error)) from None
 
 
@@ -99,10 +99,10 @@ def onnx_session(path: Path, device: torch.device, what: str) -> Any:
     Args:
         path: the file.
         device: cpu or cuda.
-        what: the file should hold, for the messages.
+        what: what the file should hold, for messages.
 
     Raises:
-        BadInput: onnxruntime is missing, or without CUDA where it is asked for, or cannot load the file.
+        BadInput: onnxruntime is missing, lacks the requested CUDA, or cannot load the file.
     """
     try:
         import onnxruntime
@@ -114,12 +114,12 @@ def onnx_session(path: Path, device: torch.device, what: str) -> Any:
         providers = [("CUDAExecutionProvider", {"device_id": device.index or 0}), *providers]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # what it warns of on its way to an error, the error says too
+    options.log_severity_level = 3  # errors only, which include what the warnings before them say
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # onnxruntime's own, which share no class but this one
+    except Exception as error:  # onnxruntime's errors have no other common class
         raise BadInput(f"{path}: not a network that onnxruntime can load ({first_line(error)})") from None
-    if device.type != "cpu":  # onnxruntime goes on without CUDA where its libraries do not load
+    if device.type != "cpu":  # onnxruntime falls back to the CPU if CUDA's libraries do not load
         _require_cuda(what, device, session.get_providers())
     return session
 
@@ -132,7 +132,7 @@ def _require_cuda(what: str, device: torch.device, providers: list[str]) -> None
 
 
 def input_shape(program: nn.Module) -> tuple[int | None, ...]:
-    """The shape of what a network from `load_program` takes, None where it is free; () where the file does not say."""
+    """The input shape of a network from `load_program`, None for dynamic dimensions; () if the file has none."""
     if isinstance(program, OnnxNetwork):
         return program.shape
     graph = getattr(program, "graph", None)
@@ -144,13 +144,13 @@ def input_shape(program: nn.Module) -> tuple[int | None, ...]:
 
 
 def device_problem(name: str) -> str | None:
-    """Why torch cannot compute on a device, in half a sentence; None where it can."""
+    """Why torch cannot compute on a device, in half a sentence; None if it can."""
     try:
         device = torch.device(name)
         if device.type not in _DEVICES:
             return f"'{name}' is not known here"
         torch.ones(1, device=device).add(1).item()
-    except Exception as error:  # what is missing may fail anywhere
+    except Exception as error:  # a missing device or driver can raise anything
         return f"'{name}' cannot be used ({first_line(error)})"
     return None
 
@@ -159,19 +159,19 @@ def run_program(program: nn.Module, path: str | Path, images: Tensor) -> Tensor:
     """Applies a program to images.
 
     Args:
-        program: from `load_program`.
-        path: its file, for the error messages.
-        images: (B, 3, H, W); given to the program in float32, whatever the precision round it.
+        program: the result of `load_program`.
+        path: its file, for error messages.
+        images: (B, 3, H, W); passed to the program in float32, regardless of autocast.
 
     Returns:
-        What the program returns.
+        The program's output.
 
     Raises:
-        BadInput: the program does not take these images, or returns something else than one tensor.
+        BadInput: the program does not accept these images, or does not return one tensor.
     """
     shape = tuple(images.shape)
     try:
-        with torch.autocast(images.device.type, enabled=False):  # a graph checks the types it was exported with
+        with torch.autocast(images.device.type, enabled=False):  # an exported graph requires its dtypes
             result = program(images.float())
     except torch.OutOfMemoryError:
         raise
@@ -185,7 +185,7 @@ def run_program(program: nn.Module, path: str | Path, images: Tensor) -> Tensor:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without what torch logs and warns of on its way to an error, which says it too."""
+    """Silences torch's logs and warnings before an error, which says the same."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, else a line every half minute."""
+"""Progress of long work: a bar on a terminal, else a line every half minute."""
 
 import sys
 import time
@@ -10,13 +10,13 @@ from tqdm import tqdm
 from xingaug.errors import say
 
 EVERY = 30.0
-"""Seconds between two lines where standard error is no terminal."""
+"""Seconds between two lines if standard error is not a terminal."""
 
 T = TypeVar("T")
 
 
 class ProgressBar(Generic[T]):
-    """Goes over an iterable, or is told by `update`, and shows how far that is; closed at the end of a `with` block."""
+    """Shows the progress of an iteration, or of calls to `update`; closed at the end of a `with` block."""
 
     def __init__(
         self,
@@ -28,14 +28,14 @@ class ProgressBar(Generic[T]):
         shown: bool = True,
         leave: bool = True,
     ) -> None:
-        """Starts the clock; where standard error is no terminal, lines take the place of the bar.
+        """Starts the clock; if standard error is not a terminal, lines replace the bar.
 
         Args:
-            iterable: what is gone over, or None.
-            label: of the work; None shows nothing.
-            total: how many there are; None is the length of the iterable, if it has one.
-            initial: how many of them were done before.
-            unit: one of them.
+            iterable: the items to iterate over, or None.
+            label: name of the work; None shows nothing.
+            total: number of items; None is the length of the iterable, if it has one.
+            initial: number of items that were done before.
+            unit: name of an item.
             shown: False shows nothing.
             leave: whether the bar stays on the terminal at the end.
         """
@@ -43,25 +43,26 @@ class ProgressBar(Generic[T]):
         self._iterable, self._label, self._unit = iterable, label, unit
         self._total = len(iterable) if total is None and hasattr(iterable, "__len__") else total  # type: ignore[arg-type]
         self._done = self._initial = initial
-        self._started = self._told = time.monotonic()
+        self._started = self._printed = time.monotonic()
         self._beside = ""
-        self._tells = shown and not sys.stderr.isatty()
+        self._prints_lines = shown and not sys.stderr.isatty()
         self._bar: Any = tqdm(
-            desc=label, total=self._total, initial=initial, unit=unit, leave=leave, disable=not shown or self._tells,
+            desc=label, total=self._total, initial=initial, unit=unit, leave=leave,
+            disable=not shown or self._prints_lines,
             unit_scale=(self._total or 0) > 100_000,
         )  # fmt: skip
 
     def update(self, count: int = 1) -> None:
-        """Counts so many more as done."""
+        """Counts `count` more items as done."""
         self._done += count
         self._bar.update(count)
         now = time.monotonic()
-        if self._tells and now - self._told >= EVERY:
-            self._told = now
+        if self._prints_lines and now - self._printed >= EVERY:
+            self._printed = now
             say(self._line(now))
 
     def beside(self, text: str | Mapping[str, float]) -> None:
-        """Shows a text, or some figures, with the next update."""
+        """Shows a text, or some figures, beside the bar from the next update on."""
         self._beside = text if isinstance(text, str) else ", ".join(f"{key} {value:.3f}" for key, value in text.items())
         self._bar.set_postfix_str(self._beside, refresh=False)
 
@@ -70,7 +71,7 @@ class ProgressBar(Generic[T]):
         self._bar.close()
 
     def __iter__(self) -> Iterator[T]:
-        """The iterable's own, each counted once the next one is asked for."""
+        """Yields the items; each counts as done when the next one is requested."""
         try:
             for item in self._iterable or ():
                 yield item
@@ -79,7 +80,7 @@ class ProgressBar(Generic[T]):
             self.close()
 
     def __enter__(self) -> "ProgressBar[T]":
-        """This one."""
+        """Returns the bar itself."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""The directory of a run: absent, empty or its own, and made with the settings of the command that would go on."""
+"""Checks that a run directory is absent, empty, or holds an earlier run with the same settings."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from xingaug.files import atomic_write
 from xingaug.inputs import read_json, read_text
 
 SHOWN = 4
-"""Differences that a message names."""
+"""Most differences that a message lists."""
 
 _MOST_BYTES = 1_000_000
 
@@ -20,11 +20,11 @@ _MOST_BYTES = 1_000_000
 def require_own(folder: Path, marker: str, hint: str) -> None:
     """Raises `BadInput` unless a folder is absent, empty, or holds a run's file `marker`.
 
-    Hidden files, such as a lock and what a killed process left, do not count.
+    Hidden files, such as locks and leftovers of killed processes, do not count.
 
     Args:
-        folder: of the run.
-        marker: the file that says what the run was made with.
+        folder: the run directory.
+        marker: the file with the run's settings.
         hint: what to do otherwise, for the message.
     """
     if not os.path.lexists(folder):
@@ -36,29 +36,29 @@ def require_own(folder: Path, marker: str, hint: str) -> None:
         raise BadInput(f"{folder}: not empty and without {marker}, but holds {there[0]}; {hint}")
 
 
-def require_same(place: Path, before: Mapping[str, Any], now: Mapping[str, Any], hint: str) -> None:
-    """Raises `BadInput` unless a run was made with the very same settings.
+def require_same(where: Path, before: Mapping[str, Any], now: Mapping[str, Any], hint: str) -> None:
+    """Raises `BadInput` unless a run was made with the same settings.
 
     Args:
-        place: where they are said, for the message.
-        before: the settings that it was made with.
-        now: those of the command.
+        where: the file or directory of the settings, for the message.
+        before: the settings of the existing run.
+        now: the settings of this command.
         hint: what to do otherwise, for the message.
     """
     different = differences(before, now)
     if different:
         more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
-        raise BadInput(f"{place}: was made with {'; '.join(different[:SHOWN])}{more}; {hint}")
+        raise BadInput(f"{where}: was made with {'; '.join(different[:SHOWN])}{more}; {hint}")
 
 
 def require_same_config(file: Path, config: Any, hint: str) -> None:
-    """As `require_same`, of the YAML file in which a run keeps its configuration."""
+    """As `require_same`, for the YAML file with a run's configuration."""
     if read_text(file, "configuration") != to_yaml(config):
         require_same(file.parent, read_yaml(file), to_mapping(config), hint)
 
 
 def require_same_or_write(file: Path, now: Mapping[str, Any], hint: str) -> None:
-    """As `require_same`, of the JSON file in which a run keeps its settings; where there is none, it is written."""
+    """As `require_same`, for the JSON file with a run's settings, which is written if it is missing."""
     if not file.exists():
         with atomic_write(file, durable=True) as temporary:
             temporary.write_text(json.dumps(dict(now), indent=2) + "\n", encoding="utf-8")
@@ -73,7 +73,7 @@ def require_same_or_write(file: Path, now: Mapping[str, Any], hint: str) -> None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> list[str]:
-    """Where two trees of settings differ, each in half a sentence; `above` is the dotted key that they stand under."""
+    """Differences between two nested settings, each in half a sentence; `above`: dotted key prefix."""
     found = []
     for key in dict.fromkeys([*now, *before]):
         old, new = before.get(key), now.get(key)

@@ -1,4 +1,4 @@
-"""The figures of a training as it goes: lines of JSON, and the same numbers for TensorBoard where it is installed."""
+"""Training statistics: lines of JSON, and the same numbers for TensorBoard if it is installed."""
 
 import json
 import os
@@ -14,23 +14,23 @@ from xingaug.files import atomic_write
 from xingaug.inputs import parse_json, read_bytes
 
 FLUSH_S = 30.0
-"""Seconds after which TensorBoard's file is brought up to date (our choice)."""
+"""Seconds between flushes of TensorBoard's file (our choice)."""
 
 MAX_BYTES = 10_000_000_000
-"""Of lines that are read: of a hundred million steps or so (our choice)."""
+"""Largest file of lines that is read: about a hundred million steps (our choice)."""
 
 
 class StatsLog:
-    """Entries of a run, each a line of its stats file and, its numbers, in TensorBoard's."""
+    """Entries of a run, each a line of its stats file; its numbers also go to TensorBoard."""
 
     def __init__(self, path: Path, key: str, done: int, tensorboard: bool = True) -> None:
-        """Opens the files; what was written of later steps than `done`, which will be done again, is dropped.
+        """Opens the files; entries of steps after `done`, which will be repeated, are dropped.
 
         Args:
-            path: of the lines; TensorBoard's files come into a folder of its name beside it.
-            key: under which an entry says its step.
-            done: the step from which the run goes on; -1 to begin anew.
-            tensorboard: whether to write its files.
+            path: file of the lines; TensorBoard's files go into a folder `tensorboard` beside it.
+            key: key of the step in an entry.
+            done: the step from which the run continues; -1 to start anew.
+            tensorboard: whether to write TensorBoard's files.
         """
         self.path, self.key = path, key
         kept = [line for line, entry in _whole_lines(path, key) if entry[key] <= done]
@@ -40,10 +40,10 @@ class StatsLog:
         self._events = _event_file(path.parent / "tensorboard", done + 1) if tensorboard else None
 
     def write(self, entry: Mapping[str, Any], group: str = "") -> None:
-        """Adds an entry, which says its step; its numbers stand below `group` in TensorBoard.
+        """Adds an entry, which contains its step; its numbers are below `group` in TensorBoard.
 
         Raises:
-            OSError: the disk is full; it names the file.
+            OSError: the disk is full; the error names the file.
         """
         with _naming(self.path):
             self._lines.write(json.dumps(entry) + "\n")
@@ -52,12 +52,12 @@ class StatsLog:
             self._events.write({f"{group}/{k}" if group else k: v for k, v in numbers.items()}, entry[self.key])
 
     def entries(self) -> list[dict[str, Any]]:
-        """All that were written, by this run and those that it goes on from."""
+        """All entries, by this run and the runs that it continues."""
         self.flush()
         return [entry for _, entry in _whole_lines(self.path, self.key)]
 
     def flush(self) -> None:
-        """Before a checkpoint, whose steps are not done again."""
+        """Writes all entries to disk; to be called before a checkpoint, whose steps are not repeated."""
         with _naming(self.path):
             self._lines.flush()
         if self._events is not None:
@@ -74,13 +74,13 @@ class StatsLog:
 
 
 class EventFile:
-    """A file of TensorBoard's, written by the thread that calls.
+    """A TensorBoard event file, written in the calling thread.
 
-    Its own `SummaryWriter` writes in a thread, whose errors, such as of a full disk, come as a traceback and late.
+    TensorBoard's own `SummaryWriter` writes in another thread, whose errors (a full disk) come late, as a traceback.
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        """Args: `path`: of the new file; `step`: the run's first one; TensorBoard forgets others from there on."""
+        """Args: `path`: the new file; `step`: the run's first step; TensorBoard drops earlier entries from there on."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -101,7 +101,7 @@ class EventFile:
             self.flush()
 
     def flush(self) -> None:
-        """Hands all that was added to the system."""
+        """Writes all entries to disk."""
         with _naming(self.path):
             self._records.flush()
         self._flushed = time.monotonic()
@@ -117,7 +117,7 @@ class EventFile:
 
 
 def _event_file(folder: Path, step: int) -> EventFile | None:
-    # TensorBoard looks for "tfevents" and takes the files of a folder in the order of their names.
+    # TensorBoard looks for "tfevents" and reads the files of a folder in the order of their names.
     name = f"events.out.tfevents.{time.time_ns() // 1000:016d}.{socket.gethostname()}.{os.getpid()}"
     try:
         return EventFile(folder / name, step)
@@ -127,7 +127,7 @@ def _event_file(folder: Path, step: int) -> EventFile | None:
 
 
 def _whole_lines(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines and what they say; a torn one, without a step under `key`, is passed over."""
+    """The lines and their entries; an incomplete line, without a step under `key`, is skipped."""
     text = read_bytes(path, "figures of a run", MAX_BYTES).decode("utf-8", "replace") if path.exists() else ""
     for line in text.splitlines():
         try:
@@ -140,7 +140,7 @@ def _whole_lines(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Has an error of the disk's say which file it was."""
+    """Adds the file's name to disk errors."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Files of weights that others have written: the one place where a .pth, .pt or .safetensors file is read.
+"""Reads third-party weights files: all .pth, .pt and .safetensors files are read here.
 
-No code in such a file is run (`weights_only`), and what cannot be read is named as what it is.
+No code in such a file is run (`weights_only`), and the error for an unreadable file says what it is.
 """
 
 import re
@@ -19,10 +19,10 @@ from xingaug.errors import BadInput
 from xingaug.inputs import open_regular
 
 MAX_BYTES = 20_000_000_000
-"""Largest file of weights that is read (our choice)."""
+"""Largest weights file that is read (our choice)."""
 
 _HEAD = 512
-"""Bytes from the start of a file that tell what it is."""
+"""Bytes at the start of a file from which its format is detected."""
 
 _OTHER_FORMATS = (
     (b"version https://git-lfs", "it is a Git LFS pointer, not the file itself; fetch that with `git lfs pull`"),
@@ -40,20 +40,20 @@ _OTHER_FORMATS = (
 
 
 def read_tensors(path: str | Path, needed: str, device: torch.device | str = "cpu") -> Any:
-    """Reads what torch or safetensors has saved, told apart by its content.
+    """Reads a file saved by torch or safetensors; the format is detected from the content.
 
-    Beside tensors and plain data, NumPy's numbers and arrays are read, which training scripts keep in checkpoints.
+    Besides tensors and plain data, NumPy scalars and arrays are read, which training scripts keep in checkpoints.
 
     Args:
         path: the file.
         needed: what it should be, for the error message.
-        device: where to put the tensors.
+        device: the device of the tensors.
 
     Returns:
-        A dict of tensors from safetensors, whatever was saved from torch.
+        A dict of tensors for safetensors, the saved object for torch.
 
     Raises:
-        BadInput: no such file, or none that can be read.
+        BadInput: no such file, or it cannot be read.
     """
     path = Path(path)
     if not path.exists():
@@ -66,21 +66,21 @@ def read_tensors(path: str | Path, needed: str, device: torch.device | str = "cp
             if _is_safetensors(head):
                 return load_file(path, device=str(device))
             with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_globals()):
-                warnings.simplefilter("ignore")  # of what the file might be instead; the error says it
+                warnings.simplefilter("ignore")  # about other formats; the error says it
                 return torch.load(path, map_location=device, weights_only=True)
         except OSError:
             raise
-        except Exception as error:  # a damaged file can make the reader fail anywhere
+        except Exception as error:  # a damaged file can raise anything
             reason = _reason(error)
     raise BadInput(f"{path}: cannot be read as tensors saved by torch, needed {needed} ({reason})")
 
 
 def state_dict_of(path: Path, saved: Any, needed: str) -> dict[str, Tensor]:
-    """The state dict in what `read_tensors` gave: itself, or under a key that training scripts use.
+    """The state dict in the result of `read_tensors`: the result itself, or under a key that training scripts use.
 
     Raises:
-        BadInput: there is none, or it holds something else than tensors under names, or sparse, quantised or complex
-            ones, or numbers that are not finite.
+        BadInput: there is none, or it holds anything but named tensors, or sparse, quantised or complex ones, or
+            numbers that are not finite.
     """
     if isinstance(saved, dict):
         saved = next((saved[key] for key in _HOLDERS if isinstance(saved.get(key), dict)), saved)
@@ -97,9 +97,9 @@ def state_dict_of(path: Path, saved: Any, needed: str) -> dict[str, Tensor]:
 
 
 def misfit(state: Mapping[str, Tensor], network: nn.Module) -> str:
-    """The first thing in which a state dict is not one of this network's; empty where it is.
+    """The first mismatch between a state dict and a network; empty if it fits.
 
-    Counts of batches, which no computation needs, may be missing.
+    `num_batches_tracked`, which inference does not need, may be missing.
     """
     wanted = network.state_dict()
     for name, value in wanted.items():
@@ -114,7 +114,7 @@ _HOLDERS = ("state_dict", "model", "model_state_dict")
 
 
 def _other_format(path: Path, head: bytes) -> str | None:
-    """What a file is that holds no tensors; None where only its reader can tell."""
+    """Why a file cannot hold tensors; None if only its reader can tell."""
     if not head:
         return "it is empty"
     for start, what in _OTHER_FORMATS:
@@ -151,16 +151,16 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def _numpy_globals() -> list[Any]:
-    """What NumPy's numbers and arrays are pickled as, under the names of NumPy 1 and 2."""
+    """The globals of pickled NumPy scalars and arrays, under the names of NumPy 1 and 2."""
     makers = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
-    named = [(made, f"numpy.{room}.multiarray.{name}") for name, made in makers.items() for room in ("core", "_core")]
+    named = [(make, f"numpy.{part}.multiarray.{name}") for name, make in makers.items() for part in ("core", "_core")]
     kinds = (np.bool_, *np.sctypeDict.values())
     numbers = {kind for kind in kinds if issubclass(kind, np.bool_ | np.number)}
     return [*named, np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in numbers}]
 
 
 def _reason(error: Exception) -> str:
-    """In our words why torch or safetensors would not read a file."""
+    """Why torch or safetensors refused a file, in our words."""
     refused = re.search(r"GLOBAL ([\w.]+)", str(error))
     if refused:
         return f"it holds {refused[1]}, and such objects could run code; save the state dict alone"
@@ -173,5 +173,5 @@ def _called(value: Any) -> str:
 
 
 def _shown(name: Any) -> str:
-    """A key as an error message can show it."""
+    """A key for an error message."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(name)[:80])
