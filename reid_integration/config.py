@@ -400,7 +400,7 @@ class ReidConfig:
             object.__setattr__(self, "augment", AugmentConfig())
         self._require_policies_that_act()
         refused = {
-            "model.resume": (self.model.resume, "a stopped run goes on by itself; use model.load_weights"),
+            "model.resume": (self.model.resume, "a stopped run resumes by itself; use model.load_weights"),
             "data.load_train_targets": (self.data.load_train_targets, "no image engine here trains on targets"),
             "market1501.use_500k_distractors": (self.market1501.use_500k_distractors, "the 500k set is not read"),
             "cuhk03.use_metric_cuhk03": (self.cuhk03.use_metric_cuhk03, "evaluation is by the Market-1501 protocol"),

@@ -223,7 +223,7 @@ BAD = [
     (f"{EVALUATE} --perceptual", "argument --perceptual: expected at least one argument"),
     (f"{EVALUATE} --perceptual lpips psnr", "argument --perceptual: invalid choice: 'psnr'"),
     (f"{EVALUATE} --perceptual fid --limit 1", "pairs.csv: 1 pair to measure, fid needs at least 2"),
-    (f"{EVALUATE} --perceptual lpips --inception pairs.csv", "inception: pairs.csv, is read for fid or is alone"),
+    (f"{EVALUATE} --perceptual lpips --inception pairs.csv", "inception: pairs.csv, is only read for fid or is"),
     (f"{EVALUATE} --perceptual fid --inception none.pth", "none.pth: no such file; needed Inception's weights"),
     (f"{EVALUATE} --perceptual is --inception pairs.csv", "pairs.csv: cannot be read as tensors saved by torch"),
     ("bank", "the following arguments are required: ACTION; see xingaug bank --help"),

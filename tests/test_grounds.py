@@ -122,6 +122,6 @@ def test_generate_puts_its_images_on_other_grounds_unless_told_not_to(tmp_path: 
     synthetic = [file for file in made["kept"] if "_x0" in file]
     assert synthetic
     assert not any(made["placed"][file] == made["kept"][file] for file in synthetic)
-    with pytest.raises(BadInput, match="ground: this generator does not tell persons from the ground"):
+    with pytest.raises(BadInput, match="ground: this generator does not separate person and ground"):
         run(replace(config, out=tmp_path / "refused", ground=0.5), Blend())
     assert not (tmp_path / "refused").exists()

@@ -181,5 +181,5 @@ def test_persons_stand_on_other_grounds_where_the_generator_tells_them_from_it(t
 
 def test_a_ground_is_refused_for_a_generator_that_knows_none(tree: Path, tmp_path: Path) -> None:
     config = reid_config(settings(tree, tmp_path / "out", augment={"name": "xinggan_pose", "ground": 0.5}), "here")
-    with pytest.raises(BadInput, match=r"augment\.ground: this generator does not tell persons from the ground"):
+    with pytest.raises(BadInput, match=r"augment\.ground: this generator does not separate person and ground"):
         run(config, generator=StandIn())

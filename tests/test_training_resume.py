@@ -153,7 +153,7 @@ def test_a_damaged_checkpoint_is_named(given: PairData, tmp_path: Path) -> None:
     whole = train(asked, tmp_path / "run", progress=False).read_bytes()
     last = tmp_path / "run" / "checkpoints" / "00000004.pt"
     last.write_bytes(last.read_bytes()[:1000])
-    with pytest.raises(BadInput, match=r"00000004.pt: .*cut off or damaged.*; remove it to go on from the one before"):
+    with pytest.raises(BadInput, match=r"00000004.pt: .*cut off or damaged.*; remove it to resume from the prev"):
         train(asked, tmp_path / "run", progress=False)
     last.unlink()
     assert train(asked, tmp_path / "run", progress=False).read_bytes() == whole

@@ -90,7 +90,7 @@ class RenderPose(SampleAdapter, albumentations.DualTransform):
         """
         if not np.array_equal(img, source):
             if self.replay_mode:
-                raise ValueError("RenderPose: another image than was recorded; a replay gives that one's pose again")
+                raise ValueError("RenderPose: not the recorded image; a replay returns the recorded image's pose")
             raise ValueError("RenderPose: renders `image` alone; masks and additional targets cannot follow a new pose")
         return img if rendered is None else rendered
 

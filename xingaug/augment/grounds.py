@@ -78,7 +78,7 @@ class Grounds(nn.Module):
         split = split_of(generator)
         if split is None:
             raise ValueError(
-                "ground: this generator does not tell persons from the ground; needed one that does, such as "
+                "ground: this generator does not separate person and ground; needed one that does, such as "
                 "market1501-augment, or ground 0"
             )
         device = next(split.parameters()).device

@@ -110,7 +110,7 @@ def _search_figures(bank: PoseBank, queries: Keypoints, rounds: int) -> dict[str
     try:
         from sklearn.neighbors import NearestNeighbors
     except ImportError:
-        raise BadInput("scikit-learn is not installed, needed to measure beside; pip install scikit-learn") from None
+        raise BadInput("scikit-learn is not installed, needed for comparison; pip install scikit-learn") from None
     rows = bank.usable_rows
     neighbours = NearestNeighbors(n_neighbors=BEST).fit(bank.descriptors[rows])
     scan = _Scan(bank)

@@ -172,7 +172,7 @@ class Core:
             compiled = torch.compile(run, dynamic=False)
             compiled(*inputs)
         except Exception as other:  # a compiler may raise anything
-            _LOG.warning("rendering: batches of %d as they are; no CUDA graph (%s), not compiled (%s)", rows, reason,
+            _LOG.warning("rendering: batches of %d eagerly; no CUDA graph (%s), not compiled (%s)", rows, reason,
                          type(other).__name__)  # fmt: skip
             chosen: Rows = run
         else:

@@ -48,6 +48,6 @@ def render_images(
         visibility = torch.stack([source.visibility[rows], target.visibility[rows]], 1).to(device)
         generated = core(pixels.contiguous(memory_format=torch.channels_last), xy, visibility)
         if not bool(generated.isfinite().all()):
-            raise WorkFailed("generator: gives numbers that are not finite, which are no images; take other weights")
+            raise WorkFailed("generator: its output is not finite; needed other weights")
         rendered[rows] = unit_to_bytes(signed_to_unit(generated.clamp(-1, 1))).cpu().numpy()
     return rendered

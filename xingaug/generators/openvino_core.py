@@ -146,7 +146,7 @@ def _converted(core: Any, exact: PoseGenerator, inputs: tuple[Tensor, ...]) -> d
 
     from xingaug.generators.export import write_onnx
 
-    _LOG.warning("openvino: the generator is converted, once; this takes some seconds")
+    _LOG.warning("openvino: converting the generator, once; this takes some seconds")
     names = ["images", *(f"seen_{i}" for i in range(len(inputs) - 1))]
     with tempfile.TemporaryDirectory(prefix="xingaug-openvino-") as folder:
         directory = Path(folder)
@@ -249,7 +249,7 @@ def _cached(digest: str, make: Any) -> dict[str, bytes]:
         with atomic_write(path) as temporary:
             temporary.write_bytes(save(tensors, {"sha256": _hash_of(parts)}))
     except (BadInput, OSError) as error:
-        _LOG.warning("openvino: the graph cannot be kept in %s (%s)", path.parent, type(error).__name__)
+        _LOG.warning("openvino: the graph cannot be cached in %s (%s)", path.parent, type(error).__name__)
     return parts
 
 

@@ -242,7 +242,7 @@ def _describe(path: Path, data: bytes) -> tuple[dict[str, Any], str]:
     own = _own_description(path)
     if own is None:
         raise BadInput(f"{beside}: describes other weights than those of {path.name}; needed the pair as it was saved")
-    _LOG.warning("%s: describes other weights, of a save that was interrupted; %s is read by its own", beside, path)
+    _LOG.warning("%s: describes other weights, as saving was interrupted; using the one inside %s", beside, path)
     return _checked(parse_json(own, str(path)), path), str(path)
 
 

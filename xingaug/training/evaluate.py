@@ -85,9 +85,9 @@ class EvaluateConfig:
         if unknown:
             raise BadInput(f"perceptual: '{unknown[0]}', expected any of {', '.join(PERCEPTUAL)}")
         if self.reid_cache is not None and self.reid is None:
-            raise BadInput(f"reid_cache: {self.reid_cache}, is for reid, which was not asked for")
+            raise BadInput(f"reid_cache: {self.reid_cache}, is the cache of reid, which is not set")
         if self.inception is not None and not {"fid", "is"} & set(self.perceptual):
-            raise BadInput(f"inception: {self.inception}, is read for fid or is alone, and neither was asked for")
+            raise BadInput(f"inception: {self.inception}, is only read for fid or is, and neither is requested")
 
 
 def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:

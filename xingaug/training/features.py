@@ -103,7 +103,7 @@ def read_features(path: Path, count: int) -> Tensor | None:
         return None
     found = read_arrays(path, "file of features").get("features")
     if found is None or found.ndim != 2 or len(found) != count or found.dtype != np.float32:
-        raise BadInput(f"{path}: not the features of {count} images; remove it to compute them anew")
+        raise BadInput(f"{path}: not the features of {count} images; remove it to compute them again")
     return torch.from_numpy(found)
 
 

@@ -182,7 +182,7 @@ def _load_lpips() -> Any:
     try:
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
     except (RuntimeError, AttributeError, TypeError):
-        raise BadInput(f"{path}: not torchvision's weights of AlexNet; remove it to have it fetched anew") from None
+        raise BadInput(f"{path}: not torchvision's weights of AlexNet; remove it to have it downloaded again") from None
 
 
 def _load_inception(path: Path | None) -> Any:

@@ -251,7 +251,7 @@ class Trainer:
         try:
             state = read_tensors(path, "a checkpoint of this training", self.device)
         except BadInput as error:
-            raise BadInput(f"{error}; remove it to go on from the one before") from None
+            raise BadInput(f"{error}; remove it to resume from the previous one") from None
         if "judges" in state:  # the discriminators' former name
             state["discriminators"] = state.pop("judges")
         self.step, self.best = state.pop("step"), state.pop("best")
