@@ -1,4 +1,4 @@
-"""Draws persons the generator has never seen, and what it makes of them: source, target pose, generated, true.
+"""Draws persons the generator has never seen, with its results: source, target pose, generated, true.
 
 python examples/draw_people.py people.png
 """

@@ -1,4 +1,4 @@
-"""Lightning: xingaug renders in `on_after_batch_transfer`, on the device that the batch has come to.
+"""Lightning: xingaug renders in `on_after_batch_transfer`, on the device of the batch.
 
 pip install lightning
 xingaug world runs/pedestrians --identities 40 --images-per-identity 6
@@ -58,7 +58,7 @@ class Classifier(lightning.LightningModule):
         self.rendered = 0
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Renders what chance draws by epoch and image name; in validation the transform does nothing."""
+        """Renders the rows drawn by epoch and image name; in validation the transform does nothing."""
         keypoints = xingaug.Keypoints(batch["xy"], batch["visibility"])
         out = self.augment(batch["images"], keypoints, batch["keys"], batch["pids"].cpu(), epoch=self.current_epoch)
         self.rendered += int(out.is_synthetic.sum())
@@ -74,7 +74,7 @@ class Classifier(lightning.LightningModule):
 
 
 def main(root: Path, epochs: int = 2) -> int:
-    """Trains; returns how many rows were rendered."""
+    """Trains; returns the number of rendered rows."""
     data = TrainingImages(root)
     model = Classifier(data)
     trainer = lightning.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False)

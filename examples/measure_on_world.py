@@ -1,16 +1,16 @@
-"""Measures generators on persons, scenes and poses of the pedestrian world that no training has seen.
+"""Measures generators on persons, scenes and poses of the pedestrian world that are in no training set.
 
 python examples/measure_on_world.py --generator pedestrians-small --sheet runs/sheet.png --failures runs/failures.png
 
 A generated image is compared with the true one: the same person, camera and background in the target pose.
 
 * SSIM and person SSIM (inside the union of the person's masks in source and true image): `xingaug.training.quality`.
-* PCK: a keypoint network, trained on true images of other persons, looks for the joints of the target pose. A joint
-  is found if it is placed within 0.05 of the image height (6.4 px); joints hidden in the true image do not count.
-* rank-1: a re-ID network, trained on other persons, looks for the person among all of the test. The gallery holds
-  four true images of each, in other poses, under cameras and before backgrounds other than those of the query.
+* PCK: a keypoint network, trained on true images of other persons, estimates the joints. A joint of the target pose
+  is correct within 0.05 of the image height (6.4 px); joints hidden in the true image do not count.
+* rank-1: a re-ID network, trained on other persons, matches each image against all test persons. The gallery has
+  four true images of each, in other poses, cameras and backgrounds than those of the query.
 
-The same is measured of the true images, the most that can be reached, and of copies of the source.
+The true images (an upper bound) and copies of the source are measured in the same way.
 The two networks are trained once, which takes some minutes on two cores, and kept in --cache with the test images.
 """
 
@@ -39,10 +39,10 @@ from xingaug.keypoints import FLIP_ORDER, JOINTS, MIN_VISIBLE, Keypoints, render
 from xingaug.report.figures import skeleton
 from xingaug.training.quality import measure as measure_quality
 
-VERSION = 1  # of networks and test images, part of their file names; raised when the same settings give others
+VERSION = 1  # part of the file names of networks and test images; raised when the same settings give others
 TEST_SEED, JUDGE_SEED = 900_000, 800_000  # far above the seeds of the training configurations
-GALLERY_IMAGES = 4  # of each test person, each under another camera
-TRAINING_IMAGES = 16  # of each training person
+GALLERY_IMAGES = 4  # per test person, each from another camera
+TRAINING_IMAGES = 16  # per training person
 PERSONS_PER_SCENE = 50  # training persons that share the scenes of six cameras
 BATCH = 16
 RADIUS_PX = 0.05 * ped.SIZE[0]
@@ -55,7 +55,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Settings:
-    """What test images and networks depend on."""
+    """Settings that determine the test images and networks."""
 
     identities: int = 100
     poses: int = 10
@@ -66,22 +66,22 @@ class Settings:
 
 @dataclass(frozen=True)
 class TestSet:
-    """True images: one source for each person, several targets for each, and the gallery; all in order of persons."""
+    """True images: one source per person, several targets, and the gallery; all in order of persons."""
 
     source: ped.RenderedBatch
     target: ped.RenderedBatch
     gallery: ped.RenderedBatch
-    persons: Rows  # (N,) of each target, which is the row of its source too
+    persons: Rows  # (N,) person of each target, also the row of its source
 
     @property
     def masks(self) -> np.ndarray:
-        """(N, 128, 64), above 0 where the person stands in the source or in the target."""
+        """(N, 128, 64), above 0 where the person is in the source or in the target."""
         return np.maximum(self.source.masks[self.persons], self.target.masks)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is measured of one set of images; `pck` and `rank1` are shares of joints and of images."""
+    """Measures of one set of images; `pck` and `rank1` are shares of joints and of images."""
 
     ssim: float
     person_ssim: float
@@ -90,7 +90,7 @@ class Figures:
 
 
 def draw_test_set(settings: Settings) -> ped.RenderedBatch:
-    """Draws for each person a source and targets, under one camera and before one background, then the gallery."""
+    """Draws for each person a source and targets, with one camera and one background, then the gallery."""
     seed, each = TEST_SEED + settings.seed, 1 + settings.poses + GALLERY_IMAGES
     cameras = [ped.make_camera(c, seed) for c in range(ped.CAMERAS)]
     order = [np.random.default_rng([seed, i]).permutation(ped.CAMERAS) for i in range(settings.identities)]
@@ -113,7 +113,7 @@ def draw_test_set(settings: Settings) -> ped.RenderedBatch:
 
 
 def load_test_set(settings: Settings, cache: Path) -> TestSet:
-    """The test images, from the cache if it has them."""
+    """The test images, from the cache if available."""
     path = cache / f"test_{settings.identities}x{settings.poses}_seed{settings.seed}_v{VERSION}.npz"
     if not path.exists():
         with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -147,7 +147,7 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class JointFinder(nn.Module):
-    """Keypoint network: down to a sixteenth of the image's resolution, and back to a quarter."""
+    """Keypoint network: encodes to a sixteenth of the image's resolution, and decodes to a quarter."""
 
     def __init__(self) -> None:
         """Draws the weights."""
@@ -161,7 +161,7 @@ class JointFinder(nn.Module):
         self.up_quarter = nn.Sequential(_block(48, 48), nn.Conv2d(48, len(JOINTS), 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, 128, 64) in [-1, 1] -> (B, 18, 32, 16) logits of the place of each joint."""
+        """(B, 3, 128, 64) in [-1, 1] -> (B, 18, 32, 16) logits of the position of each joint."""
         quarter = self.quarter(images)  # (B, 48, 32, 16)
         eighth = self.eighth(quarter)  # (B, 96, 16, 8)
         deep = self.sixteenth(eighth)  # (B, 160, 8, 4)
@@ -178,22 +178,22 @@ class JointFinder(nn.Module):
         return -(wanted * self(images).flatten(2).log_softmax(2)).sum() / keypoints.present.sum().clamp(min=1)
 
     def joints(self, images: np.ndarray) -> np.ndarray:
-        """(N, H, W, 3) uint8 -> (N, 18, 2) pixels: the mean place within two cells of each map's peak."""
+        """(N, H, W, 3) uint8 -> (N, 18, 2) pixels: the mean position within two cells of each map's peak."""
         mirrored = _applied(self, images[:, :, ::-1].copy())[:, FLIP_ORDER].flip(3)
         share = ((_applied(self, images) + mirrored) / 2).flatten(2).softmax(2)  # (N, 18, 32 * 16)
         cells = torch.stack(torch.meshgrid(torch.arange(MAPS[1]), torch.arange(MAPS[0]), indexing="xy"), -1)
         cells = cells.reshape(-1, 2).float()  # (32 * 16, 2) x, y
         near = (cells - cells[share.argmax(2)][:, :, None]).abs().amax(3) <= 2
         share = share * near
-        places = (share / share.sum(2, keepdim=True)) @ cells
-        return Keypoints(places, torch.ones(places.shape[:2])).resize(MAPS, ped.SIZE).xy.numpy()
+        xy = (share / share.sum(2, keepdim=True)) @ cells
+        return Keypoints(xy, torch.ones(xy.shape[:2])).resize(MAPS, ped.SIZE).xy.numpy()
 
 
 class PersonClassifier(nn.Module):
     """Re-ID network: eight stripes of a convolutional map, reduced to one vector."""
 
     def __init__(self, persons: int) -> None:
-        """Draws the weights; `persons` are those of the training."""
+        """Draws the weights; `persons`: number of training persons."""
         super().__init__()
         self.trunk = nn.Sequential(
             _block(3, 32, 2), _block(32, 64, 2), _block(64, 64), _block(64, 128, 2), _block(128, 128), _block(128, 128)
@@ -207,7 +207,7 @@ class PersonClassifier(nn.Module):
         return F.normalize(self.reduce(F.adaptive_avg_pool2d(maps, (8, 1)).flatten(1)))
 
     def loss(self, images: Tensor, keypoints: Keypoints, persons: Tensor) -> Tensor:
-        """Cross-entropy of the cosines with one prototype a person, with CosFace's margin."""
+        """Cross-entropy of the cosines with one prototype per person, with CosFace's margin."""
         cosines = self(images) @ F.normalize(self.prototypes).T
         return F.cross_entropy(16 * (cosines - 0.2 * F.one_hot(persons, len(self.prototypes))), persons)
 
@@ -230,7 +230,7 @@ def _applied(network: nn.Module, images: np.ndarray) -> Tensor:
 
 
 def train_network(network: JointFinder | PersonClassifier, data: ped.RenderedBatch, settings: Settings) -> None:
-    """AdamW; the learning rate rises to 2e-3 over a tenth of the steps, then falls to 0."""
+    """Trains with AdamW; the learning rate rises to 2e-3 over a tenth of the steps, then falls to 0."""
     rng = np.random.default_rng([JUDGE_SEED, settings.seed])
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=1e-4)
     steps = settings.network_steps
@@ -244,7 +244,7 @@ def train_network(network: JointFinder | PersonClassifier, data: ped.RenderedBat
 
 
 def _augmented(data: ped.RenderedBatch, rows: Rows, rng: np.random.Generator) -> tuple[Tensor, Keypoints]:
-    """A batch in [-1, 1], perhaps mirrored, moved by up to 4 pixels, each channel of an image darker or lighter."""
+    """A batch in [-1, 1] with random flip, shift by up to 4 pixels, and brightness of each image's channels."""
     images = _signed(data.images[rows])
     keypoints = _keypoints(data)[rows]
     if rng.random() < 0.5:
@@ -257,7 +257,7 @@ def _augmented(data: ped.RenderedBatch, rows: Rows, rng: np.random.Generator) ->
 
 
 def load_networks(settings: Settings, cache: Path) -> tuple[JointFinder, PersonClassifier]:
-    """The networks, trained where the cache has them not yet."""
+    """The networks, from the cache or newly trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         networks = JointFinder(), PersonClassifier(settings.training_identities)
@@ -276,12 +276,12 @@ def load_networks(settings: Settings, cache: Path) -> tuple[JointFinder, PersonC
 
 
 def measure(images: np.ndarray, test: TestSet, networks: tuple[JointFinder, PersonClassifier]) -> Figures:
-    """Compares one image for each target with the true ones.
+    """Compares one image per target with the true ones.
 
     Args:
         images: (N, 128, 64, 3) uint8, in the order of `test.target`.
         test: the true images.
-        networks: networks that find joints and persons.
+        networks: the keypoint and the re-ID network.
     """
     quality = measure_quality(images, test.target.images, test.masks)
     distance = np.linalg.norm(networks[0].joints(images) - test.target.xy, axis=2)
@@ -299,13 +299,13 @@ def _load(generator: str) -> nn.Module:
 
 
 def render_targets(network: nn.Module, test: TestSet) -> np.ndarray:
-    """(N, 128, 64, 3) uint8: every source rendered in its target poses."""
+    """Renders every source in its target poses: (N, 128, 64, 3) uint8."""
     source, target = _keypoints(test.source)[test.persons], _keypoints(test.target)
     return render_images(network, test.source.images[test.persons], source, target, progress="rendering")
 
 
 def write_sheet(path: Path, rows: Rows, generated: Sequence[np.ndarray], test: TestSet) -> None:
-    """Draws 8 targets, two in each line: source, target pose, one image of each generator, true image."""
+    """Draws 8 targets, two per line: source, target pose, one image of each generator, true image."""
     blocks = []
     for row in rows[:8]:
         pose = skeleton(test.target.xy[row], test.target.visibility[row], ped.SIZE, scale=1)
@@ -318,7 +318,7 @@ def write_sheet(path: Path, rows: Rows, generated: Sequence[np.ndarray], test: T
 
 
 def worst_first(images: np.ndarray, test: TestSet) -> Rows:
-    """Rows of the targets by rising person SSIM; of each person its worst alone."""
+    """Rows of the targets by ascending person SSIM; only the worst of each person."""
     masks = test.masks
     each = (slice(row, row + 1) for row in range(len(images)))
     person_ssim = [measure_quality(images[i], test.target.images[i], masks[i]).person_ssim for i in each]
@@ -336,13 +336,13 @@ def measure_generators(
     """Figures of the true images, of copies of the source, and of each generator by its name.
 
     Args:
-        settings: of test images and networks.
+        settings: settings of test images and networks.
         generators: bundled names or .safetensors files.
         cache: directory of networks and test images.
         sheet: PNG to write, with the first target of 8 persons.
-        failures: PNG to write, with the 8 persons of whom the first generator's worst image is worst.
+        failures: PNG to write, with the 8 worst persons by the first generator's worst image of each.
     """
-    loaded = {name: _load(name) for name in generators}  # before the work that takes minutes
+    loaded = {name: _load(name) for name in generators}  # first, to fail before minutes of work
     test = load_test_set(settings, cache)
     networks = load_networks(settings, cache)
     images = {TRUE: test.target.images, COPY: test.source.images[test.persons]}
@@ -388,5 +388,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    torch.set_flush_denormal(True)  # numbers below 1e-38 mean nothing here and slow a CPU down
+    torch.set_flush_denormal(True)  # denormal numbers (below 1e-38) are negligible and slow a CPU down
     sys.exit(main())

@@ -39,7 +39,7 @@ class Crops(Dataset[Any]):
 
 
 def main(root: Path, epochs: int = 2) -> int:
-    """Trains an embedding with triplets; returns how many rows were rendered."""
+    """Trains an embedding with triplets; returns the number of rendered rows."""
     data = Crops(root)
     labels = [pid for _, pid, _ in data.records]
     sampler = samplers.MPerClassSampler(labels, m=4, length_before_new_iter=len(labels) // 16 * 16)

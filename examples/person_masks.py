@@ -1,11 +1,11 @@
-"""Masks of the persons in a folder of crops, for `data.masks` of a training configuration.
+"""Makes person masks for a folder of crops, for `data.masks` of a training configuration.
 
 pip install mediapipe==0.10.14 ai-edge-litert
 python examples/person_masks.py Market-1501-v15.09.15/bounding_box_train runs/masks
 
-Two networks of Google's MediaPipe (Apache-2.0), which lie in its wheel: the mask of its pose network, which knows one
-person of several, and its selfie segmentation, which knows bags too. Their mean is stretched, so that what both see is
-white. Finished files are passed over, so a stopped run goes on.
+Uses two networks from the wheel of Google's MediaPipe (Apache-2.0): the mask of its pose network, which segments one
+person of several, and its selfie segmentation, which includes bags. Their mean is stretched, so that pixels in both
+masks are white. Finished files are skipped, so a stopped run continues.
 """
 
 import argparse
@@ -16,13 +16,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-SIDE = 256  # pixels of the square that both networks see
-PERSON = 204  # height of the crop within it: both expect some ground around a person
+SIDE = 256  # pixels, side of the square input of both networks
+PERSON = 204  # height of the crop within it: both expect some background around a person
 POSE, SELFIE = "pose_landmark/pose_landmark_full.tflite", "selfie_segmentation/selfie_segmentation.tflite"
 
 
 class Network:
-    """A TensorFlow Lite network of MediaPipe's wheel that maps a square picture to a mask."""
+    """A TensorFlow Lite network from MediaPipe's wheel that maps a square image to a mask."""
 
     def __init__(self, name: str, output: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -44,7 +44,7 @@ class Network:
 
 
 def mask_of(image: Image.Image, pose: Network, selfie: Network) -> Image.Image:
-    """The mask of one crop, at its size."""
+    """The mask of one crop, in the crop's size."""
     width = round(PERSON * image.width / image.height)
     pixels = np.asarray(image.resize((width, PERSON), Image.Resampling.BICUBIC), np.float32) / 255
     top, left = (SIDE - PERSON) // 2, (SIDE - width) // 2
@@ -58,13 +58,13 @@ def mask_of(image: Image.Image, pose: Network, selfie: Network) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Masks of the persons in a folder of crops.")
-    parser.add_argument("folder", type=Path, help="of .jpg images no wider than high")
-    parser.add_argument("out", type=Path, help="for a .png of each")
-    given = parser.parse_args()
+    parser.add_argument("folder", type=Path, help="folder of .jpg images that are not wider than high")
+    parser.add_argument("out", type=Path, help="folder for the masks, a .png for each image")
+    args = parser.parse_args()
     pose, selfie = Network(POSE, 2), Network(SELFIE, 0)
-    given.out.mkdir(parents=True, exist_ok=True)
-    for path in tqdm(sorted(given.folder.glob("*.jpg")), unit="image"):
-        target = given.out / f"{path.stem}.png"
+    args.out.mkdir(parents=True, exist_ok=True)
+    for path in tqdm(sorted(args.folder.glob("*.jpg")), unit="image"):
+        target = args.out / f"{path.stem}.png"
         if not target.exists():
             partial = target.with_suffix(".part")
             mask_of(Image.open(path).convert("RGB"), pose, selfie).save(partial, "PNG")

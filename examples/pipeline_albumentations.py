@@ -7,7 +7,7 @@ python examples/pipeline_albumentations.py runs/pedestrians
 import sys
 from pathlib import Path
 
-from xingaug.augment.for_albumentations import KEYPOINTS, RenderPose  # first: it keeps albumentations off the network
+from xingaug.augment.for_albumentations import KEYPOINTS, RenderPose  # first: it stops albumentations' version check
 
 # isort: split
 import albumentations
@@ -22,7 +22,7 @@ SIZE = (128, 64)
 
 
 def main(root: Path, epochs: int = 2) -> int:
-    """Goes through the images; returns how many of the last epoch were rendered."""
+    """Iterates over the images; returns the number rendered in the last epoch."""
     split = read_split(root, "train")
     keypoints = keypoints_of(read_annotations(root / "annotations.npz"), split, size=SIZE)
     bank = xingaug.PoseBank.build(keypoints, names=split.names, pids=split.pids)

@@ -1,4 +1,4 @@
-"""XingPose as the first of torchvision's v2 transforms; the others follow it, keypoints and all.
+"""XingPose as the first of torchvision's v2 transforms; the others then transform images and keypoints.
 
 xingaug world runs/pedestrians --identities 40 --images-per-identity 6
 python examples/pipeline_torchvision.py runs/pedestrians
@@ -46,7 +46,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
 
 
 def main(root: Path, epochs: int = 2) -> int:
-    """Goes through the images; returns how many of the last epoch were rendered."""
+    """Iterates over the images; returns the number rendered in the last epoch."""
     split = read_split(root, "train")
     keypoints = keypoints_of(read_annotations(root / "annotations.npz"), split, size=SIZE)
     bank = xingaug.PoseBank.build(keypoints, names=split.names, pids=split.pids)

@@ -1,4 +1,4 @@
-"""A script of torchreid's own kind, with yacs and a stock engine; the five lines of xingaug are marked.
+"""A script in torchreid's style, with yacs and a stock engine; the five lines of xingaug are marked.
 
 xingaug world runs/pedestrians --identities 40 --images-per-identity 6
 python examples/torchreid_script.py data.root runs data.sources "['pedestrians']" augment.name xinggan_pose
@@ -13,7 +13,7 @@ from reid_integration.compat import load_torchreid
 
 
 def default_config() -> CfgNode:
-    """Some of the keys that torchreid's scripts have."""
+    """Some of the keys of torchreid's scripts."""
     cfg = CfgNode()
     cfg.use_gpu = False
     cfg.data = CfgNode({"root": "reid-data", "sources": ["market1501"], "height": 128, "width": 64})
@@ -24,7 +24,7 @@ def default_config() -> CfgNode:
 
 
 def main(arguments: list[str]) -> int:
-    """Trains for an epoch; returns how many rows were rendered."""
+    """Trains for an epoch; returns the number of rendered rows."""
     torchreid = load_torchreid()
     cfg = default_config()
     add_config(cfg)  # xingaug 2: the keys
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         engine.set_model_mode("train")
         for batch in manager.train_loader:
             losses = engine.forward_backward(batch)
-    rendered = 0 if loader is None else loader.synthetic  # xingaug 5: what it did
+    rendered = 0 if loader is None else loader.synthetic  # xingaug 5: rendered rows
     print(f"last losses {losses}, {rendered} rows rendered")
     return rendered
 

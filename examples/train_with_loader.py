@@ -1,4 +1,4 @@
-"""XingPose round a DataLoader: batches come rendered, and the usual re-ID augmentation follows on their device.
+"""XingPose around a DataLoader: it yields rendered batches, and the usual re-ID augmentation follows on their device.
 
 xingaug world runs/pedestrians --identities 40 --images-per-identity 6
 python examples/train_with_loader.py runs/pedestrians
