@@ -42,7 +42,7 @@ def test_without_a_cuda_device_one_line_says_so(options: str, said: str, run: An
 def test_every_part_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(gpu, "measured_by_reid_integration", lambda *words: asked.append(words) or [{"ratio": 1.0}])
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(gpu, "find_spec", lambda name: object())
     figures = measure(TOY)
     assert figures["failed"] == figures["left_out"] == {}
     assert set(PARTS) < set(figures)
@@ -63,7 +63,7 @@ def test_what_is_missing_is_left_out_and_what_fails_is_named(monkeypatch: pytest
         raise WorkFailed("no memory")
 
     monkeypatch.setattr(gpu, "PARTS", {"rendering": fails, "training_step": fails, "waiting": lambda _: {"a": 1}})
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torchreid" else object())
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None if name == "torchreid" else object())
     assert measure(TOY) == {
         "waiting": {"a": 1},
         "left_out": {"training_step": "torchreid is not installed"},

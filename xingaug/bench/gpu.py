@@ -1,9 +1,9 @@
 """All measurements on a GPU in one short run, for machines that are available for minutes only."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ def measure(setup: Setup) -> dict[str, Any]:
     left_out: dict[str, str] = {}
     failed: dict[str, str] = {}
     for name, part in PARTS.items():
-        missing = [package for package in NEEDED.get(name, ()) if importlib.util.find_spec(package) is None]
+        missing = [package for package in NEEDED.get(name, ()) if find_spec(package) is None]
         if missing:
             left_out[name] = f"{missing[0]} is not installed"
             continue
