@@ -59,8 +59,8 @@ def bench_generator(
     Returns:
         `variants`: a row for each network, form (plain, optimized, compiled, and openvino for stored generators where
         that is installed, 16 rows to a thread), dtype and layout: images per second, ms an image, peak memory in MB
-        beyond what was allocated before, GFLOP/s, its share of the device's measured matrix product (above 1 where
-        a library multiplies less than is counted, by Winograd's method), and how many times as fast as the plain baseline.
+        beyond what was allocated before, GFLOP/s, its share of the device's measured matrix product (above 1
+        where a library multiplies less than is counted, by Winograd's method), and the speed-up over the baseline.
         `training_step`: the same of forward and backward in float32. `networks`: parameters and GFLOP an image.
     """
     positive("batch_size", batch_size)
