@@ -311,7 +311,7 @@ def test_other_settings_do_not_go_on(many, tmp_path):
         (r"images = 600, now it is 599", (names[1:], paths[1:], ByColour(), out, {"min_confidence": 0.3})),
         (r"names_sha256 = ", (["x", *names[1:]], paths, ByColour(), out, {"min_confidence": 0.3})),
     ):
-        with pytest.raises(BadInput, match=rf"config.json: was made with {said}.*--restart to begin anew$"):
+        with pytest.raises(BadInput, match=rf"config.json: was made with {said}.*--restart to start over$"):
             annotate(*arguments)
     others = [paths[1], paths[0], *paths[2:]]  # the same names, other files
     with pytest.raises(BadInput, match=r"files_sha256 = "):
@@ -434,7 +434,7 @@ def test_the_command_begins_anew_when_told_to(by_colour, many, run, tmp_path):
     line = f"annotate {many} --estimator program --batch-size 100 --workers 1 --out {tmp_path}/a.npz"
     code, out, err = run(line)
     assert (code, out) == (2, "")
-    assert re.fullmatch(r"error: .*config.json: was made with estimator = .*, or --restart to begin anew\n", err)
+    assert re.fullmatch(r"error: .*config.json: was made with estimator = .*, or --restart to start over\n", err)
     code, out, _ = run(f"{line} --restart")
     assert code == 0
     assert "resumed: 0\n" in out

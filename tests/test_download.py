@@ -93,7 +93,7 @@ def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
 def test_a_broken_download_goes_on(server: Server, tmp_path: Path, knows_ranges: bool) -> None:
     target = tmp_path / "weights.pth"
     server.stops_after, server.knows_ranges = 1_000_000, knows_ranges
-    assert "(the connection ended after 1000000 of 5120000 bytes); what came is kept" in failed(
+    assert "(the connection ended after 1000000 of 5120000 bytes); the part so far is kept" in failed(
         server.url, HASH, target
     )
     assert not target.exists()

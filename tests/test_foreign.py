@@ -421,7 +421,7 @@ def test_the_native_npz_is_read_as_it_is(tmp_path):
         ({"xy": np.full((2, 14, 2), np.inf)}, r"a\.jpg: right_ankle at \(inf, inf\), needed pixels or visibility 0"),
         ({"xy": np.full((2, 14, 2), 1e300)}, r"a\.jpg: right_ankle at \(1e\+300"),
         ({"joints": np.array(["tail"] * 14)}, "unknown joint 'tail'"),
-        ({"joints": np.array(["neck"] * 14)}, "joint 'neck' is there twice"),
+        ({"joints": np.array(["neck"] * 14)}, "joint 'neck' is given twice"),
         ({"joints": np.arange(14)}, "unknown joint '0'"),
         ({"joints": np.array(LAYOUTS["coco17"])}, r"needed numbers of shape \(2, 17, 2\), 17 joints for each name"),
         ({"visibility": np.ones((2, 13))}, r"visibility: float64 of shape \(2, 13\), needed numbers of shape"),

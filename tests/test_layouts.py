@@ -161,7 +161,7 @@ def test_any_batch_shape_and_tensors():
     [
         ({"layout": "mpii"}, "unknown layout 'mpii'; known: lsp14, coco17, openpose18, body25"),
         ({"layout": ["nose", "tail"]}, "unknown joint 'tail'; known: head_top, left_ankle"),
-        ({"layout": ["rsho", "Right Shoulder"]}, "joint 'Right Shoulder' is there twice, needed once"),
+        ({"layout": ["rsho", "Right Shoulder"]}, "joint 'Right Shoulder' is given twice, needed once"),
         ({"layout": "body25"}, r"xy: shape \(2, 17, 2\), needed \(\.\.\., 25, 2\) for the layout's joints"),
         ({"xy": np.zeros((2, 17, 3))}, r"xy: shape \(2, 17, 3\), needed"),
         ({"visibility": np.ones((2, 18))}, r"visibility: shape \(2, 18\), needed \(2, 17\) to fit xy"),

@@ -108,7 +108,7 @@ def test_one_file_with_two_identities(crops):
     found = report(crops)
     assert found.contradictions == (Leak("train/1_1_a.jpg", "train/2_9_a.jpg", (1, 2)),)
     assert found.files == ()
-    assert found.lines() == ["1 images are there as two identities: train/1_1_a.jpg (1) is train/2_9_a.jpg (2)"]
+    assert found.lines() == ["1 images have two identities: train/1_1_a.jpg (1) is train/2_9_a.jpg (2)"]
 
 
 def test_one_file_with_two_identities_in_query_and_gallery(crops):

@@ -403,7 +403,7 @@ def bad_inputs() -> dict[str, tuple[Callable[[GenerateConfig], GenerateConfig], 
         "batch_size": (lambda c: replace(c, batch_size=0), "batch_size: 0, needed at least 1"),
         "sampler": (lambda c: replace(c, sampler="best"), "sampler: unknown 'best'; known: uniform"),
         "real": (lambda c: replace(c, real="move"), "real: 'move', needed one of copy, link, omit"),
-        "inside": (inside, "lie in one another"),
+        "inside": (inside, "contain one another"),
     }
 
 

@@ -294,10 +294,10 @@ def damaged(config: GenerateConfig) -> dict[str, str]:
     write_npz(config.out / "annotations.npz", known.names[:-1].tolist(), known.xy[:-1], known.visibility[:-1])
     return {
         "missing": f"bounding_box_train/{files[0].name}: no such image",
-        "other content": f"bounding_box_train/{files[1].name}: has another content than when it was written",
+        "other content": f"bounding_box_train/{files[1].name}: has changed since it was written",
         "unlisted": "0002_c1s1_000201_00_x777.jpg: neither in manifest.jsonl nor in real.sha256",
         "stray": "query/stray.jpg: neither in manifest.jsonl nor",
-        "real": f"query/{QUERY[0]}: has another content",
+        "real": f"query/{QUERY[0]}: has changed",
         "missing real": f"bounding_box_test/{GALLERY[2]}: no such image",
         "label": "labelled 12, camera",
         "outside": "bounding_box_train/../../x.jpg: leaves the directory",
@@ -352,13 +352,13 @@ def test_labels_in_shards_are_compared_and_mended(config: GenerateConfig) -> Non
                 tar.addfile(entry, io.BytesIO(content))
         problems = verify(config.out).problems
         assert len(problems) == expected, problems
-        assert all("other labels than the image has" in problem for problem in problems)
+        assert all("its labels do not match the image" in problem for problem in problems)
         run(asked)
         assert verify(config.out).problems == []
     assert tree(config.out) == before
     with tarfile.open(config.out / "shards" / "real-000000.tar", "a") as tar:
         tar.add(config.data / "bounding_box_train" / TRAIN[0], TRAIN[0])
-    assert "is there twice" in verify(config.out).problems[0]
+    assert "occurs twice" in verify(config.out).problems[0]
 
 
 def test_only_finished_datasets_can_be_verified(config: GenerateConfig) -> None:

@@ -236,7 +236,7 @@ def test_images_of_one_colour_are_told_by_verify(config: GenerateConfig) -> None
     generate(config, progress=False, generator=Black())
     problems = verify(config.out).problems
     assert len(problems) == 27
-    assert all("is of one colour throughout" in problem for problem in problems)
+    assert all("has one colour throughout" in problem for problem in problems)
 
 
 def test_images_that_are_not_finite_are_not_measured() -> None:

@@ -286,9 +286,7 @@ def test_tif_and_sets_without_cameras(run: Any, tmp_path: Path) -> None:
     text += 'gallery: {{folder: whole, pattern: "{{pid:d}}/*"{}}}\n'
     file = tmp_path / "occ.yaml"
     file.write_text(text.format("", ""))
-    assert "beside it `camid: N`, another number for the query than for the gallery" in told(
-        read_any_split, file, "query"
-    )
+    assert "`camid: N` beside it, with different numbers for query and gallery" in told(read_any_split, file, "query")
     file.write_text(text.format(", camid: 1", ", camid: 2"))
     splits = open_dataset(file).read_all()
     assert {name: np.unique(split.camids).tolist() for name, split in splits.items()} == {"query": [1], "gallery": [2]}
@@ -304,7 +302,7 @@ def test_tif_and_sets_without_cameras(run: Any, tmp_path: Path) -> None:
         file.write_text(text.format(wrong, wrong))
         assert said in told(open_dataset, file)
     file.write_text('layout: pattern\nroot: occ\ntrain: {pattern: "{pid:d}_{camid:d}.jpg", camid: 3}\n')
-    assert "says it too; needed one of them" in told(open_dataset, file)
+    assert "has it too; needed one of them" in told(open_dataset, file)
 
 
 def test_a_plain_folder_says_what_it_passes_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -322,7 +322,7 @@ def test_wrong_patterns_are_explained(tmp_path, pattern, said):
             "layout: pattern\ntrain: {pattern: '{pid}.jpg'}\nquery: {pattern: '{pid:d}_{camid}.jpg'}",
             "pid: a number in one split and text in another",
         ),
-        ("layout: veri\nroot: nowhere", "root: nowhere, no such folder; it is seen from"),
+        ("layout: veri\nroot: nowhere", "root: nowhere, no such folder; it is relative to"),
     ],
 )
 def test_wrong_descriptions_are_explained(tmp_path, text, said):
@@ -350,7 +350,7 @@ def test_a_described_folder(tmp_path):
 
 def test_dukemtmc_is_a_pattern_away(tmp_path):
     root = write_crops(tmp_path / "d", bounding_box_train=["0001_c2_f0046182.jpg", "0002_c8_f0057120.jpg"])
-    with pytest.raises(BadInput, match=r"not Market-1501 file names.* or a YAML file with a pattern of them"):
+    with pytest.raises(BadInput, match=r"not Market-1501 file names.* or a YAML file with their pattern"):
         read_split(root, "train")
     (tmp_path / "d.yaml").write_text(
         'layout: pattern\nroot: d\ntrain: {folder: bounding_box_train/, pattern: "{pid:d}_c{camid:d}_f*.jpg"}\n'
@@ -398,7 +398,7 @@ def test_folders_that_cannot_be_read_as_described(tmp_path):
             read_split(file, split)  # type: ignore[arg-type]
     describe(file, "crops", train="{pid}_*.jpg", query="{pid}_*.jpg")
     assert read_split(file, "train").camids.tolist() == [1, 1]
-    with pytest.raises(BadInput, match=r"c\.yaml: query: '\{pid\}_\*\.jpg' says no camera, and evaluation leaves out"):
+    with pytest.raises(BadInput, match=r"c\.yaml: query: '\{pid\}_\*\.jpg' has no camera, and evaluation ignores"):
         read_split(file, "query")
     with pytest.raises(MissingSplit, match=r"c\.yaml: describes no gallery; add `gallery: "):
         read_split(file, "gallery")

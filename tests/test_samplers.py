@@ -317,7 +317,7 @@ def test_identities_and_cameras_that_are_not_given_are_the_banks(bank, sampler):
     people = random_people(60, seed=3)
     assert sample(bank, sampler, people, keys).tolist() == draws(bank, sampler, people, keys).tolist()
     column = {"gap": "pids", "camera": "camids"}[sampler]
-    with pytest.raises(BadInput, match=f"'{sampler}' goes by {column}; needed {column}, for the bank has no .*'new'"):
+    with pytest.raises(BadInput, match=f"'{sampler}' needs {column}, and the bank has no .*'new'"):
         sample(bank, sampler, people[:2], [name(0), "new"])
 
 
@@ -343,7 +343,7 @@ def test_weights_become_shares():
     [
         ("", "unknown ''"),
         ("uniform,", "unknown ''"),
-        ("uniform=1,uniform=2", "'uniform' is there twice"),
+        ("uniform=1,uniform=2", "'uniform' is given twice"),
         ("uniform=0,near=1", "weight '0' of 'uniform', needed a number above 0"),
         ("uniform=x", "weight 'x' of 'uniform', needed a number above 0"),
         ("uniform=nan", "weight 'nan'"),

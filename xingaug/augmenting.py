@@ -249,7 +249,7 @@ def _require_place(config: FolderConfig, found: Found) -> None:
     root, out = found.dataset.root.resolve(), config.out.resolve()
     for what, path in (("--out", out), ("--work", config.work_folder.resolve())):
         if path.is_relative_to(root) or root.is_relative_to(path):
-            raise BadInput(f"{what}: {path} and the dataset {root} lie in one another; name a directory outside")
+            raise BadInput(f"{what}: {path} and the dataset {root} contain one another; name a directory outside")
     if not config.generating.get("follow_links", False):
         paths = [split.path(i) for split in found.splits.values() for i in range(len(split))]
         require_no_links_out(found.dataset.root, paths, "--follow-links")

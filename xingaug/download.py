@@ -107,7 +107,7 @@ def _reason(error: Exception) -> str:
 
 def _kept(part: Path) -> str:
     if part.exists() and part.stat().st_size:
-        return "what came is kept, start again to go on"
+        return "the part so far is kept, start again to continue"
     return "it needs a network; or fetch the file elsewhere and name its path"
 
 

@@ -92,7 +92,7 @@ def state_dict_of(path: Path, saved: Any, needed: str) -> dict[str, Tensor]:
         if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
             raise BadInput(f"{path}: '{_shown(name)}' is sparse, quantised or complex, needed plain numbers")
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise BadInput(f"{path}: '{_shown(name)}' has values that are not finite; the file is of no use")
+            raise BadInput(f"{path}: '{_shown(name)}' has values that are not finite; the file is unusable")
     return saved
 
 

@@ -31,7 +31,7 @@ def require_fitting(keypoints: Keypoints, frames: np.ndarray, where: str = "") -
     sides = torch.from_numpy(np.ascontiguousarray(frames[:, None, ::-1], np.float32))
     xy = keypoints.xy
     if float(xy[present].abs().max()) <= 1 and float(sides.max()) > 4:
-        raise BadInput(f"{where}: no coordinate is beyond 1, as shares of an image's size are; needed pixels")
+        raise BadInput(f"{where}: no coordinate exceeds 1, so these are relative to the image size; needed pixels")
     outside = present & ((xy < -0.5) | (xy > sides - 0.5)).any(-1)
     if int(outside.sum()) > MOST_OUTSIDE * int(present.sum()):
         row, joint = outside.nonzero()[0].tolist()
@@ -45,5 +45,5 @@ def require_fitting(keypoints: Keypoints, frames: np.ndarray, where: str = "") -
     if int(judged.sum()) >= CORNERED and bool(cornered[judged].all()):
         raise BadInput(
             f"{where}: every joint of all {int(judged.sum())} persons lies in the top left quarter of its image; "
-            "needed pixels of the images as they are stored, these are of smaller ones"
+            "needed pixels of the images as they are stored, these are of smaller images"
         )

@@ -218,7 +218,7 @@ def _from_shares(
     """Scales coordinates, 0 or -1 at the first pixel and 1 at the last, to pixels; drops names without an image."""
     if sizes_of is None:
         raise BadInput(
-            f"{where}: no coordinate is beyond 1, as --keypoint_scale 3 and 4 write; needed the images' sizes"
+            f"{where}: no coordinate exceeds 1, as written with --keypoint_scale 3 and 4; needed the images' sizes"
         )
     low = -1.0 if (annotations.xy[annotations.visibility > 0] < 0).any() else 0.0
     sizes = sizes_of(annotations.names.tolist())

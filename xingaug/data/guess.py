@@ -69,7 +69,7 @@ def guess_dataset(root: Path, pattern: str | None = None) -> Guess:
         BadInput: no such folder, no image, an invalid pattern, or names from which no identities can be read.
     """
     if not root.is_dir():
-        raise BadInput(f"{root}: no such folder; needed one of images, a dataset's, or a .yaml that describes one")
+        raise BadInput(f"{root}: no such folder; needed a folder of images, a dataset, or a .yaml that describes one")
     files = sorted(walk_images(root)[0])
     if not files:
         raise BadInput(f"{root}: holds no image; needed crops of persons, each named by its identity")
@@ -98,7 +98,7 @@ def guess_dataset(root: Path, pattern: str | None = None) -> Guess:
     parts = [
         f"the pattern '{pattern}' ({how})",
         where or "all images are for training",
-        *([] if says_camera else ["the names say no camera"]),
+        *([] if says_camera else ["no camera in the names"]),
     ]
     return Guess(config, "; ".join(parts))
 
@@ -142,8 +142,8 @@ def _guessed(root: Path, paths: Sequence[str]) -> str:
                 if _is_borne_out(choice, paths):
                     return choice.pattern
     raise BadInput(
-        f"{root}: the names of its {len(paths)} images, such as {paths[0]}, tell no identities with several images "
-        'each; say how to read them, such as --pattern "{pid:d}_c{camid:d}_*"'
+        f"{root}: no identities with several images each found in the names of its {len(paths)} images, such as "
+        f'{paths[0]}; give their pattern, such as --pattern "{{pid:d}}_c{{camid:d}}_*"'
     )
 
 

@@ -73,7 +73,7 @@ def joint_names(layout: str | Sequence[str]) -> tuple[str, ...]:
         if name not in _KNOWN:
             raise BadInput(f"unknown joint {str(given)[:40]!r}; known: {', '.join(sorted(_KNOWN))}")
         if name in names:
-            raise BadInput(f"joint {str(given)[:40]!r} is there twice, needed once")
+            raise BadInput(f"joint {str(given)[:40]!r} is given twice, needed once")
         names.append(name)
     return tuple(names)
 

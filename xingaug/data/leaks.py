@@ -68,7 +68,7 @@ class LeakReport:
                 f"{leak.first} ({leak.pids[0]}) is {leak.second} ({leak.pids[1]})"
                 for leak in self.contradictions[:_EXAMPLES]
             )
-            found.append(f"{len(self.contradictions)} images are there as two identities: {examples}")
+            found.append(f"{len(self.contradictions)} images have two identities: {examples}")
         return found
 
     def to_json(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def read_split(root: Path, split: SplitName) -> Split:
     strange = [name for name, found in zip(names, matches, strict=True) if found is None]
     if strange:
         what = f"{len(strange)} of {len(names)} names are not Market-1501 file names, the first {strange[0]!r}"
-        raise BadInput(f"{folder}: {what}; needed {GRAMMAR}, or a YAML file with a pattern of them as the dataset")
+        raise BadInput(f"{folder}: {what}; needed {GRAMMAR}, or a YAML file with their pattern as the dataset")
     pids = np.array([int(found["pid"]) for found in matches if found], dtype=np.int64)
     camids = np.array([int(found["camid"]) for found in matches if found], dtype=np.int64)
     keep = {"train": pids > DISTRACTOR, "query": pids >= JUNK, "gallery": pids != JUNK}[split]

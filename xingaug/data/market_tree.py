@@ -84,7 +84,7 @@ def write_market_tree(
     """
     dataset = open_dataset(data)
     if out.resolve().is_relative_to(dataset.root.resolve()) or dataset.root.resolve().is_relative_to(out.resolve()):
-        raise BadInput(f"--out: {out} and the dataset {dataset.root} lie in one another; name a directory outside")
+        raise BadInput(f"--out: {out} and the dataset {dataset.root} contain one another; name a directory outside")
     splits = dataset.read_all()
     for split in splits.values():
         if split.synthetic.any():
@@ -212,4 +212,4 @@ def _copy_or_link(source: Path, target: Path, link: Link) -> None:
     except OSError as error:
         if link == "copy":
             raise
-        raise BadInput(f"--link: {source} takes no {link} link from there ({error.strerror}); needed copy") from None
+        raise BadInput(f"--link: {source} no {link} link possible ({error.strerror}); needed copy") from None

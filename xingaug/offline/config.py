@@ -119,7 +119,7 @@ class GenerateConfig:
             raise BadInput(f"workers: {self.workers}, of the engine ray only; torchrun has --nproc-per-node")
         out, data = self.out.resolve(), self.data.resolve()
         if out.is_relative_to(data) or data.is_relative_to(out):
-            raise BadInput(f"out: {self.out} and the dataset {self.data} lie in one another; name a directory outside")
+            raise BadInput(f"out: {self.out} and the dataset {self.data} contain one another; name a directory outside")
 
     def with_whole_paths(self) -> "GenerateConfig":
         """The same with absolute paths, for processes in other working directories."""

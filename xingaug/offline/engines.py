@@ -118,7 +118,7 @@ def run_ray(
     try:
         for row in done.iter_rows():
             if row["failed"]:
-                raise WorkFailed(f"{row['failed']}; the finished images are kept, start again to go on")
+                raise WorkFailed(f"{row['failed']}; the finished images are kept, start again to continue")
             yield Progress(int(row["requested"]), int(row["kept"]))
     except ray.exceptions.RayError as error:
         reason = next((line for line in str(error).splitlines() if re.match(r"\w+(\.\w+)*(Error|Failed): ", line)), "")

@@ -178,7 +178,7 @@ def _members(tar: tarfile.TarFile, path: Path) -> dict[str, bytes]:
         stream = tar.extractfile(member)
         data = b"" if stream is None else stream.read()
         if member.name in files or len(data) != member.size:
-            raise BadInput(f"{path}: {member.name!r:.200} is there twice, or torn")
+            raise BadInput(f"{path}: {member.name!r:.200} occurs twice, or is truncated")
         files[member.name] = data
     return files
 

@@ -129,7 +129,7 @@ def generate(
                 return _generated(job, processes, started, progress and processes.is_first, generator, sections)
         except OSError as error:
             where = f"{error.filename or config.out}: {error.strerror or error}"
-            raise WorkFailed(f"{where}; the finished images are kept, start again to go on") from None
+            raise WorkFailed(f"{where}; the finished images are kept, start again to continue") from None
 
 
 def estimate(config: GenerateConfig, generator: nn.Module | None = None) -> Estimate:

@@ -134,7 +134,7 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
     requested = copies_per_source(config, sources, train)
     if len(sources) and not requested.any():
         raise BadInput(
-            f"per_identity: {config.per_identity}, every identity has as many training images already; ask for more"
+            f"per_identity: {config.per_identity}, every identity has as many training images already; needed more"
         )
     items, tried, without_pose = first_items(aug, sources, requested, config.budget)
     aug.core.runtime = _runtime(config, processes, aug, len(items))

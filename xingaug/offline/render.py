@@ -168,7 +168,7 @@ class Renderer:
         )  # fmt: skip
         if not bool(out.images.isfinite().all()):
             raise WorkFailed(
-                f"{names[0]} to {names[-1]}: the generator gives numbers that are not finite; train it anew"
+                f"{names[0]} to {names[-1]}: the generator gives numbers that are not finite; train it again"
             )
         kept, scores = out.is_synthetic.tolist(), {name: values.tolist() for name, values in out.scores.items()}
         pictures, about = unit_to_bytes(out.images).cpu().numpy(), self.about(items)

@@ -41,7 +41,7 @@ def require_same_layout(dataset: Dataset) -> None:
     if layout in ("cuhk03", "deepfashion"):
         raise BadInput(
             f"--layout: same: {dataset}: {layout}'s published lists name every image and its pairs, and would have to "
-            "be written anew; needed market"
+            "be rewritten; needed market"
         )
     train = dataset.read("train")
     namer = namer_of(dataset, {train.file(i) for i in range(len(train))})

@@ -118,7 +118,7 @@ def _check_shards(out: Path, hashes: Mapping[str, str], lines: Mapping[str, Mani
             wrong = _wrong_image(data, file, hashes[file]) if file in hashes else _unlisted(file)
             problems += [wrong] if wrong else []
             if not _fits(members.get(labels_name(file.rpartition("/")[2])), file, lines.get(file)):
-                problems.append(f"{labels_name(file)}: missing, or other labels than the image has")
+                problems.append(f"{labels_name(file)}: missing, or its labels do not match the image")
     return problems + [f"{file}: missing" for file in hashes if file not in seen]
 
 
@@ -150,13 +150,13 @@ def _wrong_file(out: Path, file: str, sha256: str) -> str | None:
 
 def _wrong_image(data: bytes, file: str, sha256: str) -> str | None:
     if hash_of(data) != sha256:
-        return f"{file}: has another content than when it was written"
+        return f"{file}: has changed since it was written"
     try:
         image = decode_image(data, file)
     except BadInput as error:
         return str(error)
     if _SYNTHETIC.search(file) and (image == image[0, 0]).all():
-        return f"{file}: is of one colour throughout, no rendered person; generate it with other weights"
+        return f"{file}: has one colour throughout and shows no person; generate it with other weights"
     return None
 
 

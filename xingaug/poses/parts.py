@@ -64,7 +64,7 @@ class Parts:
             for leftover in self.folder.glob("*" if restart else ".*.tmp"):
                 if leftover.name != _LOCK:
                     leftover.unlink()
-            hint = "use the same to continue, or --restart to begin anew"
+            hint = "use the same to continue, or --restart to start over"
             require_same_or_write(self.folder / _CONFIG, facts, hint)
             try:
                 yield

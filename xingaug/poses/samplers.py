@@ -222,7 +222,7 @@ def parse_sampler(text: str) -> tuple[tuple[str, float], ...]:
         if name not in SAMPLERS:
             raise BadInput(f"sampler: unknown '{name}'; known: {', '.join(SAMPLERS)}, or a mixture 'uniform=3,near=1'")
         if name in shares:
-            raise BadInput(f"sampler: '{name}' is there twice in '{text}', needed once")
+            raise BadInput(f"sampler: '{name}' is given twice in '{text}', needed once")
         try:
             shares[name] = float(weight) if "=" in part else 1.0
         except ValueError:
@@ -318,7 +318,7 @@ def _known(
     rows = [bank.positions_named(key)[:1] for key in keys]
     if not all(rows):
         unknown = keys[rows.index([])]
-        raise BadInput(f"sampler: '{sampler}' goes by {column}; needed {column}, for the bank has no image '{unknown}'")
+        raise BadInput(f"sampler: '{sampler}' needs {column}, and the bank has no image '{unknown}'")
     return getattr(bank, column)[bank.usable_rows[np.array(rows, np.int64).reshape(len(keys))]].tolist()
 
 

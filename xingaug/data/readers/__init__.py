@@ -105,7 +105,7 @@ def open_dataset(where: "Path | Dataset") -> Dataset:
         config = load_config(DatasetConfig, where)
         root = where.parent / config.root
         if not root.is_dir():
-            raise BadInput(f"{where}: root: {config.root}, no such folder; it is seen from {where.parent.resolve()}")
+            raise BadInput(f"{where}: root: {config.root}, no such folder; it is relative to {where.parent.resolve()}")
         return Dataset(where, root, config)
     if where.is_file():
         raise BadInput(f"{where}: is a file; needed the folder of a dataset, or a .yaml that describes one")

@@ -31,7 +31,7 @@ class PatternSplit:
         if self.camid is not None and not 1 <= self.camid < 10**9:
             raise ValueError(f"camid: {self.camid}, needed a number from 1 to 999999999")
         if self.camid is not None and "camid" in kinds:
-            raise ValueError(f"camid: {self.camid}, but the pattern '{self.pattern}' says it too; needed one of them")
+            raise ValueError(f"camid: {self.camid}, but the pattern '{self.pattern}' has it too; needed one of them")
         folder = PurePosixPath(self.folder)
         if folder.is_absolute() or ".." in folder.parts or "\\" in self.folder:
             raise ValueError(f"folder: '{self.folder}', needed a path below the dataset's root")

@@ -46,9 +46,9 @@ def read(config: DatasetConfig, root: Path, split: SplitName, where: Path) -> Sp
     template = parse_template(described.pattern)
     if split != "train" and described.camid is None and "camid" not in template.kinds:
         raise BadInput(
-            f"{where}: {split}: '{template.text}' says no camera, and evaluation leaves out what the query's own "
-            "camera saw: nothing would remain; needed {camid:d} or {camid} in it, or beside it `camid: N`, another "
-            "number for the query than for the gallery"
+            f"{where}: {split}: '{template.text}' has no camera, and evaluation ignores gallery images of the query's "
+            "own camera; needed {camid:d} or {camid} in it, or `camid: N` beside it, with different numbers for query "
+            "and gallery"
         )
     folder = root / described.folder
     index = read_index(folder, template)

@@ -61,7 +61,7 @@ def fetch_weights(estimator: str, url: str | None = None, sha256: str | None = N
     """
     if url is not None:
         if sha256 is None:
-            raise BadInput(f"--weights: {url}: needed --sha256, the file's, by which it is known to be the right one")
+            raise BadInput(f"--weights: {url}: needed --sha256, the file's hash, to verify it")
         name = urlsplit(url).path.rpartition("/")[2]
         if not name or name.startswith("."):
             raise BadInput(f"--weights: {url}: names no file")
