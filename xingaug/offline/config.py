@@ -1,4 +1,4 @@
-"""What to generate: `GenerateConfig`."""
+"""The configuration of offline generation: `GenerateConfig`."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ FORMATS: tuple[Format, ...] = ("folder", "webdataset")
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """What to generate.
+    """Settings of offline generation.
 
     Attributes:
         data: root of a dataset in Market-1501 layout.

@@ -104,6 +104,6 @@ document.addEventListener("keydown", (event) => {
   if (event.key in moves) { show(moves[event.key]); event.preventDefault(); }
   else if (event.key === "s" || event.key === "S") view.classList.toggle("bare");
 });
-const asked = data.identities.findIndex((one) => `#${one.pid}` === location.hash);
-show(Math.max(asked, 0));
+const linked = data.identities.findIndex((one) => `#${one.pid}` === location.hash);
+show(Math.max(linked, 0));
 """

@@ -45,7 +45,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Pose:
-    """What the body does and from where it is seen; it fits any build.
+    """Pose of a body and the direction it is seen from; independent of the build.
 
     Attributes:
         activity: one of `ACTIVITIES`.

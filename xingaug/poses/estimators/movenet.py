@@ -59,7 +59,7 @@ class MoveNet:
         """One frame (H, W, 3), 0 to 255 -> (17, 3) float32."""
         try:
             found = self._session.run(None, {self._input: pixels[None].astype(self._dtype)})
-        except Exception as error:  # onnxruntime's own, which share no class but this one
+        except Exception as error:  # onnxruntime's errors have no other common class
             raise BadInput(f"{self.path}: does not take images ({first_line(error)}); needed MoveNet") from None
         if len(found) != 1 or np.shape(found[0]) != (1, 1, 17, 3):
             shapes = ", ".join(str(np.shape(array)) for array in found)

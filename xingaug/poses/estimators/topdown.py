@@ -80,7 +80,7 @@ class TopDown:
             inputs = torch.cat([inputs, inputs.new_zeros(self._batch - count, *inputs.shape[1:])])
         try:
             outputs = self._session.run(self._outputs, {self._input: inputs.numpy().astype(self._dtype, copy=False)})
-        except Exception as error:  # onnxruntime's own, which share no class but this one
+        except Exception as error:  # onnxruntime's errors have no other common class
             taken = f"does not take images {tuple(inputs.shape)} ({first_line(error)})"
             raise BadInput(f"{self.path}: {taken}; export it for this size and any batch") from None
         arrays = [np.asarray(output, np.float32) for output in outputs]
