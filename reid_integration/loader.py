@@ -99,11 +99,6 @@ class TrainingImages:
             files[0] if files else "",
         )
 
-    @property
-    def without_keypoints(self) -> int:
-        """Number of images without any keypoint."""
-        return int((~self.keypoints.present.any(-1)).sum())
-
     def real_poses(self, frame: tuple[int, int]) -> Keypoints:
         """Poses of the real images, as in `bank_from_tree`.
 

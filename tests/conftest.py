@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from command_lines import TINY
+from patn import write_patn_csv
 
 import xingaug
 from xingaug.cli import main
-from xingaug.data.annotations import read_npz, write_npz, write_patn_csv
+from xingaug.data.annotations import read_npz, write_npz
 from xingaug.data.layouts import LAYOUTS
 from xingaug.data.market1501 import read_split
 from xingaug.data.pedestrians import write_world

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patn import write_patn_csv
 from PIL import Image
 from real_data import patn_file
 
@@ -18,7 +19,6 @@ from xingaug.data.annotations import (
     read_npz,
     read_patn_csv,
     write_npz,
-    write_patn_csv,
 )
 from xingaug.data.market1501 import Split, read_split
 from xingaug.errors import BadInput
@@ -73,28 +73,6 @@ def test_patn_rows_hold_y_before_x_and_need_no_offset(tmp_path):
     assert annotations.visibility[0].tolist() == [0] + [1] * 17
     assert annotations.visibility[1].tolist() == [1] * 18
     assert annotations.source == "PATN CSV a.csv"
-
-
-def test_patn_csv_is_written_as_published(tmp_path):
-    visibility = np.ones((1, 18), np.float32)
-    visibility[0, 2] = 0
-    xy = np.stack([X, Y], -1)[None] + 0.4
-    write_patn_csv(tmp_path / "a.csv", Annotations(np.array(["a.jpg"]), xy, visibility))
-    y, x = list(Y), list(X)
-    y[2] = x[2] = -1
-    assert (tmp_path / "a.csv").read_text() == f"{PATN_HEADER}\na.jpg: {y}: {x}\n"
-
-
-def test_what_patn_csv_cannot_express_is_refused(tmp_path):
-    ones = np.ones((1, 18), np.float32)
-    xy = np.full((1, 18, 2), 5.0)
-    xy[0, 3] = (-2, 5)
-    with pytest.raises(BadInput, match=r"a\.jpg: right_elbow at \(-2\.0, 5\.0\); PATN CSV has no negative coordinates"):
-        write_patn_csv(tmp_path / "a.csv", Annotations(np.array(["a.jpg"]), xy, ones))
-    for name in ("a\nb.jpg", " a.jpg", ""):
-        with pytest.raises(BadInput, match="cannot be written as PATN CSV"):
-            write_patn_csv(tmp_path / "a.csv", Annotations(np.array([name]), np.zeros((1, 18, 2)), ones))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_findings_are_counted_and_reported(tmp_path):

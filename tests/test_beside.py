@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patn import write_patn_csv
 from telling import told
 from trees import write_crops
 
-from xingaug.data.annotations import Annotations, write_npz, write_patn_csv
+from xingaug.data.annotations import Annotations, write_npz
 from xingaug.data.beside import find_beside, read_given
 from xingaug.data.listing import list_images
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from command_lines import EVALUATE, GENERATE, TINY, everything
+from command_lines import EVALUATE, GENERATE, TINY, NoProcesses, everything
 
 import xingaug
 from reid_integration.bench import SIZES as SIZES_OF_MODELS
@@ -236,8 +236,7 @@ def test_bench_train(run, monkeypatch):
     monkeypatch.setitem(SIZES, "xinggan_pp_small", small)
     kinds = {"patch": partial(PatchDiscriminator, width=4), "residual": partial(ResidualDiscriminator, width=4)}
     monkeypatch.setattr("xingaug.training.trainer.KINDS", kinds)
-    line = "bench train --generator xinggan_pp_small --batch-size 2 --rounds 1"
-    code, out, err = run(f"{line} --json")
+    code, out, err = run("bench train --generator xinggan_pp_small --batch-size 2 --rounds 1 --json")
     figures = json.loads(out)
     assert (code, err) == (0, "")
     assert [row["network"] for row in figures["variants"]] == ["xinggan, as released", "xinggan_pp_small"]
@@ -245,9 +244,6 @@ def test_bench_train(run, monkeypatch):
     for row in figures["variants"]:
         assert row["images_per_second"] == pytest.approx(2000 / row["ms_per_step"], rel=0.05)
         assert row["gflop_per_second"] == pytest.approx(row["gflop_per_step"] / row["ms_per_step"] * 1000, rel=0.05)
-    code, out, _ = run(line)
-    assert code == 0
-    assert re.search(r"^network +dtype +images_per_second +ms_per_step", out, re.MULTILINE)
 
 
 def test_bench_bank(run):
@@ -262,9 +258,6 @@ def test_bench_bank(run):
             row["bank_queries_per_second"] / row["scan_queries_per_second"], rel=0.05
         )
     assert {f"{name}_ms" for name in SAMPLERS} < set(figures["samplers"][0])
-    code, out, _ = run("bench bank --sizes 200 --rounds 1")
-    assert code == 0
-    assert re.search(r"^poses +uniform_ms +near_prepared_seconds +near_ms", out, re.MULTILINE)
 
 
 def test_bank_merge(place, run, tmp_path):
@@ -283,7 +276,8 @@ def test_bank_merge(place, run, tmp_path):
     assert "merged: exists and is not empty" in err
 
 
-def test_bench_augment(run):
+def test_bench_augment(run, monkeypatch):
+    monkeypatch.setattr("xingaug.bench.augment.subprocess", NoProcesses)
     line = "bench augment --generator tiny.safetensors --rounds 2"
     code, out, _ = run(f"{line} --batch-size 4 --models osnet_x0_25 --reuse 1 2 --json")
     figures = json.loads(out)

@@ -4,19 +4,29 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_lines import NoProcesses
+from patn import write_patn_csv
 from PIL import Image
 
 from xingaug import demo
-from xingaug.data.annotations import read_annotations, write_patn_csv
+from xingaug.data.annotations import read_annotations
 from xingaug.data.market1501 import read_split
 from xingaug.data.pedestrians import write_world
 from xingaug.demo import DemoConfig, run_demo, write_subset
 from xingaug.errors import BadInput
 from xingaug.generators import load_generator
+
+
+@pytest.fixture(scope="module", autouse=True)
+def comparison_in_this_process() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "subprocess", NoProcesses)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,13 @@
 import importlib.util
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from command_lines import run_here
 from torch import Tensor
 
 from xingaug import poses
@@ -171,12 +170,8 @@ def test_bad_input_is_one_line(
 def test_the_adapters_examples_render_about_half(name: str, tmp_path: Path) -> None:
     write_world(tmp_path / "world", 8, 4, 3, workers=1, progress=False)
     images = len(list((tmp_path / "world" / "bounding_box_train").glob("*.jpg")))
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{name}.py"), str(tmp_path / "world")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
+    said = run_here(["python", str(ROOT / "examples" / f"{name}.py"), str(tmp_path / "world")])
+    lines = [line for line in said.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 2
     for line in lines:
         rendered, of = map(int, re.findall(r"(\d+) of (\d+) rendered", line)[0])

@@ -11,11 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patn import write_patn_csv
 from PIL import Image
 from telling import read_or_told, told
 from trees import describe, write_crops, write_deepfashion, write_msmt17, write_veri
 
-from xingaug.data.annotations import Annotations, keypoints_of, read_annotations, read_npz, write_npz, write_patn_csv
+from xingaug.data.annotations import Annotations, keypoints_of, read_annotations, read_npz, write_npz
 from xingaug.data.foreign import READERS, read_coco_json, read_openpose_json
 from xingaug.data.leaks import check_dataset
 from xingaug.data.listing import list_images

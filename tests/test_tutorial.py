@@ -1,8 +1,6 @@
 """The tutorial for a dataset of one's own: every command runs, word for word and in its order, on drawn persons."""
 
-import contextlib
 import csv
-import io
 import json
 import re
 import shlex
@@ -12,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_lines import run_here
 from pose_networks import memory_network
 
-from reid_integration import compare, train
-from xingaug import cli
 from xingaug.data.annotations import Annotations, read_annotations
 from xingaug.data.layouts import LAYOUTS
 from xingaug.data.market1501 import read_split
@@ -28,11 +25,6 @@ TUTORIAL = ROOT / "examples" / "own_dataset.md"
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
 
-MAIN = {
-    "xingaug": cli.main,
-    "python -m reid_integration.train": train.main,
-    "python -m reid_integration.compare": compare.main,
-}
 SMALL = ["model.name=osnet_x0_25", "data.height=128", "data.width=64", "data.workers=0", "train.batch_size=8"]
 # What makes a command small enough for a test.
 SHORTER = {
@@ -116,18 +108,9 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
 
 
 def run(line: str) -> str:
-    """Runs a command of the tutorial, shortened, in this process, and returns what it printed.
-
-    `test_readme` starts such commands as a user does; a dozen imports of torch would take most of this test's time.
-    """
-    program = next((known for known in MAIN if line.startswith(f"{known} ")), None)
-    assert program is not None, f"the tutorial has a command that this test does not know: {line}"
+    """Runs a command of the tutorial, shortened, and returns what it printed."""
     more = next((words for known, words in SHORTER.items() if line.startswith(known)), [])
-    text, error = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(error):
-        code = MAIN[program]([*shlex.split(line.removeprefix(program)), *more])
-    assert code == 0, f"{line}\n{error.getvalue()}"
-    return text.getvalue()
+    return run_here([*shlex.split(line), *more])
 
 
 def said(walked: Walked, program: str) -> str:

@@ -333,7 +333,7 @@ def _compare(config: DemoConfig, training_images: int) -> dict[str, Any]:
         temporary.write_text(to_yaml(settings))
     # In its own process: this package does not import torchreid, and users run the same command.
     command = [sys.executable, "-m", "reid_integration.compare", "--config", str(path)]
-    code = subprocess.run(command, stdout=sys.stderr.fileno(), check=False).returncode
+    code = subprocess.run(command, stdout=sys.stderr, check=False).returncode
     if code:
         raise WorkFailed(f"{' '.join(command[1:])}: ended with exit code {code}")
     results: dict[str, Any] = read_json(config.out / "reid" / "results.json", "results of the comparison")

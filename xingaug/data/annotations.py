@@ -163,30 +163,6 @@ def read_patn_csv(path: Path, frame: tuple[int, int] | None = (128, 64)) -> tupl
     return Annotations(names, xy.astype(np.float32), visible.astype(np.float32), source=f"PATN CSV {path.name}"), report
 
 
-def write_patn_csv(path: Path, annotations: Annotations) -> None:
-    """Writes PATN's CSV: coordinates rounded to whole pixels, visibility reduced to present or missing.
-
-    Raises:
-        BadInput: a visible joint would be written as a negative coordinate, or a name is empty or holds a line break or
-            outer spaces, which the format cannot express.
-    """
-    visible = annotations.visibility > 0
-    pixels = np.rint(annotations.xy).astype(np.int64)
-    negative = visible & (pixels < 0).any(-1)
-    if negative.any():
-        row, joint = np.argwhere(negative)[0]
-        where = f"{annotations.names[row]}: {JOINTS[joint]} at {tuple(annotations.xy[row, joint].tolist())}"
-        raise BadInput(f"{where}; PATN CSV has no negative coordinates, mark joints outside the frame as missing")
-    pixels[~visible] = PATN_MISSING
-    lines = [PATN_HEADER]
-    for name, (x, y) in zip(annotations.names.tolist(), pixels.swapaxes(1, 2).tolist(), strict=True):
-        if name != name.strip() or len(name.splitlines()) != 1:
-            raise BadInput(f"name {name!r}: line breaks, outer spaces and empty names cannot be written as PATN CSV")
-        lines.append(f"{name}: {y}: {x}")
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def read_npz(path: Path) -> Annotations:
     """Reads the native format: the keys `names`, `xy`, `visibility` and optionally `source` of `Annotations`.
 

@@ -8,6 +8,7 @@ from xingaug.errors import BadInput
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.samplers import SAMPLERS, sample
 from xingaug.poses.spacing import evenly_spaced
+from xingaug.report.dataset import groups_seen
 from xingaug.report.figures import bars_svg, map_png, png_uri, skeleton
 from xingaug.report.page import image_rows, image_wall, paragraph, table, write_page
 
@@ -150,8 +151,7 @@ def _cameras(bank: PoseBank) -> str:
 def _identities(bank: PoseBank) -> str:
     """Number of clusters in which the identities were seen."""
     pids, clusters = bank.pids[bank.usable_rows], bank.clusters[bank.usable_rows]
-    pairs = np.unique(np.stack([pids, clusters], 1)[pids >= 0], axis=0)
-    covered = np.unique(pairs[:, 0], return_counts=True)[1]
+    covered = groups_seen(pids[pids >= 0], clusters[pids >= 0])
     groups = len(bank.by_cluster.sizes)
     text = (
         f"Half of the identities were seen in at most {int(np.median(covered))} of {groups} clusters, the best covered "

@@ -107,12 +107,7 @@ def cmc_svg(curves: Mapping[str, np.ndarray], ranks: int = 20) -> str:
         curves: for each name (R,) values in [0, 1], the share of queries with a match among the first r + 1.
         ranks: number of ranks to draw.
     """
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    axes = _axes(3.4)
     for name, values in curves.items():
         shown = np.asarray(values)[:ranks]
         axes.plot(np.arange(1, len(shown) + 1), 100 * shown, marker="o", markersize=3, label=name)
@@ -122,7 +117,7 @@ def cmc_svg(curves: Mapping[str, np.ndarray], ranks: int = 20) -> str:
     axes.set_ylim(0, 102)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    return _svg(figure)
+    return _svg(axes.figure)
 
 
 def bars_svg(counts: np.ndarray, across: str, up: str) -> str:
@@ -133,28 +128,18 @@ def bars_svg(counts: np.ndarray, across: str, up: str) -> str:
         across: label of the x axis.
         up: label of the y axis.
     """
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 2.4), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    axes = _axes(2.4)
     axes.bar(np.arange(1, len(counts) + 1), counts, color="#2f5fd0")
     axes.locator_params(integer=True)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.grid(axis="y", alpha=0.3)
-    return _svg(figure)
+    return _svg(axes.figure)
 
 
 def shares_svg(shares: Mapping[str, float]) -> str:
     """Shares in [0, 1] as labelled horizontal bars, the first on top, as an SVG element."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 0.6 + 0.22 * len(shares)), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    axes = _axes(0.6 + 0.22 * len(shares))
     bars = axes.barh(list(shares), [100 * share for share in shares.values()], color="#2f5fd0", height=0.7)
     axes.bar_label(bars, [f"{100 * share:.1f}" for share in shares.values()], padding=3, fontsize=8)
     axes.set_xlim(0, 108)
@@ -162,7 +147,7 @@ def shares_svg(shares: Mapping[str, float]) -> str:
     axes.set_xlabel("images (%)")
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return _svg(axes.figure)
 
 
 def map_png(points: np.ndarray, colours: np.ndarray, positions: np.ndarray, thumbnails: Sequence[np.ndarray]) -> str:
@@ -193,6 +178,16 @@ def map_png(points: np.ndarray, colours: np.ndarray, positions: np.ndarray, thum
     axes.set_axis_off()
     canvas.draw()
     return png_uri(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _axes(height: float) -> Any:
+    """Axes of a new figure, 6.4 inches wide."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure.add_subplot()
 
 
 def _svg(figure: Any) -> str:
