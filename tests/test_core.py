@@ -22,7 +22,7 @@ from xingaug.generators.warp import LimbWarp, ShiftWarp
 from xingaug.keypoints import Keypoints
 
 SIZE = (128, 64)
-BUNDLED = ("pedestrians-small", "market1501-small")
+BUNDLED = ("pedestrians-small", "market1501-small", "market1501-patn")
 
 
 def written_slowly(network: PoseGenerator) -> PoseGenerator:

@@ -144,7 +144,7 @@ def test_on_a_gpu(network: PoseGenerator, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", ["pedestrians-small", "market1501-small", "market1501-augment"])
+@pytest.mark.parametrize("name", ["pedestrians-small", "market1501-small", "market1501-patn", "market1501-augment"])
 def test_trained_weights_in_bfloat16_on_a_gpu(name: str) -> None:
     network = load_generator(name, "cuda")
     batch = example_batch(network, 4, torch.device("cuda"))

@@ -404,7 +404,7 @@ def test_saved_and_loaded_generator_gives_the_same_images(tmp_path) -> None:  # 
 def test_bundled_generators_are_of_the_small_size() -> None:
     small = size_config("xinggan_pp_small")
     assert isinstance(small, XingGANPlusPlusConfig)
-    for name in ("pedestrians-small", "market1501-small"):
+    for name in ("pedestrians-small", "market1501-small", "market1501-patn"):
         assert load_generator(name).config == small
     keeping = replace(small, variant=replace(small.variant, keep_ground=True))
     assert load_generator("market1501-augment").config == keeping

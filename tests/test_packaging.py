@@ -23,6 +23,7 @@ def test_wheel_holds_weights_configs_and_types(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in ("xingaug/weights/pedestrians-small.safetensors", "xingaug/weights/pedestrians-small.json",
                    "xingaug/weights/market1501-small.safetensors", "xingaug/weights/market1501-small.md",
+                   "xingaug/weights/market1501-patn.safetensors", "xingaug/weights/market1501-patn.md",
                    "xingaug/weights/market1501-augment.safetensors", "xingaug/weights/market1501-augment.md",
                    "xingaug/py.typed", "reid_integration/train.py", "xingaug/data/pedestrians/world.py"):  # fmt: skip
         assert wanted in names
