@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from training_runs import ALONE, SMALL, config, small_data
-from two_processes import DISCRIMINATORS, follow, frozen_norm
+from training_runs import ALONE, NARROW, SMALL, config, small_data
+from two_processes import ASKED, follow, frozen_norm
 
 from xingaug.generators import load_generator
 from xingaug.training.trainer import Trainer
@@ -37,7 +37,8 @@ def test_two_processes_learn_together(statistics: str, tmp_path: Path, monkeypat
     if statistics == "without-statistics":
         monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_norm)
         monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
-    alone = follow(Trainer(config(discriminators=DISCRIMINATORS, losses={"r1": 0.5}), ALONE), small_data())
+    monkeypatch.setattr("xingaug.training.trainer.KINDS", NARROW)
+    alone = follow(Trainer(config(**ASKED), ALONE), small_data())
     assert len(first) == len(alone) == 4
     for a, b, one in zip(first, second, alone, strict=True):
         assert a["names"] + b["names"] == one["names"]  # disjoint, and together those of one process
@@ -50,8 +51,8 @@ def test_two_processes_learn_together(statistics: str, tmp_path: Path, monkeypat
 @pytest.mark.slow
 def test_torchrun_starts_the_command_and_goes_on_after_a_stop(tmp_path: Path) -> None:
     file, run = tmp_path / "run.yaml", tmp_path / "run"
-    settings = {**SMALL, "steps": 12, "checkpoint_minutes": 0.001, "discriminators": {"start": 0.0, "pool": 3}}
-    file.write_text(yaml.safe_dump({**settings, "validation": {"identities": 1, "pairs": 4, "every": 6}}))
+    quick = {"steps": 8, "checkpoint_minutes": 0.001, "discriminators": {"shape": "none", "start": 0.0, "pool": 3}}
+    file.write_text(yaml.safe_dump({**SMALL, **quick, "validation": {"identities": 1, "pairs": 4, "every": 4}}))
     command = ["-m", "xingaug", "train", str(file), "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -77,6 +78,6 @@ def test_torchrun_starts_the_command_and_goes_on_after_a_stop(tmp_path: Path) ->
     for name in ("generator.safetensors", "stats.jsonl"):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert json.loads((run / "environment.json").read_text())["processes"] == 2
-    state = torch.load(run / "checkpoints" / "00000012.pt", weights_only=True)
+    state = torch.load(run / "checkpoints" / "00000008.pt", weights_only=True)
     assert len(state["pools"]) == 2
     assert load_generator(run / "generator.safetensors").size == (128, 64)

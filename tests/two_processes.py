@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from training_runs import config, small_data
+from training_runs import NARROW, config, small_data
 
 from xingaug.data.pairs import PairData
 from xingaug.training.loop import batches
 from xingaug.training.processes import processes_of
-from xingaug.training.trainer import Trainer
+from xingaug.training.trainer import KINDS, Trainer
 
-DISCRIMINATORS = {"start": 0.4, "appearance": "residual", "loss": "bce"}
+ASKED = {"discriminators": {"start": 0.4, "appearance": "residual", "loss": "bce"}, "losses": {"r1": 0.5}}
 
 
 def frozen_norm(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
@@ -42,10 +42,9 @@ def main(out: Path, statistics: str) -> None:
     if statistics == "without-statistics":
         nn.BatchNorm2d.forward = frozen_norm  # type: ignore[method-assign]
         nn.Dropout.forward = lambda self, x: x  # type: ignore[assignment, method-assign]
+    KINDS.update(NARROW)
     with processes_of("cpu") as processes:
-        losses = {"r1": 0.5}
-        trainer = Trainer(config(discriminators=DISCRIMINATORS, losses=losses, accumulate=1), processes)
-        seen = follow(trainer, small_data())
+        seen = follow(Trainer(config(**ASKED), processes), small_data())
         (out / f"{processes.rank}.json").write_text(json.dumps(seen))
 
 

@@ -1,6 +1,5 @@
 """Downloads a file: on request only, resumable, and kept only if its hash is right."""
 
-import hashlib
 import os
 import re
 from http.client import HTTPException
@@ -12,6 +11,7 @@ from urllib.request import Request, urlopen
 
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import locked
+from xingaug.inputs import sha256_of
 from xingaug.progress import ProgressBar
 
 MOST_BYTES = 4_000_000_000
@@ -44,7 +44,7 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
         raise BadInput(f"{url}: no address to fetch from; needed https://...")
     if not re.fullmatch(r"[0-9a-f]{8,64}", sha256):
         raise BadInput(f"sha256: '{sha256[:80]}', needed 64 hexadecimal digits in lower case, or at least the first 8")
-    if target.is_file() and _hash_of(target).startswith(sha256):
+    if target.is_file() and sha256_of(target, most=MOST_BYTES).startswith(sha256):
         return target
     part, lock = target.with_name(f"{target.name}.part"), target.with_name(f".{target.name}.lock")
     with locked(lock, f"{target}: another process is fetching it; wait for it"):
@@ -54,7 +54,7 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
             if isinstance(error, OSError) and error.filename is not None and not isinstance(error, HTTPError):
                 raise  # a disk error
             raise WorkFailed(f"{url}: cannot be fetched ({_reason(error)}); {_kept(part)}") from None
-        found = _hash_of(part)
+        found = sha256_of(part, most=MOST_BYTES)
         if not found.startswith(sha256):
             part.unlink()
             raise WorkFailed(f"{url}: gave a file with SHA-256 {found}, needed {sha256}; it was not kept")
@@ -109,8 +109,3 @@ def _kept(part: Path) -> str:
     if part.exists() and part.stat().st_size:
         return "the part so far is kept, start again to continue"
     return "it needs a network; or fetch the file elsewhere and name its path"
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

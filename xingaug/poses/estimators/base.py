@@ -1,6 +1,5 @@
 """Common to all estimators around the network: checks, flip averaging, the minimum confidence."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -9,7 +8,9 @@ import torch
 from torch import Tensor
 
 from xingaug.data.layouts import to_joints18
+from xingaug.download import MOST_BYTES
 from xingaug.errors import BadInput
+from xingaug.inputs import sha256_of
 from xingaug.keypoints import JOINTS, Keypoints
 
 MIN_CONFIDENCE = 0.3
@@ -144,9 +145,7 @@ def poses_of_coco17(xy: Tensor, confidence: Tensor, where: str) -> Keypoints:
 
 def weights_name(kind: str, path: Path) -> str:
     """The name of an estimator: kind, weights' file name, and the start of its SHA-256."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"{kind} {path.name} {digest[:12]}"
+    return f"{kind} {path.name} {sha256_of(path, most=MOST_BYTES)[:12]}"
 
 
 def require_file(kind: str, path: Path, suffixes: tuple[str, ...]) -> None:
