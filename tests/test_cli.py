@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -43,6 +44,16 @@ def test_the_walk_finds_all_commands():
         "bank", "bank build", "bank show", "bank merge", "bank query", "generate", "bench", "export", "augment", "show",
         "train-estimator",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["train", "compare", "bench"])
+def test_modules_of_reid_integration_are_commands_too(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"reid_integration.{name}", raising=False)  # runpy would warn that it is there
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"reid_integration.{name}", run_name="__main__")
+    assert ended.value.code == 0
+    assert f"usage: python -m reid_integration.{name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "xingaug")
