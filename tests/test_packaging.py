@@ -1,11 +1,18 @@
 """What the wheel holds, and what the pins promise."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from safetensors import safe_open
+
+from xingaug.generators.store import WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +38,25 @@ def test_wheel_holds_weights_configs_and_types(tmp_path: Path) -> None:
         assert any(name.endswith(f"share/xingaug/configs/{config.name}") for name in names), config.name
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith("tests") for name in names)
+
+
+def strings_in(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from strings_in(inner)
+
+
+def test_weights_name_no_folder_of_the_machine_that_made_them() -> None:
+    told = {path: json.loads(path.read_text()) for path in WEIGHTS.rglob("*.json")}
+    for path in WEIGHTS.rglob("*.safetensors"):
+        with safe_open(path, "np") as file:
+            told[path] = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+    assert len(told) > len(list(WEIGHTS.rglob("*.safetensors"))) > 0
+    for path, description in told.items():
+        absolute = [text for text in strings_in(description) if re.match(r"[/\\~]|[A-Za-z]:[/\\]", text)]
+        assert not absolute, path.name
 
 
 def test_pins_name_no_address_and_satisfy_the_project() -> None:
