@@ -1,4 +1,4 @@
-"""What several test files share: a folder to type commands in."""
+"""What several test files share: a folder to type commands in, and tiny training runs."""
 
 import json
 import shlex
@@ -10,12 +10,14 @@ import pytest
 import torch
 from command_lines import TINY
 from patn import write_patn_csv
+from training_runs import NARROW, small_data
 
 import xingaug
 from xingaug.cli import main
 from xingaug.data.annotations import read_npz, write_npz
 from xingaug.data.layouts import LAYOUTS
 from xingaug.data.market1501 import read_split
+from xingaug.data.pairs import PairData
 from xingaug.data.pedestrians import write_world
 from xingaug.generators import XingGANPlusPlus, save_generator
 from xingaug.poses import PoseBank
@@ -129,3 +131,21 @@ def run(place, monkeypatch, capsys):
         return code, said.out, said.err
 
     return command
+
+
+@pytest.fixture(scope="module")
+def data() -> PairData:
+    """Drawn pairs that a generator trains on."""
+    return small_data()
+
+
+@pytest.fixture
+def given(data: PairData, monkeypatch: pytest.MonkeyPatch) -> PairData:
+    """Lets `train` use the images that are there already."""
+    monkeypatch.setattr("xingaug.training.loop.pairs_from_pedestrians", lambda *_, **__: data)
+    return data
+
+
+@pytest.fixture
+def narrow_discriminators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xingaug.training.trainer.KINDS", NARROW)

@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 from training_runs import ALONE, config
 
-from xingaug.data.pairs import PairData, pairs_from_pedestrians
+from xingaug.data.pairs import PairData
 from xingaug.keypoints import Keypoints
 from xingaug.training.batches import PairRows, make_batch, rows_of_steps
 from xingaug.training.config import Photometric
@@ -15,11 +14,6 @@ from xingaug.training.masks import pose_mask
 from xingaug.training.processes import Processes
 
 SIZE, CPU = (128, 64), torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def data() -> PairData:
-    return pairs_from_pedestrians(3, 2, 3, seed=5, workers=1, progress=False).usable()
 
 
 def rows_of(mirror: list[bool], seeds: tuple[int, int] = (0, 1)) -> PairRows:

@@ -8,15 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xingaug.data.pairs import DiskImages, PairData, pairs_from_pedestrians, pairs_from_tree, read_pairs
+from xingaug.data.pairs import DiskImages, PairData, pairs_from_tree, read_pairs
 from xingaug.data.pedestrians import write_world
 from xingaug.errors import BadInput
 from xingaug.images import write_image
-
-
-@pytest.fixture(scope="module")
-def data() -> PairData:
-    return pairs_from_pedestrians(3, 2, 3, seed=5, workers=1, progress=False).usable()
 
 
 @pytest.fixture(scope="module")

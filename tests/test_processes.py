@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from training_runs import ALONE, NARROW, SMALL, config, small_data
+from training_runs import ALONE, SMALL, config
 from two_processes import ASKED, follow, frozen_norm
 
+from xingaug.data.pairs import PairData
 from xingaug.generators import load_generator
 from xingaug.training.trainer import Trainer
 
@@ -29,16 +30,18 @@ def run_two(*command: str, **options: object) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow_discriminators")
 @pytest.mark.parametrize("statistics", ["with-statistics", "without-statistics"])
-def test_two_processes_learn_together(statistics: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_learn_together(
+    statistics: str, data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = run_two(str(TESTS / "two_processes.py"), str(tmp_path), statistics)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     if statistics == "without-statistics":
         monkeypatch.setattr(nn.BatchNorm2d, "forward", frozen_norm)
         monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
-    monkeypatch.setattr("xingaug.training.trainer.KINDS", NARROW)
-    alone = follow(Trainer(config(**ASKED), ALONE), small_data())
+    alone = follow(Trainer(config(**ASKED), ALONE), data)
     assert len(first) == len(alone) == 4
     for a, b, one in zip(first, second, alone, strict=True):
         assert a["names"] + b["names"] == one["names"]  # disjoint, and together those of one process

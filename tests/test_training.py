@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
-from training_runs import ALONE, GENERATOR, NARROW, config, first_batch, small_data, stats_of, trainer
+from training_runs import ALONE, GENERATOR, config, first_batch, stats_of, trainer
 
 from xingaug.bench.launches import LaunchCounter
 from xingaug.config import from_mapping
@@ -30,22 +30,7 @@ from xingaug.training.processes import Processes
 from xingaug.training.steps import read, update_average
 from xingaug.training.trainer import Trainer
 
-
-@pytest.fixture(scope="module")
-def data() -> PairData:
-    return small_data()
-
-
-@pytest.fixture
-def given(data: PairData, monkeypatch: pytest.MonkeyPatch) -> PairData:
-    """Lets `train` use the images that are there already."""
-    monkeypatch.setattr("xingaug.training.loop.pairs_from_pedestrians", lambda *_, **__: data)
-    return data
-
-
-@pytest.fixture(autouse=True)
-def narrow_discriminators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xingaug.training.trainer.KINDS", NARROW)
+pytestmark = pytest.mark.usefixtures("narrow_discriminators")
 
 
 def test_overfits_one_batch(data: PairData) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from training_runs import GENERATOR, NARROW, SMALL, config, small_data, stats_of, trainer
+from training_runs import GENERATOR, SMALL, config, stats_of, trainer
 
 from xingaug.data.pairs import PairData
 from xingaug.errors import BadInput, WorkFailed
@@ -21,23 +21,7 @@ from xingaug.training.loop import train
 from xingaug.training.rundir import RunDirectory
 from xingaug.training.trainer import Trainer
 
-
-@pytest.fixture(scope="module")
-def data() -> PairData:
-    return small_data()
-
-
-@pytest.fixture
-def given(data: PairData, monkeypatch: pytest.MonkeyPatch) -> PairData:
-    """Lets `train` use the images that are there already."""
-    monkeypatch.setattr("xingaug.training.loop.pairs_from_pedestrians", lambda *_, **__: data)
-    return data
-
-
-@pytest.fixture(autouse=True)
-def narrow_discriminators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xingaug.training.trainer.KINDS", NARROW)
-
+pytestmark = pytest.mark.usefixtures("narrow_discriminators")
 
 DROPPING = {
     "generator": {**GENERATOR, "dropout": 0.5}, "discriminators": {"appearance": "residual", "pool": 3, "start": 0.0},
