@@ -76,6 +76,10 @@ def test_other_archives_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "c.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("c/data.pkl", "x")
     assert "it is compressed" in complaint(tmp_path / "c.pth")
+    plain = (tmp_path / "a.pth").read_bytes()
+    needed = plain.index(b"PK\x01\x02") + 6  # version of zip that is needed to read the file
+    (tmp_path / "d.pth").write_bytes(plain[:needed] + b"\xff" + plain[needed + 1 :])
+    assert "it is cut off or damaged" in complaint(tmp_path / "d.pth")
 
 
 @pytest.mark.parametrize("held", [argparse.Namespace(lr=1), os.system, torch.nn.Linear(1, 1), Path("a")])

@@ -27,17 +27,10 @@ from xingaug.data.names import SplitName
 from xingaug.data.readers import Dataset, layout_of, open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput, say
-from xingaug.files import (
-    atomic_directory,
-    atomic_write,
-    claimed_directory,
-    require_new_directory,
-    require_no_links_out,
-    require_writable,
-)
+from xingaug.files import atomic_directory, atomic_write, claimed_directory, require_new_directory, require_writable
 from xingaug.generators.store import load_generator
 from xingaug.images import size_or_none
-from xingaug.inputs import read_json
+from xingaug.inputs import MAX_ARRAY_BYTES, read_json, sha256_of
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.generate import generate
 from xingaug.offline.same_layout import require_same_layout, write_same_layout
@@ -164,7 +157,7 @@ def _augmented(config: FolderConfig, found: Found, steps: "_Steps", progress: bo
     sections = [("What was found", _check(config, found, steps))]
     keypoints, pages = _keypoints(config, found, work, steps)
     sections += pages
-    tree, keypoints = _tree(found, work, keypoints, config, progress)
+    tree, keypoints = _tree(found, work, keypoints, progress)
     bank = _bank(tree, keypoints, work, steps)
     settings = config.generate_config(tree, keypoints, bank, config.out)
     if tree != found.dataset.root:
@@ -251,8 +244,7 @@ def _require_place(config: FolderConfig, found: Found) -> None:
         if path.is_relative_to(root) or root.is_relative_to(path):
             raise BadInput(f"{what}: {path} and the dataset {root} contain one another; name a directory outside")
     if not config.generating.get("follow_links", False):
-        paths = [split.path(i) for split in found.splits.values() for i in range(len(split))]
-        require_no_links_out(found.dataset.root, paths, "--follow-links")
+        found.dataset.require_own_images(found.splits)
     if config.layout == "same" and found.dataset.config.layout != "market1501":
         require_same_layout(found.dataset)
         if not (config.out / DONE_NAME).exists():
@@ -357,18 +349,17 @@ def _read(file: Path) -> Annotations:
 # Tree, bank and images
 
 
-def _tree(found: Found, work: Path, keypoints: Path, config: FolderConfig, progress: bool) -> tuple[Path, Path]:
+def _tree(found: Found, work: Path, keypoints: Path, progress: bool) -> tuple[Path, Path]:
     """The dataset as a Market-1501 tree (itself if it is one), and the keypoints under the tree's names."""
     if found.dataset.config.layout == "market1501" and found.dataset.where == found.dataset.root:
         return found.dataset.root, keypoints
     tree = work / f"tree-{keypoints.stem.removeprefix('keypoints-')}"
-    follow = bool(config.generating.get("follow_links", False))
-    write_market_tree(found.dataset, tree, "symbolic", keypoints, progress, follow)
+    write_market_tree(found.dataset, tree, "symbolic", keypoints, progress, follow_links=True)  # checked before
     return tree, tree / "annotations.npz"
 
 
 def _bank(tree: Path, keypoints: Path, work: Path, steps: _Steps) -> Path:
-    digest = hashlib.sha256(keypoints.read_bytes()).hexdigest()[:_HASHED]
+    digest = sha256_of(keypoints, "annotations", MAX_ARRAY_BYTES)[:_HASHED]
     path = work / f"bank-{digest}"
     try:
         bank = PoseBank.load(path)

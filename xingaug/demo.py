@@ -165,13 +165,19 @@ def _claim(config: DemoConfig) -> None:
     path = config.out / "demo.json"
     wanted = {key: value for key, value in to_mapping(config).items() if key != "out"}
     require_own(config.out, path.name, "name a new directory with --out")
-    load_generator(config.generator)  # before anything is written
-    if config.data is not None and config.annotations is not None and not path.exists():
+    if not path.exists():
+        _require_inputs(config)  # before anything is written
+    require_same_or_write(path, wanted, "name another --out, or remove it first")
+
+
+def _require_inputs(config: DemoConfig) -> None:
+    """Raises `BadInput` unless the generator and, if given, the dataset can be read."""
+    load_generator(config.generator)
+    if config.data is not None and config.annotations is not None:
         require_market_tree(config.data, "demo")
         annotated_training(config.data, config.annotations)
         for split in FOLDERS:
             read_split(config.data, split)
-    require_same_or_write(path, wanted, "name another --out, or remove it first")
 
 
 def _once(path: Path, make: Callable[[], object]) -> None:

@@ -134,7 +134,7 @@ def _other_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):  # NotImplementedError: a later version of zip
         return "it is cut off or damaged"
     names = [entry.filename for entry in entries]
     if any(name.endswith("/constants.pkl") for name in names):

@@ -22,7 +22,7 @@ from xingaug.data.names import FOLDERS, SplitName
 from xingaug.data.readers import Dataset, open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
-from xingaug.files import atomic_directory, require_no_links_out
+from xingaug.files import atomic_directory
 from xingaug.images import MAX_BYTES, write_image
 from xingaug.inputs import open_regular, read_bytes
 from xingaug.progress import ProgressBar
@@ -91,8 +91,7 @@ def write_market_tree(
             raise BadInput(f"{data}: {split.names[split.synthetic][0]} is synthetic; import the real dataset")
     _require_numbers(data, splits)
     if not follow_links:
-        paths = [split.path(i) for split in splits.values() for i in range(len(split))]
-        require_no_links_out(dataset.root, paths, "--follow-links")
+        dataset.require_own_images(splits)
     known = np.unique(np.concatenate([split.pids for split in splits.values()]))
     names = _market_names(splits, known[known > 0])
     rows = None if annotations is None else _translated(read_annotations(annotations), splits, names, annotations)

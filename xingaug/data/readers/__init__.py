@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -15,6 +15,7 @@ from xingaug.data.readers import cuhk03, deepfashion, msmt17, pattern, veri
 from xingaug.data.readers.config import DatasetConfig, Layout
 from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
+from xingaug.files import require_no_links_out
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +87,11 @@ class Dataset:
         if missing and self.config.layout == "msmt17":  # MSMT17 is only published with all of its lists
             _log.warning(missing[0])
         return found
+
+    def require_own_images(self, splits: Mapping[SplitName, Split]) -> None:
+        """Raises `BadInput` if an image of the dataset's splits is a link out of its folder."""
+        paths = (split.path(i) for split in splits.values() for i in range(len(split)))
+        require_no_links_out(self.root, paths, "--follow-links")
 
 
 def open_dataset(where: "Path | Dataset") -> Dataset:
