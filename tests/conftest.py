@@ -1,4 +1,4 @@
-"""What several test files share: a folder to type commands in, and tiny training runs."""
+"""What several test files share: a folder to type commands in, tiny training runs, and a dataset to generate from."""
 
 import json
 import shlex
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from command_lines import TINY
+from generating import build_dataset
 from patn import write_patn_csv
 from training_runs import NARROW, small_data
 
@@ -20,6 +21,7 @@ from xingaug.data.market1501 import read_split
 from xingaug.data.pairs import PairData
 from xingaug.data.pedestrians import write_world
 from xingaug.generators import XingGANPlusPlus, save_generator
+from xingaug.offline.config import GenerateConfig
 from xingaug.poses import PoseBank
 from xingaug.poses.collect import bank_from_tree
 
@@ -149,3 +151,9 @@ def given(data: PairData, monkeypatch: pytest.MonkeyPatch) -> PairData:
 @pytest.fixture
 def narrow_discriminators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xingaug.training.trainer.KINDS", NARROW)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> GenerateConfig:
+    """Offline generation from a small dataset."""
+    return build_dataset(tmp_path)

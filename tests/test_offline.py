@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generating import GALLERY, QUERY, SIZE, TRAIN, Blend, build_dataset, poses, run, tree
+from generating import GALLERY, QUERY, SIZE, TRAIN, Blend, poses, run, tree
 from PIL import Image
 from torch import Tensor
 
@@ -34,11 +34,6 @@ from xingaug.offline.journal import Journal
 from xingaug.offline.manifest import ManifestLine, read_manifest, synthetic_name, write_manifest
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.placing import Fit
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> GenerateConfig:
-    return build_dataset(tmp_path)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from generating import build_dataset, run, tree
+from generating import run, tree
 
 from xingaug.errors import BadInput
 from xingaug.generators.store import load_generator
@@ -23,11 +23,6 @@ from xingaug.offline.render import threads_of
 from xingaug.training.processes import Processes
 
 TESTS = Path(__file__).parent
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> GenerateConfig:
-    return build_dataset(tmp_path)
 
 
 @pytest.fixture

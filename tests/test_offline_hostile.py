@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generating import TRAIN, Blend, build_dataset
+from generating import TRAIN, Blend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -32,11 +32,6 @@ from xingaug.offline.verify import verify
 LINE = ManifestLine(
     "a/b.jpg", "00", "b.jpg", -1, 2, 0, 5, [[1.5, 2.0, 1.0]] * 18, "near", "frame", 3, {"contrast": 0.1}, "g", "k"
 )  # fmt: skip
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> GenerateConfig:
-    return build_dataset(tmp_path)
 
 
 def entry(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
+from xingaug.data.split import Split
 from xingaug.images import write_image
 
 MSMT17 = {
@@ -129,3 +130,7 @@ def describe(file: Path, root: Path | str, **patterns: str) -> Path:
     lines += [f'{split}: {{folder: {split}, pattern: "{pattern}"}}' for split, pattern in patterns.items()]
     file.write_text("\n".join(lines) + "\n")
     return file
+
+
+def rows(split: Split) -> list[tuple[str, int, int]]:
+    return list(zip(split.names.tolist(), split.pids.tolist(), split.camids.tolist(), strict=True))
