@@ -68,7 +68,9 @@ def test_help_shows_an_example_that_can_be_typed(path, run):
 
 
 def test_help_gives_the_defaults(run):
-    assert "the first half is for training (default: 200)" in " ".join(run("world --help")[1].split())
+    assert "number of persons; the first half is for training (default: 200)" in " ".join(
+        run("world --help")[1].split()
+    )
 
 
 def test_version(run):

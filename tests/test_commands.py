@@ -231,12 +231,13 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(place, run):
 
 
 def test_bench_train(run, monkeypatch):
+    line = "bench train --generator xinggan_pp_small --batch-size 2 --rounds 1"
     small = XingGANPlusPlusConfig.of(**{**TINY, "decoder_widths": (4, 4)})
     monkeypatch.setitem(SIZES, "xinggan", XingGANConfig(blocks=1, width=4))
     monkeypatch.setitem(SIZES, "xinggan_pp_small", small)
     kinds = {"patch": partial(PatchDiscriminator, width=4), "residual": partial(ResidualDiscriminator, width=4)}
     monkeypatch.setattr("xingaug.training.trainer.KINDS", kinds)
-    code, out, err = run("bench train --generator xinggan_pp_small --batch-size 2 --rounds 1 --json")
+    code, out, err = run(f"{line} --json")
     figures = json.loads(out)
     assert (code, err) == (0, "")
     assert [row["network"] for row in figures["variants"]] == ["xinggan, as released", "xinggan_pp_small"]
@@ -244,9 +245,13 @@ def test_bench_train(run, monkeypatch):
     for row in figures["variants"]:
         assert row["images_per_second"] == pytest.approx(2000 / row["ms_per_step"], rel=0.05)
         assert row["gflop_per_second"] == pytest.approx(row["gflop_per_step"] / row["ms_per_step"] * 1000, rel=0.05)
+    monkeypatch.setattr("xingaug.bench.bench_train", lambda *_: figures)
+    code, out, _ = run(line)
+    assert code == 0
+    assert re.search(r"^network +dtype +images_per_second +ms_per_step", out, re.MULTILINE)
 
 
-def test_bench_bank(run):
+def test_bench_bank(run, monkeypatch):
     code, out, err = run("bench bank --sizes 200 400 --rounds 1 --json")
     figures = json.loads(out)
     assert (code, err) == (0, "")
@@ -258,6 +263,10 @@ def test_bench_bank(run):
             row["bank_queries_per_second"] / row["scan_queries_per_second"], rel=0.05
         )
     assert {f"{name}_ms" for name in SAMPLERS} < set(figures["samplers"][0])
+    monkeypatch.setattr("xingaug.bench.bench_bank", lambda *_: figures)
+    code, out, _ = run("bench bank --sizes 200 --rounds 1")
+    assert code == 0
+    assert re.search(r"^poses +uniform_ms +near_prepared_seconds +near_ms", out, re.MULTILINE)
 
 
 def test_bank_merge(place, run, tmp_path):

@@ -118,6 +118,8 @@ def test_what_cannot_be_guessed_is_told(tmp_path: Path) -> None:
     assert "no such folder" in told(guess_dataset, tmp_path / "none")
     assert "holds no image" in told(guess_dataset, touch(tmp_path / "empty", ["a.txt"]))
     numbers = touch(tmp_path / "numbers", [f"{i:05d}.jpg" for i in range(20)])
-    assert "no identities with several images each" in told(guess_dataset, numbers)
+    message = told(guess_dataset, numbers)
+    assert "no identities with several images each found in the names of its 20 images, such as" in message
+    assert "00000.jpg; give their pattern" in message
     assert "unknown field {x}" in told(guess_dataset, numbers, "{pid:d}_{x}")
     assert "none of training images" in told(guess_dataset, touch(tmp_path / "test", ["query/1_1.jpg", "a/2_1.jpg"]))

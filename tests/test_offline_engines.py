@@ -58,7 +58,7 @@ def test_actors_of_ray_and_one_of_them_killed(config: GenerateConfig, reference:
         assert tree(root / out) == reference
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
 def test_processes_of_torchrun(config: GenerateConfig, reference: dict[str, str], count: int) -> None:
     root = config.out.parent
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]

@@ -116,8 +116,8 @@ def locked(lock: Path, busy: str) -> Iterator[None]:
         BadInput: another process holds it.
     """
     while True:
-        _make_parent(lock)
-        _create(lock.touch, lock)
+        _make_parent(lock, lock.parent)  # the user named the folder, not the lock in it
+        _create(lock.touch, lock.parent)
         try:
             descriptor = _open(lock)
         except FileNotFoundError:  # its holder removed it just now
@@ -232,7 +232,7 @@ def require_writable(path: Path, option: str = "") -> None:
 @contextmanager
 def _temporary(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
     """A new file or directory beside `path`, locked while it exists, so that it is not removed as a leftover."""
-    _make_parent(path)
+    _make_parent(path, path)
     _sweep_once(path.parent)
     # A unique hidden name; `tempfile` would make it readable by its owner only.
     shown = os.fsdecode(os.fsencode(path.name)[:150])
@@ -337,15 +337,16 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _make_parent(path: Path) -> None:
+def _make_parent(path: Path, named: Path) -> None:
+    """Creates the folder of `path`; errors name `named`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise BadInput(f"{path}: lies below a file; name a place in a directory") from None
+        raise BadInput(f"{named}: lies below a file; name a place in a directory") from None
     except OSError as error:
         if error.errno in _FULL:
             raise
-        raise BadInput(f"{path}: cannot be written ({error.strerror}); name another place") from None
+        raise BadInput(f"{named}: cannot be written ({error.strerror}); name another place") from None
 
 
 def _sync(path: Path) -> None:
