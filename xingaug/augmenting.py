@@ -27,7 +27,14 @@ from xingaug.data.names import SplitName
 from xingaug.data.readers import Dataset, layout_of, open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput, say
-from xingaug.files import atomic_directory, atomic_write, claimed_directory, require_new_directory, require_writable
+from xingaug.files import (
+    atomic_directory,
+    atomic_write,
+    claimed_directory,
+    require_apart,
+    require_new_directory,
+    require_writable,
+)
 from xingaug.generators.store import load_generator
 from xingaug.images import size_or_none
 from xingaug.inputs import MAX_ARRAY_BYTES, read_json, sha256_of
@@ -239,10 +246,8 @@ def _counted(splits: Mapping[SplitName, Split]) -> str:
 
 def _require_place(config: FolderConfig, found: Found) -> None:
     """Raises `BadInput` early for problems that would otherwise appear only after the work."""
-    root, out = found.dataset.root.resolve(), config.out.resolve()
-    for what, path in (("--out", out), ("--work", config.work_folder.resolve())):
-        if path.is_relative_to(root) or root.is_relative_to(path):
-            raise BadInput(f"{what}: {path} and the dataset {root} contain one another; name a directory outside")
+    for what, path in (("--out", config.out), ("--work", config.work_folder)):
+        require_apart(what, path, found.dataset.root)
     if not config.generating.get("follow_links", False):
         found.dataset.require_own_images(found.splits)
     if config.layout == "same" and found.dataset.config.layout != "market1501":

@@ -197,6 +197,13 @@ def require_no_links_out(root: Path, paths: Iterable[Path], option: str) -> None
         )
 
 
+def require_apart(what: str, path: Path, data: Path) -> None:
+    """Raises `BadInput` if a directory to write, which the option `what` names, and a dataset contain one another."""
+    out, root = path.resolve(), data.resolve()
+    if out.is_relative_to(root) or root.is_relative_to(out):
+        raise BadInput(f"{what}: {path} and the dataset {data} contain one another; name a directory outside")
+
+
 def require_new_directory(path: Path) -> None:
     """Raises `BadInput` unless `path` is absent or an empty directory (not a link, and not the working directory)."""
     if path.resolve() == Path.cwd():

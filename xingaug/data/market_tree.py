@@ -22,7 +22,7 @@ from xingaug.data.names import FOLDERS, SplitName
 from xingaug.data.readers import Dataset, open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
-from xingaug.files import atomic_directory
+from xingaug.files import atomic_directory, require_apart
 from xingaug.images import MAX_BYTES, write_image
 from xingaug.inputs import open_regular, read_bytes
 from xingaug.progress import ProgressBar
@@ -83,8 +83,7 @@ def write_market_tree(
             destination that cannot be written or linked to.
     """
     dataset = open_dataset(data)
-    if out.resolve().is_relative_to(dataset.root.resolve()) or dataset.root.resolve().is_relative_to(out.resolve()):
-        raise BadInput(f"--out: {out} and the dataset {dataset.root} contain one another; name a directory outside")
+    require_apart("--out", out, dataset.root)
     splits = dataset.read_all()
     for split in splits.values():
         if split.synthetic.any():

@@ -6,6 +6,7 @@ from typing import Literal
 
 from xingaug.augment.gate import GateConfig
 from xingaug.errors import BadInput
+from xingaug.files import require_apart
 from xingaug.generators.core import RUNTIMES, Runtime
 from xingaug.generators.fast import DTYPES, Dtype
 from xingaug.offline.manifest import MAX_COPIES
@@ -117,9 +118,7 @@ class GenerateConfig:
             raise BadInput("real: 'link', shards hold the images themselves; needed copy or omit")
         if self.workers is not None and self.engine != "ray":
             raise BadInput(f"workers: {self.workers}, of the engine ray only; torchrun has --nproc-per-node")
-        out, data = self.out.resolve(), self.data.resolve()
-        if out.is_relative_to(data) or data.is_relative_to(out):
-            raise BadInput(f"out: {self.out} and the dataset {self.data} contain one another; name a directory outside")
+        require_apart("out", self.out, self.data)
 
     def with_whole_paths(self) -> "GenerateConfig":
         """The same with absolute paths, for processes in other working directories."""
