@@ -1,8 +1,10 @@
 """Published weights, from a server on this machine."""
 
 import hashlib
+import io
 import re
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,9 +22,10 @@ HASH = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Gives `CONTENT` at /weights.pth.
+    """Gives `CONTENT` at /weights.pth, and `files` at their paths.
 
     Attributes:
+        files: more content, by path.
         ranges: what was asked for, by request.
         stops_after: bytes after which it breaks the connection.
         knows_ranges: whether it resumes.
@@ -30,13 +33,17 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {"/weights.pth": CONTENT}
         self.ranges: list[str | None] = []
         self.stops_after: int | None = None
         self.knows_ranges = True
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/weights.pth"
+        return self.at("/weights.pth")
+
+    def at(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -45,15 +52,16 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         self.server.ranges.append(asked)
-        if self.path != "/weights.pth":
+        content = self.server.files.get(self.path)
+        if content is None:
             self.send_error(404)
             return
         first = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.server.knows_ranges else 0  # type: ignore[index]
-        if asked and first >= len(CONTENT):
+        if asked and first >= len(content):
             self.send_error(416)
             return
         self.send_response(206 if asked and self.server.knows_ranges else 200)
-        body = CONTENT[first:]
+        body = content[first:]
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body if self.server.stops_after is None else body[: self.server.stops_after])
@@ -144,16 +152,75 @@ def test_a_hash_must_be_one(sha256: str, tmp_path: Path) -> None:
     assert "needed 64 hexadecimal digits" in told(download, "https://a.invalid/b", sha256, tmp_path / "a")
 
 
-def test_the_table_is_of_what_is_read(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def archive(**files: bytes) -> bytes:
+    """A .zip of files `NAME.onnx` in a folder, beside a text."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("sdk/readme.txt", "about")
+        for name, content in files.items():
+            opened.writestr(f"sdk/{name}.onnx", content)
+    return stream.getvalue()
+
+
+def test_the_network_in_an_archive_is_kept_under_its_own_hash(server: Server, tmp_path: Path) -> None:
+    server.files["/sdk.zip"] = archive(end2end=CONTENT)
+    target = tmp_path / "sdk.onnx"
+    server.stops_after = 1000
+    assert "the part so far is kept" in failed(server.at("/sdk.zip"), HASH, target)
+    server.stops_after = None
+    for _ in range(2):  # goes on with the part, then needs nothing more
+        assert download(server.at("/sdk.zip"), HASH, target).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=1000-"]
+    assert [path.name for path in tmp_path.iterdir()] == ["sdk.onnx"]
+    assert "it was not kept" in failed(server.at("/sdk.zip"), "0" * 64, tmp_path / "other.onnx")
+    assert download(server.at("/sdk.zip"), hashlib.sha256(server.files["/sdk.zip"]).hexdigest(), tmp_path / "a.zip")
+
+
+def test_an_archive_without_one_network_is_not_kept(server: Server, tmp_path: Path) -> None:
+    whole = archive(end2end=CONTENT)
+    damaged = bytearray(whole)
+    damaged[200] ^= 255  # in the compressed data
+    for content in (archive(), archive(a=CONTENT, b=CONTENT), b"<html>", b"", whole[:-30], bytes(damaged)):
+        server.files["/sdk.zip"] = content
+        said = failed(server.at("/sdk.zip"), HASH, tmp_path / "sdk.onnx")
+        assert "gave no .zip with one .onnx in it; it was not kept" in said
+        assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+
+
+def test_the_table_is_of_what_is_read() -> None:
     for one in PUBLIC:
         assert one.estimator in ESTIMATORS
         assert one.url.startswith("https://")
         assert re.fullmatch(r"[0-9a-f]{8,64}", one.sha256)
         assert one.licence
+        assert Path(one.file).suffix in (".pth", ".onnx")
+    assert len({one.file for one in PUBLIC}) == len(PUBLIC)
+
+
+def test_published_weights_are_fetched_by_estimator_or_name(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server.files |= {"/light.onnx": b"light", "/sdk.zip": archive(end2end=b"pose")}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(public, "PUBLIC", (PublicWeights("movenet", server.url, HASH, "none"),))
-    assert fetch_weights("movenet") == weights_folder() / "weights.pth"
-    assert (tmp_path / "xingaug" / "weights" / "weights.pth").read_bytes() == CONTENT
+    table = [
+        PublicWeights("movenet", server.url, HASH, "none"),
+        PublicWeights("movenet", server.at("/light.onnx"), hashlib.sha256(b"light").hexdigest(), "none"),
+        PublicWeights("rtmpose", server.at("/sdk.zip"), hashlib.sha256(b"pose").hexdigest(), "none"),
+    ]
+    monkeypatch.setattr(public, "PUBLIC", tuple(table))
+    assert (
+        fetch_weights("movenet") == weights_folder() / "weights.pth" == tmp_path / "xingaug" / "weights" / "weights.pth"
+    )
+    assert weights_folder().joinpath("weights.pth").read_bytes() == CONTENT
+    assert fetch_weights("movenet", "light.onnx").read_bytes() == b"light"
+    assert fetch_weights("rtmpose") == weights_folder() / "sdk.onnx"
+    assert weights_folder().joinpath("sdk.onnx").read_bytes() == b"pose"
     assert fetch_weights("rtmpose", server.url, HASH).read_bytes() == CONTENT
-    assert "no published weights of 'vitpose' are known with their hash" in told(fetch_weights, "vitpose")
+    assert fetch_weights("vitpose", server.at("/sdk.zip"), table[2].sha256).name == f"{table[2].sha256[:8]}-sdk.onnx"
+    assert "no published weights of 'vitpose' are known with their hash (only of movenet, rtmpose)" in told(
+        fetch_weights, "vitpose"
+    )
+    assert "'light' is no address and none of the published weights of 'movenet': weights.pth, light.onnx" in told(
+        fetch_weights, "movenet", "light"
+    )
     assert "needed --sha256" in told(fetch_weights, "vitpose", server.url)

@@ -2,6 +2,9 @@
 
 import os
 import re
+import shutil
+import zipfile
+import zlib
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -28,8 +31,9 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
     `target` only if its hash is right.
 
     Args:
-        url: http or https.
-        sha256: hash of the file, 64 hexadecimal digits, or the first 8 or more, as publishers put them in names.
+        url: http or https. Of a .zip the one file with `target`'s suffix is kept, unless `target` is a .zip itself.
+        sha256: hash of the file that is kept, 64 hexadecimal digits, or the first 8 or more, as publishers put them in
+            names.
         target: where to keep the file.
         progress: show a bar.
 
@@ -38,7 +42,8 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
 
     Raises:
         BadInput: an invalid address or hash, another process is fetching it, or `target` cannot be written.
-        WorkFailed: no network, the server refuses, the connection broke, or the hash is wrong.
+        WorkFailed: no network, the server refuses, the connection broke, the archive is damaged or holds another number
+            of such files, or the hash is wrong.
     """
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise BadInput(f"{url}: no address to fetch from; needed https://...")
@@ -54,6 +59,8 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
             if isinstance(error, OSError) and error.filename is not None and not isinstance(error, HTTPError):
                 raise  # a disk error
             raise WorkFailed(f"{url}: cannot be fetched ({_reason(error)}); {_kept(part)}") from None
+        if urlsplit(url).path.endswith(".zip") and target.suffix != ".zip":
+            _unpack(part, target.suffix, url)
         found = sha256_of(part, most=MOST_BYTES)
         if not found.startswith(sha256):
             part.unlink()
@@ -61,6 +68,24 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
         os.replace(part, target)
         lock.unlink(missing_ok=True)
     return target
+
+
+def _unpack(archive: Path, suffix: str, url: str) -> None:
+    """Replaces an archive by its only file with this suffix; removes the archive if there is no such file."""
+    unpacked = archive.with_name(f"{archive.name}.unpacked")
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            (entry,) = [one for one in opened.infolist() if one.filename.endswith(suffix)]
+            if entry.file_size > MOST_BYTES:
+                raise ValueError
+            with opened.open(entry) as source, unpacked.open("wb") as stream:
+                shutil.copyfileobj(source, stream, _CHUNK)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
+        # RuntimeError: an encrypted entry; NotImplementedError: a later version of zip
+        archive.unlink()
+        unpacked.unlink(missing_ok=True)
+        raise WorkFailed(f"{url}: gave no .zip with one {suffix} in it; it was not kept") from None
+    os.replace(unpacked, archive)
 
 
 def _fetch(url: str, part: Path, progress: bool) -> None:

@@ -52,11 +52,12 @@ def _add_annotate(commands: Any) -> None:
     how.add_argument(
         "--weights",
         metavar="FILE",
-        help="the estimator's weights, or with --download an https address; a .pt2 of torch.export (program) can run "
-        "code when it is loaded, so use only one that you trust, and prefer ONNX",
+        help="the estimator's weights, or with --download a published file's name or an https address; a .pt2 of "
+        "torch.export (program) can run code when it is loaded, so use only one that you trust, and prefer ONNX",
     )
     how.add_argument("--download", action="store_true",
-                     help="download published weights (keypoint-rcnn), or those that --weights names")  # fmt: skip
+                     help="download published weights (of keypoint-rcnn, movenet or rtmpose), or those that --weights "
+                          "names")  # fmt: skip
     how.add_argument("--sha256", metavar="HEX", help="hash of the file at the address of --weights")
     how.add_argument("--mirror", action="store_true", help="average with the mirrored image")
     how.add_argument("--min-confidence", type=float, metavar="C",
@@ -187,8 +188,6 @@ def weights_of(args: argparse.Namespace) -> Path | None:
         if is_address:
             raise BadInput(f"--weights: {args.weights}: an address needs --download")
         return None if args.weights is None else Path(args.weights)
-    if args.weights is not None and not is_address:
-        raise BadInput(f"--download: {args.weights} is no address; leave --weights out, or name https://...")
     return fetch_weights(args.estimator, args.weights, args.sha256)
 
 

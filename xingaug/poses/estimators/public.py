@@ -15,7 +15,7 @@ class PublicWeights:
 
     Attributes:
         estimator: the estimator that reads it, a name in `xingaug.poses.estimators.ESTIMATORS`.
-        url: its authors' download address.
+        url: where it is published; of a .zip, the one .onnx in it is meant.
         sha256: its hash, hexadecimal; at least the first 8 digits.
         licence: the licence of the weights.
     """
@@ -28,8 +28,20 @@ class PublicWeights:
     @property
     def file(self) -> str:
         """Its file name."""
-        return urlsplit(self.url).path.rpartition("/")[2]
+        return _file_name(self.url)
 
+
+def _file_name(url: str) -> str:
+    """Name under which the file at an address is kept."""
+    name = urlsplit(url).path.rpartition("/")[2]
+    return f"{name.removesuffix('.zip')}.onnx" if name.endswith(".zip") else name
+
+
+_RTMPOSE = "https://download.openmmlab.com/mmpose/v1/projects/rtmposev1/onnx_sdk/rtmpose-"
+_MOVENET = (  # Google publishes TFLite only; these are tf2onnx's conversions of version 4, at a fixed commit
+    "https://raw.githubusercontent.com/Kazuhito00/MoveNet-Python-Example/515743a113e49b4f31677b1f6252c0041f237e30/onnx/"
+    "movenet_singlepose_"
+)
 
 PUBLIC: tuple[PublicWeights, ...] = (
     PublicWeights(  # torchvision states the first 8 digits of the hash in the name, and checks them itself
@@ -38,8 +50,36 @@ PUBLIC: tuple[PublicWeights, ...] = (
         "fc266e95",
         "BSD-3-Clause (torchvision); trained on COCO, whose annotations are CC BY 4.0",
     ),
+    PublicWeights(
+        "movenet",
+        f"{_MOVENET}thunder_4.onnx",
+        "7fae4dc3cdd07ebd5535a1e9515c6baf945daeb60708158f03f915fc8e42eac6",
+        "Apache-2.0 (Google)",
+    ),
+    PublicWeights(
+        "movenet",
+        f"{_MOVENET}lightning_4.onnx",
+        "402dadf6a184171f293bc2ef4edf2f96c4b3e0ed6d3b5890198d036a3087b623",
+        "Apache-2.0 (Google)",
+    ),
+    PublicWeights(
+        "rtmpose",
+        f"{_RTMPOSE}m_simcc-body7_pt-body7_420e-256x192-e48f03d0_20230504.zip",
+        "5c0a4bf67953e6d2ac43ce15e77dc9d5d354ae18430a47d2c5963a7bc5683e3c",
+        "Apache-2.0 (OpenMMLab); trained on COCO and six other datasets",
+    ),
+    PublicWeights(
+        "rtmpose",
+        f"{_RTMPOSE}s_simcc-body7_pt-body7_420e-256x192-acd4a1ef_20230504.zip",
+        "9aeb635b83f86aea45cf45d85798f7eba1a162de8e0d721c44e54fe5eebaf47d",
+        "Apache-2.0 (OpenMMLab); trained on COCO and six other datasets",
+    ),
 )
-"""Files that can be downloaded by name; a file without a known hash needs `--weights URL --sha256 HEX`."""
+"""Files that can be downloaded by name, an estimator's default first; others need `--weights URL --sha256 HEX`.
+
+The hashes of MoveNet and RTMPose are those that other projects state which pin the same files (our choice: their
+publishers state none).
+"""
 
 
 def weights_folder() -> Path:
@@ -47,30 +87,41 @@ def weights_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xingaug" / "weights"
 
 
-def fetch_weights(estimator: str, url: str | None = None, sha256: str | None = None) -> Path:
+def fetch_weights(estimator: str, weights: str | None = None, sha256: str | None = None) -> Path:
     """The weights of an estimator, from the cache or the network.
 
     Args:
         estimator: its name.
-        url: another file than the one in `PUBLIC`; needs `sha256`.
+        weights: name of a file in `PUBLIC` (default: the estimator's first one), or the address of another file, which
+            needs `sha256`; of a .zip, the one .onnx in it.
         sha256: hash of that file.
 
     Raises:
-        BadInput: no published weights of this estimator are known, or the address or hash is invalid.
+        BadInput: no published weights of this estimator or name are known, or the address or hash is invalid.
         WorkFailed: as in `download`.
     """
-    if url is not None:
-        if sha256 is None:
-            raise BadInput(f"--weights: {url}: needed --sha256, the file's hash, to verify it")
-        name = urlsplit(url).path.rpartition("/")[2]
-        if not name or name.startswith("."):
-            raise BadInput(f"--weights: {url}: names no file")
-        return download(url, sha256, weights_folder() / f"{sha256[:8]}-{name}")
-    known = next((one for one in PUBLIC if one.estimator == estimator), None)
-    if known is None:
-        names = ", ".join(one.estimator for one in PUBLIC)
+    if weights is not None and "://" in weights:
+        return _fetch_other(weights, sha256)
+    of_estimator = [one for one in PUBLIC if one.estimator == estimator]
+    if not of_estimator:
+        names = ", ".join(dict.fromkeys(one.estimator for one in PUBLIC))
         raise BadInput(
             f"--download: no published weights of '{estimator}' are known with their hash (only of {names}); name a "
             "file by --weights, or an https address with --sha256"
         )
+    known = next((one for one in of_estimator if weights in (None, one.file)), None)
+    if known is None:
+        files = ", ".join(one.file for one in of_estimator)
+        raise BadInput(
+            f"--download: '{weights}' is no address and none of the published weights of '{estimator}': {files}"
+        )
     return download(known.url, known.sha256, weights_folder() / known.file)
+
+
+def _fetch_other(url: str, sha256: str | None) -> Path:
+    if sha256 is None:
+        raise BadInput(f"--weights: {url}: needed --sha256, the file's hash, to verify it")
+    name = _file_name(url)
+    if not name or name.startswith("."):
+        raise BadInput(f"--weights: {url}: names no file")
+    return download(url, sha256, weights_folder() / f"{sha256[:8]}-{name}")
