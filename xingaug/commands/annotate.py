@@ -49,16 +49,7 @@ def _add_annotate(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
     how = parser.add_argument_group("with --estimator")
-    how.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="the estimator's weights, or with --download a published file's name or an https address; a .pt2 of "
-        "torch.export (program) can run code when it is loaded, so use only one that you trust, and prefer ONNX",
-    )
-    how.add_argument("--download", action="store_true",
-                     help="download published weights (of keypoint-rcnn, movenet or rtmpose), or those that --weights "
-                          "names")  # fmt: skip
-    how.add_argument("--sha256", metavar="HEX", help="hash of the file at the address of --weights")
+    add_weights(how)
     how.add_argument("--mirror", action="store_true", help="average with the mirrored image")
     how.add_argument("--min-confidence", type=float, metavar="C",
                      help="joints below it are missing (default: the estimator's)")  # fmt: skip
@@ -66,6 +57,22 @@ def _add_annotate(commands: Any) -> None:
     how.add_argument("--workers", type=int, metavar="N", help="threads that decode ahead (default: one per core)")
     how.add_argument("--restart", action="store_true", help="discard the work of an interrupted run")
     how.add_argument("--device", default="cpu", help="such as cuda")
+
+
+def add_weights(group: Any) -> None:
+    """Adds the options of which `weights_of` reads the estimator's weights."""
+    group.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="the estimator's weights, or with --download a published file's name or an https address; a .pt2 of "
+        "torch.export (program) can run code when it is loaded, so use only one that you trust, and prefer ONNX",
+    )
+    group.add_argument(
+        "--download",
+        action="store_true",
+        help="download published weights (of keypoint-rcnn, movenet or rtmpose), or those that --weights names",
+    )
+    group.add_argument("--sha256", metavar="HEX", help="hash of the file at the address of --weights")
 
 
 def _add_train_estimator(commands: Any) -> None:
