@@ -146,9 +146,6 @@ def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None
     train = read_split(source, "train")
     train = train.select(~train.synthetic)
     kept = train.select(np.flatnonzero(chosen_rows(train.names, train.pids, cut)))
-    table = read_annotations(annotations or source / "annotations.npz")
-    rows = table.lookup(kept.names)
-    rows = rows[rows >= 0]
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(out) as folder:
         for index in range(len(kept)):
@@ -156,8 +153,16 @@ def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None
         for part in (FOLDERS["query"], FOLDERS["gallery"]):
             for name in image_files(source / part).images:
                 copy_or_link(source / part / name, folder / part / name, link=True)
-        write_npz(folder / "annotations.npz", table.names[rows].tolist(), table.xy[rows], table.visibility[rows])
+        write_annotations_of(kept.names, annotations or source / "annotations.npz", folder)
     return out
+
+
+def write_annotations_of(names: np.ndarray, annotations: Path, folder: Path) -> None:
+    """Writes annotations.npz with the keypoints of some images, those of `names` (N,) that have any."""
+    table = read_annotations(annotations)
+    rows = table.lookup(names)
+    rows = rows[rows >= 0]
+    write_npz(folder / "annotations.npz", table.names[rows].tolist(), table.xy[rows], table.visibility[rows])
 
 
 def write_arm(kind: Kind, real: Path, out: Path, config: SyntheticConfig, world: Path | None = None) -> Path:

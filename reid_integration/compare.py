@@ -22,6 +22,7 @@ from reid_integration.config import DataConfig, ReidConfig, listed, reid_config
 from reid_integration.first import first_comparison
 from reid_integration.result import RESOLVED, RESULT, TrainResult
 from reid_integration.train import run
+from reid_integration.validation import write_validation
 from xingaug.commands.parser import Parser
 from xingaug.config import load_config, read_yaml, to_mapping
 from xingaug.errors import BadInput, guarded
@@ -70,12 +71,13 @@ def cell_configs(config: CompareConfig) -> dict[Cell, ReidConfig]:
 
 
 def _cell_config(config: CompareConfig, settings: dict[str, Any], arm: str, cut: Cut, seed: int) -> ReidConfig:
-    data = _training_folder(config, arm, cut)
-    save_dir = str(config.out / arm / cut.name / f"seed_{seed}")
-    set_here = {
-        "train": {"seed": seed, "max_iterations": config.iterations},
-        "data": {"save_dir": save_dir, **({} if data is None else {"sources": [str(data.resolve())]})},
-    }
+    data: dict[str, Any] = {"save_dir": str(config.out / arm / cut.name / f"seed_{seed}")}
+    held_out, folder = _validation_folder(config, arm), _training_folder(config, arm, cut)
+    if held_out is not None:
+        data |= {"root": str(held_out.parent), "sources": [held_out.name], "targets": [held_out.name]}
+    if folder is not None:
+        data |= {"sources": [str(folder.resolve())]}
+    set_here = {"train": {"seed": seed, "max_iterations": config.iterations}, "data": data}
     return reid_config(merged(settings, set_here), f"arms.{arm}")
 
 
@@ -87,10 +89,23 @@ def _training_folder(config: CompareConfig, arm: str, cut: Cut) -> Path | None:
     kind = config.arms[arm].get("synthetic")
     if kind is None and cut.is_whole:
         return None
-    data = _arm_data(config, arm)
-    origin = f"{Path(data.root).resolve()} {listed(data.sources)} {cut} {config.synthetic}"
+    held_out = _validation_folder(config, arm)
+    origin = f"{_origin(config, arm) if held_out is None else held_out.name} {cut} {config.synthetic}"
     folder = f"{cut.name}_{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
     return config.out / "data" / folder / ("real" if kind in (None, "none") else kind)
+
+
+def _validation_folder(config: CompareConfig, arm: str) -> Path | None:
+    """The dataset below `out/data` with the held-out identities, named as `_training_folder`; None without one."""
+    if not config.validation:
+        return None
+    origin = f"{_origin(config, arm)} {config.validation} {config.synthetic.annotations}"
+    return config.out / "data" / f"validation_{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
+
+
+def _origin(config: CompareConfig, arm: str) -> str:
+    data = _arm_data(config, arm)
+    return f"{Path(data.root).resolve()} {listed(data.sources)}"
 
 
 def _arm_settings(config: CompareConfig, arm: str) -> dict[str, Any]:
@@ -115,22 +130,34 @@ def _source(config: CompareConfig, arm: str) -> Path:
     data = _arm_data(config, arm)
     sources = listed(data.sources)
     if len(sources) != 1:
-        raise BadInput(f"arms.{arm}: shares and synthetic images need one source, data.sources has {len(sources)}")
+        raise BadInput(
+            f"arms.{arm}: shares, validation and synthetic images need one source, data.sources has {len(sources)}"
+        )
     source = find_folder(data.root, sources[0])
     if config.arms[arm].get("synthetic") == "oracle":
         require_world(source)
     return source
 
 
-def _write_training_folder(config: CompareConfig, arm: str, cut: Cut) -> None:
+def _needs_folder(config: CompareConfig, arm: str, cut: Cut) -> bool:
+    return config.validation > 0 or _training_folder(config, arm, cut) is not None
+
+
+def _write_folders(config: CompareConfig, arm: str, cut: Cut) -> None:
+    """Writes the folders below `out/data` that a cell trains and is tested on."""
+    if not _needs_folder(config, arm, cut):
+        return
+    whole, annotations = _source(config, arm), config.synthetic.annotations
+    source, held_out = whole, _validation_folder(config, arm)
+    if held_out is not None:
+        source, annotations = write_validation(whole, held_out, config.validation, annotations), None
     folder = _training_folder(config, arm, cut)
     if folder is None:
         return
-    source = _source(config, arm)
-    real = write_cut(source, folder.parent / "real", cut, config.synthetic.annotations)
+    real = write_cut(source, folder.parent / "real", cut, annotations)
     kind = config.arms[arm].get("synthetic")
     if kind not in (None, "none"):
-        write_arm(kind, real, folder, config.synthetic, source)
+        write_arm(kind, real, folder, config.synthetic, whole)
 
 
 def compare(config: CompareConfig, progress: bool = False, generator: nn.Module | None = None) -> ComparisonResult:
@@ -151,7 +178,7 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
     # Report bad input before any work.
     finished = {key: _finished(cell, generator) for key, cell in cells.items()}
     for (arm, cut, _), done in zip(cells, finished.values(), strict=True):
-        if not done and _training_folder(config, arm, cut) is not None:
+        if not done and _needs_folder(config, arm, cut):
             _source(config, arm)
             if config.arms[arm].get("synthetic", "none") != "none":
                 load_generator(config.synthetic.generator)
@@ -164,7 +191,7 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
             state = "finished before" if finished[key] else "training"
             print(f"[{number}/{len(cells)}] {arm}, {cut.label}, seed {seed}: {state}", file=sys.stderr, flush=True)
         if not finished[key]:
-            _write_training_folder(config, arm, cut)
+            _write_folders(config, arm, cut)
             known = {**comparison.cells, key: run(cell, progress, generator)}
             comparison.cells = {other: known[other] for other in cells if other in known}
             _write(comparison)

@@ -28,7 +28,7 @@ def write_compare_page(out: Path, data: Mapping[str, Any]) -> Path:
     missing = f" {data['missing']} cells are not finished yet." if data["missing"] else ""
     about = paragraph(
         f"Every cell trained for {data['iterations']} iterations, up to {seeds} seed{'s' * (seeds != 1)}; evaluated on "
-        f"the real images of the first target.{missing}",
+        f"the real images of {_tested(data['validation'])}.{missing}",
         "soft",
     )
     head = ["arm", "training images", "seeds", *NAMES.values()]
@@ -128,6 +128,12 @@ def plot_svg(data: Mapping[str, Any], key: str) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _tested(validation: float) -> str:
+    if not validation:
+        return "the first target"
+    return f"{100 * validation:g} % of the training identities, held out for validation, not on query and gallery"
 
 
 def _cuts(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:

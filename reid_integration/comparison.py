@@ -29,6 +29,8 @@ class CompareConfig:
         seeds: of the training, one cell each; also of the pose draws unless augment.seed is given.
         shares: of each identity's training images, one cell each.
         identity_shares: of the training identities, with all their images, one cell each.
+        validation: share of the training identities to hold out and test on, in place of query and gallery, so that
+            settings can be chosen without the test set; 0 tests on query and gallery.
         iterations: optimiser steps of every cell.
         synthetic: how synthetic images on disk are made.
         against: controls that every other arm is compared with, seed by seed; empty is the first arm.
@@ -46,6 +48,7 @@ class CompareConfig:
     seeds: list[int] = field(default_factory=lambda: [1])
     shares: list[float] = field(default_factory=lambda: [1.0])
     identity_shares: list[float] = field(default_factory=list)
+    validation: float = 0.0
     iterations: int = 240
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     against: list[str] = field(default_factory=list)
@@ -71,6 +74,8 @@ class CompareConfig:
                 raise ValueError(f"{key}: {values}, needed numbers above 0 and up to 1, each once")
         if not self.cuts or len(set(self.cuts)) != len(self.cuts):
             raise ValueError(f"shares, identity_shares: {len(self.cuts)}, needed at least one, and the whole only once")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation: {self.validation}, needed a share of the identities, at least 0 and below 1")
         if min(self.seeds) < 0:
             raise ValueError(f"seeds: {self.seeds}, needed at least 0")
         if self.iterations < 1:
@@ -173,9 +178,10 @@ class ComparisonResult:
         wanted = len(config.arms) * len(config.cuts) * len(config.seeds)
         return {
             "arms": list(config.arms), "cuts": [vars(cut) for cut in config.cuts], "seeds": config.seeds,
-            "iterations": config.iterations, "headline": config.headline or list(config.arms)[-1],
-            "controls": config.controls, "missing": wanted - len(cells),
-            "summary": self.summary(), "differences": self.differences(), "cells": cells,
+            "validation": config.validation, "iterations": config.iterations,
+            "headline": config.headline or list(config.arms)[-1], "controls": config.controls,
+            "missing": wanted - len(cells), "cells": cells,
+            "summary": self.summary(), "differences": self.differences(),
         }  # fmt: skip
 
 
