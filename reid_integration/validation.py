@@ -6,7 +6,7 @@ import numpy as np
 
 from reid_integration.arms import write_annotations_of
 from xingaug.data.market1501 import FOLDERS, read_split
-from xingaug.data.split import Split
+from xingaug.data.split import Split, SplitName
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
 from xingaug.offline.target import copy_or_link, require_linkable
@@ -42,7 +42,7 @@ def write_validation(source: Path, out: Path, share: float, annotations: Path | 
     is_query = query_rows(tested)
     if not is_query.any():
         raise BadInput(f"validation: {source}: no held-out identity was seen by two cameras; hold out more")
-    splits = {
+    splits: dict[SplitName, Split] = {
         "train": train.select(~is_held_out),
         "query": tested.select(is_query),
         "gallery": tested.select(~is_query),
