@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from reid_integration.arms import Cut, require_world, write_arm, write_cut
-from reid_integration.comparison import FIGURES, Cell, CompareConfig, ComparisonResult
+from reid_integration.comparison import FIGURES, HELD_OUT, Cell, CompareConfig, ComparisonResult
 from reid_integration.config import DataConfig, ReidConfig, listed, reid_config
 from reid_integration.first import first_comparison
 from reid_integration.result import RESOLVED, RESULT, TrainResult
@@ -25,6 +25,7 @@ from reid_integration.train import run
 from reid_integration.validation import write_validation
 from xingaug.commands.parser import Parser
 from xingaug.config import load_config, read_yaml, to_mapping
+from xingaug.data.readers import require_market_tree
 from xingaug.errors import BadInput, guarded
 from xingaug.files import atomic_write
 from xingaug.generators.store import load_generator
@@ -59,6 +60,8 @@ def cell_configs(config: CompareConfig) -> dict[Cell, ReidConfig]:
         for cut in config.cuts
         for arm in config.arms
     }
+    if config.validation and len({_origin(config, arm) for arm in config.arms}) > 1:
+        raise BadInput("validation: needed the same data.root and data.sources for all arms")
     first = next(iter(cells.values())).data
     for (arm, *_), cell in cells.items():
         tested, expected = ((d.root, listed(d.targets)) for d in (cell.data, first))
@@ -99,7 +102,7 @@ def _validation_folder(config: CompareConfig, arm: str) -> Path | None:
     """The dataset below `out/data` with the held-out identities, named as `_training_folder`; None without one."""
     if not config.validation:
         return None
-    origin = f"{_origin(config, arm)} {config.validation} {config.synthetic.annotations}"
+    origin = f"{_origin(config, arm)} {config.validation}"
     return config.out / "data" / f"validation_{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
 
 
@@ -134,6 +137,7 @@ def _source(config: CompareConfig, arm: str) -> Path:
             f"arms.{arm}: shares, validation and synthetic images need one source, data.sources has {len(sources)}"
         )
     source = find_folder(data.root, sources[0])
+    require_market_tree(source, f"arms.{arm}")
     if config.arms[arm].get("synthetic") == "oracle":
         require_world(source)
     return source
@@ -243,7 +247,8 @@ def table_lines(comparison: ComparisonResult) -> list[str]:
     several = len(comparison.config.cuts) > 1
     heads = [f"{row['arm']}, {_cut(row).label}" if several else row["arm"] for row in rows]
     width = max(map(len, heads))
-    lines = [f"{'':{width}}  " + "".join(f"{key:>14}" for key in FIGURES)]
+    lines = [HELD_OUT] if comparison.config.validation else []
+    lines.append(f"{'':{width}}  " + "".join(f"{key:>14}" for key in FIGURES))
     for head, row in zip(heads, rows, strict=True):
         cells = [f"{row[key]['mean']:.1%}{_spread(row[key]['std'])}" for key in FIGURES]
         lines.append(f"{head:{width}}  " + "".join(f"{cell:>14}" for cell in cells))

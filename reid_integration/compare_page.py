@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reid_integration.arms import Cut
+from reid_integration.comparison import HELD_OUT
 from xingaug.files import atomic_write
 from xingaug.report.page import paragraph, table, write_page
 
@@ -23,12 +24,13 @@ def write_compare_page(out: Path, data: Mapping[str, Any]) -> Path:
     for key, svg in plots.items():
         with atomic_write(out / f"{key}.svg") as path:
             path.write_text(svg, encoding="utf-8")
-    lead = paragraph(answer(data)) + plots["mAP"] + paragraph(cost(data))
+    tested = paragraph(HELD_OUT) if data["validation"] else ""
+    lead = paragraph(answer(data)) + tested + plots["mAP"] + paragraph(cost(data))
     seeds = len(data["seeds"])
     missing = f" {data['missing']} cells are not finished yet." if data["missing"] else ""
     about = paragraph(
         f"Every cell trained for {data['iterations']} iterations, up to {seeds} seed{'s' * (seeds != 1)}; evaluated on "
-        f"the real images of {_tested(data['validation'])}.{missing}",
+        f"the real images of {'the held-out identities' if tested else 'the first target'}.{missing}",
         "soft",
     )
     head = ["arm", "training images", "seeds", *NAMES.values()]
@@ -128,12 +130,6 @@ def plot_svg(data: Mapping[str, Any], key: str) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-def _tested(validation: float) -> str:
-    if not validation:
-        return "the first target"
-    return f"{100 * validation:g} % of the training identities, held out for validation, not on query and gallery"
 
 
 def _cuts(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -13,6 +13,8 @@ from reid_integration.result import TrainResult
 KINDS = ("none", "offline", "duplicates", "oracle")
 FIGURES = ("mAP", "rank1", "rank5", "rank10", "mINP")
 
+HELD_OUT = "Tested on training identities that were held out for validation, not on query and gallery."
+
 
 @dataclass(frozen=True)
 class CompareConfig:
@@ -29,8 +31,11 @@ class CompareConfig:
         seeds: of the training, one cell each; also of the pose draws unless augment.seed is given.
         shares: of each identity's training images, one cell each.
         identity_shares: of the training identities, with all their images, one cell each.
-        validation: share of the training identities to hold out and test on, in place of query and gallery, so that
-            settings can be chosen without the test set; 0 tests on query and gallery.
+        validation: share of the training identities to hold out and test on, in place of query and gallery and of
+            whatever `data.targets` names, so that settings can be chosen without the test set; 0 tests on query and
+            gallery. It needs one source, a Market-1501 tree, for all arms. A generator or estimator that was trained on
+            these identities, as `market1501-augment` was on Market-1501's, has seen the held-out ones, which favours
+            its arms against those without one.
         iterations: optimiser steps of every cell.
         synthetic: how synthetic images on disk are made.
         against: controls that every other arm is compared with, seed by seed; empty is the first arm.

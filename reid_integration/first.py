@@ -39,7 +39,7 @@ def first_comparison(data: Path, overrides: Sequence[str] = ()) -> CompareConfig
     beside the dataset, in `<data>_compare`, and is whole after the first seed: what has been reached can be read there.
 
     Args:
-        data: a Market-1501 tree with annotations.npz, query and gallery.
+        data: a Market-1501 tree with annotations.npz, and with query and gallery unless some identities are held out.
         overrides: `key=value` of `CompareConfig`.
 
     Raises:
@@ -47,13 +47,6 @@ def first_comparison(data: Path, overrides: Sequence[str] = ()) -> CompareConfig
     """
     require_market_tree(data, "a first comparison")
     train = read_split(data, "train")
-    for split in ("query", "gallery"):
-        try:
-            read_split(data, split)
-        except MissingSplit as error:
-            raise BadInput(f"{error}; it is tested on persons that are not trained on") from None
-    if not (data / "annotations.npz").is_file():
-        raise BadInput(f"{data}: holds no annotations.npz, the keypoints of its images; xingaug annotate writes them")
     whole = data.resolve()
     arms: dict[str, Any] = {
         "real": {"synthetic": "none"},
@@ -76,7 +69,17 @@ def first_comparison(data: Path, overrides: Sequence[str] = ()) -> CompareConfig
         "seeds": list(SEEDS),
         "synthetic": {"per_image": 1},
     }
-    return from_mapping(CompareConfig, override(mapping, overrides), f"--data {data}")
+    config = from_mapping(CompareConfig, override(mapping, overrides), f"--data {data}")
+    for split in () if config.validation else ("query", "gallery"):
+        try:
+            read_split(data, split)
+        except MissingSplit as error:
+            raise BadInput(
+                f"{error}; it is tested on persons that are not trained on (validation=0.2 holds some of them out)"
+            ) from None
+    if not (data / "annotations.npz").is_file():
+        raise BadInput(f"{data}: holds no annotations.npz, the keypoints of its images; xingaug annotate writes them")
+    return config
 
 
 def _iterations(identities: int) -> int:

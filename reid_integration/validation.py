@@ -1,5 +1,6 @@
 """A validation split: training identities that are held out and tested on, to choose settings without the test set."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,13 @@ from xingaug.data.market1501 import FOLDERS, read_split
 from xingaug.data.split import Split, SplitName
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
+from xingaug.inputs import MAX_ARRAY_BYTES, sha256_of
 from xingaug.offline.target import copy_or_link, require_linkable
 from xingaug.poses.draws import keyed_uniform
+from xingaug.runs import require_same_or_write
+
+MADE_OF = "validation.json"
+"""The file of a validation dataset that says of what it was made."""
 
 
 def write_validation(source: Path, out: Path, share: float, annotations: Path | None = None) -> Path:
@@ -20,21 +26,48 @@ def write_validation(source: Path, out: Path, share: float, annotations: Path | 
 
     Args:
         source: a dataset in Market-1501 layout.
-        out: the new folder; an existing one counts as finished.
+        out: the new folder, or an earlier one of the same call.
         share: of the training identities, held out, in (0, 1); at least two, and two stay.
-        annotations: keypoints of the training images; None is annotations.npz in `source`.
+        annotations: keypoints of the training images; None is annotations.npz in `source`, if there is one.
 
     Returns:
-        `out`, in which annotations.npz holds the keypoints of the remaining training images.
+        `out`, in which annotations.npz holds the keypoints of all its images that have any.
 
     Raises:
-        BadInput: unreadable dataset or annotations, fewer than four identities, or no held-out identity that two
-            cameras saw.
+        BadInput: unreadable dataset or annotations, fewer than four identities, no held-out identity that two cameras
+            saw, or an `out` of other images or keypoints.
     """
-    if out.exists():
-        return out
     require_linkable([source / FOLDERS["train"]], out)
     train = read_split(source, "train")
+    beside = source / "annotations.npz"
+    keypoints = annotations or (beside if beside.is_file() else None)
+    made_of = {
+        "share": share,
+        "images": _digest(train),
+        "annotations": None if keypoints is None else sha256_of(keypoints, "annotations", MAX_ARRAY_BYTES),
+    }
+    if out.exists():
+        require_same_or_write(out / MADE_OF, made_of, "remove the folder, and it is written again")
+        return out
+    splits = _splits(source, train, share)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_directory(out) as folder:
+        for part, split in splits.items():
+            for index in range(len(split)):
+                copy_or_link(split.path(index), folder / FOLDERS[part] / str(split.names[index]), link=True)
+        if keypoints is not None:
+            write_annotations_of(np.concatenate([split.names for split in splits.values()]), keypoints, folder)
+        require_same_or_write(folder / MADE_OF, made_of, "")
+    return out
+
+
+def _digest(split: Split) -> str:
+    """Hash of the names and sizes of a split's files."""
+    facts = [f"{name} {split.path(index).stat().st_size}" for index, name in enumerate(split.names)]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+def _splits(source: Path, train: Split, share: float) -> dict[SplitName, Split]:
     if len(np.unique(train.pids)) < 4:
         raise BadInput(f"validation: {source} has {len(np.unique(train.pids))} training identities, needed at least 4")
     is_held_out = held_out_rows(train.pids, share)
@@ -42,18 +75,11 @@ def write_validation(source: Path, out: Path, share: float, annotations: Path | 
     is_query = query_rows(tested)
     if not is_query.any():
         raise BadInput(f"validation: {source}: no held-out identity was seen by two cameras; hold out more")
-    splits: dict[SplitName, Split] = {
+    return {
         "train": train.select(~is_held_out),
         "query": tested.select(is_query),
         "gallery": tested.select(~is_query),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_directory(out) as folder:
-        for part, split in splits.items():
-            for index in range(len(split)):
-                copy_or_link(split.path(index), folder / FOLDERS[part] / str(split.names[index]), link=True)
-        write_annotations_of(splits["train"].names, annotations or source / "annotations.npz", folder)
-    return out
 
 
 def held_out_rows(pids: np.ndarray, share: float) -> np.ndarray:
@@ -70,20 +96,21 @@ def held_out_rows(pids: np.ndarray, share: float) -> np.ndarray:
 
 
 def query_rows(split: Split) -> np.ndarray:
-    """(N,) bool: one image of each identity and camera, drawn by name, of identities that two cameras saw.
+    """(N,) bool: one image of each identity and camera, drawn by name, as in Market-1501's query.
 
-    So is Market-1501's query made; identities that one camera saw are distractors in the gallery.
+    No query is taken whose person would be left in the gallery by its own camera alone, where it must not be found.
     """
     draws = keyed_uniform(0, 0, split.names.tolist(), "query")
     chosen = np.zeros(len(split), bool)
     for pid in np.unique(split.pids):
         of_person = split.pids == pid
-        cameras = np.unique(split.camids[of_person])
-        if len(cameras) < 2:
-            continue
+        cameras, counts = np.unique(split.camids[of_person], return_counts=True)
+        stays = cameras[counts > 1]  # cameras that leave an image in the gallery
+        if len(stays) == 0:
+            stays = cameras[:1]
         for camera in cameras:
+            if len(stays) == 1 and camera == stays[0]:
+                continue
             rows = np.flatnonzero(of_person & (split.camids == camera))
             chosen[rows[np.argmin(draws[rows])]] = True
-        if chosen[of_person].all():  # every camera saw one image: one stays to be found
-            chosen[np.flatnonzero(of_person)[np.argmax(draws[of_person])]] = False
     return chosen

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from telling import told
 
+from xingaug.augmenting import FolderConfig, augment_folder
+from xingaug.data.pedestrians import write_world
 from xingaug.download import download
 from xingaug.errors import WorkFailed
-from xingaug.poses.estimators import ESTIMATORS, public
+from xingaug.poses.estimators import ESTIMATORS, posenet_file, public
 from xingaug.poses.estimators.public import PUBLIC, PublicWeights, fetch_weights, weights_folder
 
 CONTENT = bytes(range(256)) * 20_000
@@ -141,7 +143,7 @@ def test_without_a_network_it_is_one_line(server: Server, tmp_path: Path) -> Non
     assert "cannot be fetched (" in failed("https://nowhere.invalid/a.pth", HASH, tmp_path / "a")
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://a/b", "a.pth", "https://", "http:///a"])
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://a/b", "a.pth", "https://", "http:///a", "https://[::1/a"])
 def test_other_addresses_are_refused(url: str, tmp_path: Path) -> None:
     assert "no address to fetch from; needed https://" in told(download, url, HASH, tmp_path / "a")
     assert not list(tmp_path.iterdir())
@@ -152,39 +154,72 @@ def test_a_hash_must_be_one(sha256: str, tmp_path: Path) -> None:
     assert "needed 64 hexadecimal digits" in told(download, "https://a.invalid/b", sha256, tmp_path / "a")
 
 
-def archive(**files: bytes) -> bytes:
-    """A .zip of files `NAME.onnx` in a folder, beside a text."""
+def archive(method: int = zipfile.ZIP_DEFLATED, **files: bytes) -> bytes:
+    """A .zip of files `NAME.onnx` in a folder, beside a text and macOS's notes on them."""
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as opened:
+    with zipfile.ZipFile(stream, "w", method) as opened:
         opened.writestr("sdk/readme.txt", "about")
         for name, content in files.items():
             opened.writestr(f"sdk/{name}.onnx", content)
+            opened.writestr(f"__MACOSX/sdk/._{name}.onnx", b"notes")
     return stream.getvalue()
 
 
 def test_the_network_in_an_archive_is_kept_under_its_own_hash(server: Server, tmp_path: Path) -> None:
-    server.files["/sdk.zip"] = archive(end2end=CONTENT)
+    server.files["/sdk.ZIP"] = archive(end2end=CONTENT)
     target = tmp_path / "sdk.onnx"
     server.stops_after = 1000
-    assert "the part so far is kept" in failed(server.at("/sdk.zip"), HASH, target)
+    assert "the part so far is kept" in failed(server.at("/sdk.ZIP"), HASH, target)
     server.stops_after = None
     for _ in range(2):  # goes on with the part, then needs nothing more
-        assert download(server.at("/sdk.zip"), HASH, target).read_bytes() == CONTENT
+        assert download(server.at("/sdk.ZIP"), HASH, target).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=1000-"]
     assert [path.name for path in tmp_path.iterdir()] == ["sdk.onnx"]
-    assert "it was not kept" in failed(server.at("/sdk.zip"), "0" * 64, tmp_path / "other.onnx")
-    assert download(server.at("/sdk.zip"), hashlib.sha256(server.files["/sdk.zip"]).hexdigest(), tmp_path / "a.zip")
+    assert "it was not kept" in failed(server.at("/sdk.ZIP"), "0" * 64, tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx.part").exists()
+    assert download(server.at("/sdk.ZIP"), hashlib.sha256(server.files["/sdk.ZIP"]).hexdigest(), tmp_path / "a.zip")
 
 
-def test_an_archive_without_one_network_is_not_kept(server: Server, tmp_path: Path) -> None:
-    whole = archive(end2end=CONTENT)
-    damaged = bytearray(whole)
-    damaged[200] ^= 255  # in the compressed data
-    for content in (archive(), archive(a=CONTENT, b=CONTENT), b"<html>", b"", whole[:-30], bytes(damaged)):
-        server.files["/sdk.zip"] = content
+def test_a_stop_while_unpacking_keeps_the_archive(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    server.files["/sdk.zip"] = archive(end2end=CONTENT)
+    with monkeypatch.context() as patched:
+        patched.setattr("xingaug.download.shutil.copyfileobj", stop)
+        with pytest.raises(KeyboardInterrupt):
+            download(server.at("/sdk.zip"), HASH, tmp_path / "sdk.onnx")
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["sdk.onnx.part"]
+    assert download(server.at("/sdk.zip"), HASH, tmp_path / "sdk.onnx").read_bytes() == CONTENT
+
+
+def damaged(method: int) -> bytes:
+    """An archive with another byte in the compressed data."""
+    content = bytearray(archive(method, end2end=CONTENT))
+    content[200] ^= 255
+    return bytes(content)
+
+
+WHOLE = archive(end2end=CONTENT)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        archive(), archive(a=CONTENT, b=CONTENT), b"<html>", b"", WHOLE[:-30], WHOLE[1000:],
+        damaged(zipfile.ZIP_DEFLATED), damaged(zipfile.ZIP_BZIP2), damaged(zipfile.ZIP_LZMA),
+    ],
+    ids=["none", "two", "page", "empty", "cut", "headless", "deflated", "bzip2", "lzma"],
+)  # fmt: skip
+def test_an_archive_without_one_network_is_not_kept(server: Server, tmp_path: Path, content: bytes) -> None:
+    server.files["/sdk.zip"] = content
+    for _ in range(2):
         said = failed(server.at("/sdk.zip"), HASH, tmp_path / "sdk.onnx")
         assert "gave no .zip with one .onnx in it; it was not kept" in said
         assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+    assert len(server.ranges) == 2
 
 
 def test_the_table_is_of_what_is_read() -> None:
@@ -224,3 +259,22 @@ def test_published_weights_are_fetched_by_estimator_or_name(
         fetch_weights, "movenet", "light"
     )
     assert "needed --sha256" in told(fetch_weights, "vitpose", server.url)
+
+
+def test_augment_finds_keypoints_by_downloaded_weights(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = posenet_file("posenet-pedestrians").read_bytes()
+    server.files["/pose.safetensors"] = content
+    weights = PublicWeights("posenet", server.at("/pose.safetensors"), hashlib.sha256(content).hexdigest(), "MIT")
+    monkeypatch.setattr(public, "PUBLIC", (weights,))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    world = tmp_path / "world"
+    write_world(world, 4, 2, 1, workers=1, progress=False)
+    config = FolderConfig(
+        world, tmp_path / "out", estimator="posenet", download=True, generator="pedestrians-small",
+        generating={"budget": 2},
+    )  # fmt: skip
+    augment_folder(config)
+    assert "keypoints: found by posenet pose.safetensors" in capsys.readouterr().err
+    assert [path.name for path in weights_folder().iterdir()] == ["pose.safetensors"]

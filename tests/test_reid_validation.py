@@ -1,15 +1,17 @@
 """Identities held out of the training set, to choose settings on."""
 
-import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from reid_world import comparison, write_tree
+from reid_world import StandIn, comparison, write_tree
 from telling import told
 
 from reid_integration.arms import SyntheticConfig
-from reid_integration.compare import compare
+from reid_integration.compare import compare, table_lines
+from reid_integration.comparison import HELD_OUT
 from reid_integration.validation import held_out_rows, query_rows, write_validation
 from xingaug.data.annotations import read_annotations
 from xingaug.data.market1501 import read_split
@@ -54,6 +56,18 @@ def test_each_camera_of_a_person_gives_a_query_that_another_camera_can_answer() 
         assert ((gallery.pids == pid) & (gallery.camids != camera)).any()
 
 
+def test_no_query_is_without_an_answer_from_another_camera() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        cameras = rng.integers(1, 5, rng.integers(1, 7))
+        split = split_of(*((1, int(camera)) for camera in cameras))
+        chosen = query_rows(split)
+        assert chosen.any() == (len(set(cameras)) > 1)
+        for camera in cameras[chosen]:
+            assert (cameras[~chosen] != camera).any()
+            assert (cameras[chosen] == camera).sum() == 1
+
+
 def test_the_new_dataset_is_of_training_images_alone(world: Path, tmp_path: Path) -> None:
     out = write_validation(world, tmp_path / "data" / "validation", 0.4)
     train, query, gallery = (read_split(out, part) for part in ("train", "query", "gallery"))
@@ -64,8 +78,21 @@ def test_the_new_dataset_is_of_training_images_alone(world: Path, tmp_path: Path
     assert set(query.pids) <= set(gallery.pids)
     assert not set(train.pids) & set(gallery.pids)
     assert train.path(0).samefile(world / "bounding_box_train" / str(train.names[0]))
-    assert sorted(read_annotations(out / "annotations.npz").names) == sorted(train.names)
+    assert sorted(read_annotations(out / "annotations.npz").names) == sorted(whole.names)  # test.poses needs them all
     assert write_validation(world, out, 0.4) == out
+
+
+def test_an_earlier_dataset_of_other_images_or_keypoints_is_refused(world: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "validation"
+    shutil.copytree(world / "bounding_box_train", source / "bounding_box_train")
+    write_validation(source, out, 0.4)
+    assert not (out / "annotations.npz").exists()  # nobody asked for keypoints
+    shutil.copyfile(world / "annotations.npz", source / "annotations.npz")
+    assert "was made with annotations = None, now it is" in told(write_validation, source, out, 0.4)
+    (source / "annotations.npz").unlink()
+    write_validation(source, out, 0.4)
+    next((source / "bounding_box_train").glob("*.jpg")).unlink()
+    assert "was made with images = " in told(write_validation, source, out, 0.4)
 
 
 def test_synthetic_images_of_held_out_identities_are_left_out(world: Path, tmp_path: Path) -> None:
@@ -103,6 +130,26 @@ def test_a_share_must_be_one(share: float, tmp_path: Path) -> None:
         comparison(tmp_path, tmp_path, validation=share)
 
 
+def test_what_cannot_be_validated_is_told_before_any_training(world: Path, tmp_path: Path) -> None:
+    (world.parent / "crops.yaml").write_text(
+        'layout: pattern\nroot: whole\ntrain: {folder: bounding_box_train, pattern: "{pid:d}_c{camid:d}s*.jpg"}\n'
+    )
+    for arms, message in (
+        ({"real": {}, "other": {"data": {"sources": ["other"]}}}, "the same data.root and data.sources for all arms"),
+        ({"real": {"data": {"sources": ["crops.yaml"]}}}, "arms.real needs a Market-1501 tree"),
+    ):
+        config = comparison(world, tmp_path, arms=arms, validation=0.4)
+        assert message in told(compare, config)
+        assert not config.out.exists()
+
+
+def test_poses_at_test_time_are_validated_too(world: Path, tmp_path: Path) -> None:
+    arms = {"posed": {"augment": {"name": "xinggan_pose", "reuse": 4}, "test": {"poses": 1}}}
+    config = comparison(world, tmp_path, arms=arms, seeds=[1], validation=0.4)
+    result = compare(replace(config, iterations=2), generator=StandIn())
+    assert next(iter(result.cells.values())).reid.queries
+
+
 def test_a_comparison_on_held_out_identities(world: Path, tmp_path: Path) -> None:
     arms = {"real": {}, "duplicates": {"synthetic": "duplicates", "sampler": {"synthetic_share": 0.5}}}
     config = comparison(world, tmp_path, arms=arms, shares=[0.5, 1.0], seeds=[1], synthetic=ONCE, validation=0.4)
@@ -115,7 +162,8 @@ def test_a_comparison_on_held_out_identities(world: Path, tmp_path: Path) -> Non
     assert {row["target"] for row in result.rows()} == {tree.name}
     assert next(iter(result.cells.values())).reid.queries == len(read_split(tree, "query"))
     page = (config.out / "report.html").read_text()
-    assert re.search(r"40 % of the training identities, held out for validation, not on query and gallery", page)
+    assert HELD_OUT in page
+    assert table_lines(result)[0] == HELD_OUT
     assert [cell.train_seconds for cell in compare(config).cells.values()] == [
         cell.train_seconds for cell in result.cells.values()
     ]  # finished cells are not run again

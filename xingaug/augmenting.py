@@ -46,6 +46,7 @@ from xingaug.poses import estimators
 from xingaug.poses.annotate import NOBODY, annotate, count_rejected, rejected
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
+from xingaug.poses.estimators.public import published, require_options, weights_file
 from xingaug.report.annotations import annotation_sections
 from xingaug.report.page import paragraph, preformatted, table
 from xingaug.runs import require_own
@@ -72,7 +73,9 @@ class FolderConfig:
         annotations: keypoints of the training images; None uses files beside them, else the estimator.
         estimator: pose estimator, used even if there are files beside the images; None is
             `xingaug.poses.estimators.DEFAULT`.
-        weights: the estimator's weights.
+        weights: the estimator's weights: a file, or with `download` a published file's name or an address.
+        download: whether to download them, the estimator's published ones if `weights` is None.
+        sha256: hash of the file at the address, hexadecimal.
         generator: name or path, as for `load_generator`.
         gate: the quality gate, which rejects bad renderings; None keeps all.
         allow_leaks: continue if people or files of training are also in query or gallery.
@@ -86,7 +89,9 @@ class FolderConfig:
     layout: Literal["market", "same"] = "market"
     annotations: Path | None = None
     estimator: str | None = None
-    weights: Path | None = None
+    weights: str | None = None
+    download: bool = False
+    sha256: str | None = None
     generator: str = "market1501-augment"
     gate: GateConfig | None = field(default_factory=GateConfig)
     allow_leaks: bool = False
@@ -97,8 +102,10 @@ class FolderConfig:
         """Checks what can be checked without opening a file."""
         if self.annotations is not None and self.estimator is not None:
             raise BadInput("--annotations, --estimator: give one of them")
-        if self.weights is not None and self.estimator is None:
-            raise BadInput("--weights: of which estimator? needed --estimator too")
+        if (self.weights is not None or self.download) and self.estimator is None:
+            option = "--download" if self.download else "--weights"
+            raise BadInput(f"{option}: of which estimator? needed --estimator too")
+        require_options(self.weights, self.download, self.sha256)
         self.generate_config(self.root, Path("annotations.npz"), Path("bank"), self.out)
 
     def generate_config(self, data: Path, annotations: Path, bank: Path, out: Path) -> GenerateConfig:
@@ -260,6 +267,8 @@ def _require_place(config: FolderConfig, found: Found) -> None:
     load_generator(config.generator)
     if config.estimator is not None and config.estimator not in estimators.ESTIMATORS:
         raise BadInput(f"--estimator: unknown '{config.estimator}'; known: {', '.join(estimators.ESTIMATORS)}")
+    if config.estimator is not None and config.download and "://" not in (config.weights or ""):
+        published(config.estimator, config.weights)
 
 
 # Leaks
@@ -336,7 +345,8 @@ def _estimated(config: FolderConfig, work: Path, names: list[str], paths: list[P
     """Keypoints from an estimator, or from its earlier run on these images."""
     name = config.estimator or estimators.DEFAULT
     device = str(config.generating.get("device", "cpu"))
-    estimator = estimators.load_estimator(name, config.weights, device)
+    weights = weights_file(name, config.weights, config.download, config.sha256)
+    estimator = estimators.load_estimator(name, weights, device)
     facts = hashlib.sha256(f"{estimator.name} {device}".encode()).hexdigest()[:_HASHED]
     file, beside = work / f"keypoints-{facts}.npz", work / f"unreadable-{facts}.json"
     if not (file.exists() and beside.exists()):

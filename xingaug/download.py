@@ -1,5 +1,7 @@
 """Downloads a file: on request only, resumable, and kept only if its hash is right."""
 
+import errno
+import lzma
 import os
 import re
 import shutil
@@ -13,7 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from xingaug.errors import BadInput, WorkFailed
-from xingaug.files import locked
+from xingaug.files import atomic_write, locked
 from xingaug.inputs import sha256_of
 from xingaug.progress import ProgressBar
 
@@ -22,6 +24,13 @@ MOST_BYTES = 4_000_000_000
 
 _TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 20
+
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError,
+    NotImplementedError,  # a later version of zip
+    RuntimeError,  # an encrypted file
+)  # fmt: skip
+"""Errors of a damaged archive, besides `OSError` without a disk's error number."""
 
 
 def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path:
@@ -45,7 +54,7 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
         WorkFailed: no network, the server refuses, the connection broke, the archive is damaged or holds another number
             of such files, or the hash is wrong.
     """
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    if not _is_address(url):
         raise BadInput(f"{url}: no address to fetch from; needed https://...")
     if not re.fullmatch(r"[0-9a-f]{8,64}", sha256):
         raise BadInput(f"sha256: '{sha256[:80]}', needed 64 hexadecimal digits in lower case, or at least the first 8")
@@ -59,33 +68,59 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
             if isinstance(error, OSError) and error.filename is not None and not isinstance(error, HTTPError):
                 raise  # a disk error
             raise WorkFailed(f"{url}: cannot be fetched ({_reason(error)}); {_kept(part)}") from None
-        if urlsplit(url).path.endswith(".zip") and target.suffix != ".zip":
-            _unpack(part, target.suffix, url)
-        found = sha256_of(part, most=MOST_BYTES)
-        if not found.startswith(sha256):
-            part.unlink()
-            raise WorkFailed(f"{url}: gave a file with SHA-256 {found}, needed {sha256}; it was not kept")
-        os.replace(part, target)
+        if _is_archive(url) and target.suffix != ".zip":
+            _unpack(part, target, sha256, url)
+        else:
+            _require_hash(part, part, sha256, url)
+            os.replace(part, target)
         lock.unlink(missing_ok=True)
     return target
 
 
-def _unpack(archive: Path, suffix: str, url: str) -> None:
-    """Replaces an archive by its only file with this suffix; removes the archive if there is no such file."""
-    unpacked = archive.with_name(f"{archive.name}.unpacked")
+def _is_address(url: str) -> bool:
     try:
-        with zipfile.ZipFile(archive) as opened:
-            (entry,) = [one for one in opened.infolist() if one.filename.endswith(suffix)]
-            if entry.file_size > MOST_BYTES:
-                raise ValueError
-            with opened.open(entry) as source, unpacked.open("wb") as stream:
+        parts = urlsplit(url)
+    except ValueError:  # such as an unclosed [ of an IPv6 address
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _is_archive(url: str) -> bool:
+    return urlsplit(url).path.lower().endswith(".zip")
+
+
+def _require_hash(file: Path, downloaded: Path, sha256: str, url: str) -> None:
+    """Raises `WorkFailed`, and removes what was downloaded, unless a file has this hash."""
+    found = sha256_of(file, most=MOST_BYTES)
+    if not found.startswith(sha256):
+        downloaded.unlink()
+        raise WorkFailed(f"{url}: gave a file with SHA-256 {found}, needed {sha256}; it was not kept")
+
+
+def _unpack(archive: Path, target: Path, sha256: str, url: str) -> None:
+    """Moves the archive's only file with `target`'s suffix to `target` if its hash is right; removes the archive."""
+    try:
+        with zipfile.ZipFile(archive) as opened, atomic_write(target) as temporary:
+            with opened.open(_only_entry(opened, target.suffix)) as source, temporary.open("wb") as stream:
                 shutil.copyfileobj(source, stream, _CHUNK)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
-        # RuntimeError: an encrypted entry; NotImplementedError: a later version of zip
+            _require_hash(temporary, archive, sha256, url)
+    except (BadInput, WorkFailed):
+        raise
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # zipfile raises these two
+            raise  # a disk error
         archive.unlink()
-        unpacked.unlink(missing_ok=True)
-        raise WorkFailed(f"{url}: gave no .zip with one {suffix} in it; it was not kept") from None
-    os.replace(unpacked, archive)
+        raise WorkFailed(f"{url}: gave no .zip with one {target.suffix} in it; it was not kept") from None
+    archive.unlink()
+
+
+def _only_entry(archive: zipfile.ZipFile, suffix: str) -> zipfile.ZipInfo:
+    """The one file with a suffix, besides macOS's notes on files; `ValueError` if there is another number of them."""
+    named = [(one, one.filename.rpartition("/")[2]) for one in archive.infolist()]
+    (entry,) = [one for one, name in named if name.endswith(suffix) and not name.startswith("._")]
+    if entry.file_size > MOST_BYTES:
+        raise ValueError(f"{entry.file_size} bytes")
+    return entry
 
 
 def _fetch(url: str, part: Path, progress: bool) -> None:

@@ -60,7 +60,7 @@ def _add_annotate(commands: Any) -> None:
 
 
 def add_weights(group: Any) -> None:
-    """Adds the options of which `weights_of` reads the estimator's weights."""
+    """Adds the options that `xingaug.poses.estimators.public.weights_file` reads."""
     group.add_argument(
         "--weights",
         metavar="FILE",
@@ -169,11 +169,13 @@ def _annotate_by_estimator(
     """Annotations from an estimator."""
     from xingaug.poses.annotate import annotate
     from xingaug.poses.estimators import ESTIMATORS, load_estimator
+    from xingaug.poses.estimators.public import weights_file
 
     if args.estimator not in ESTIMATORS:
         raise BadInput(f"--estimator: unknown '{args.estimator}'; known: {', '.join(ESTIMATORS)}")
     least = {} if args.min_confidence is None else {"min_confidence": args.min_confidence}
-    estimator = load_estimator(args.estimator, weights_of(args), args.device, args.mirror, **least)
+    weights = weights_file(args.estimator, args.weights, args.download, args.sha256)
+    estimator = load_estimator(args.estimator, weights, args.device, args.mirror, **least)
     settings = {**least, "mirror": args.mirror, "device": args.device}
     done = annotate(names, paths, estimator, args.out, settings, args.batch_size or 16, args.workers, args.restart)
     figures = {
@@ -182,20 +184,6 @@ def _annotate_by_estimator(
         "images_per_second": round(done.images_per_second, 2),
     }
     return done.annotations, done.unreadable, figures
-
-
-def weights_of(args: argparse.Namespace) -> Path | None:
-    """The weights file that `args` name, downloaded if requested."""
-    from xingaug.poses.estimators.public import fetch_weights
-
-    is_address = args.weights is not None and "://" in args.weights
-    if args.sha256 is not None and not (args.download and is_address):
-        raise BadInput("--sha256: hash of a file to --download from an address; needed --weights https://... too")
-    if not args.download:
-        if is_address:
-            raise BadInput(f"--weights: {args.weights}: an address needs --download")
-        return None if args.weights is None else Path(args.weights)
-    return fetch_weights(args.estimator, args.weights, args.sha256)
 
 
 def _add_compare_annotations(commands: Any) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from xingaug.commands.annotate import add_weights, weights_of
+from xingaug.commands.annotate import add_weights
 from xingaug.commands.generate import add_real, add_where, add_which_images
 from xingaug.commands.parser import add_command, print_figures
 from xingaug.errors import BadInput
@@ -54,11 +54,10 @@ def _augment(args: argparse.Namespace) -> None:
     if args.no_gate and args.gate is not None:
         raise BadInput("--gate, --no-gate: give one of them")
     gate = None if args.no_gate else from_mapping(GateConfig, override({}, args.gate or []), "--gate")
-    if args.download and args.estimator is None:
-        raise BadInput("--download: of which estimator? needed --estimator too")
     config = FolderConfig(
         root=args.root, out=args.out, pattern=args.pattern, layout=args.layout, annotations=args.annotations,
-        estimator=args.estimator, weights=weights_of(args), generator=args.generator, gate=gate,
+        estimator=args.estimator, weights=args.weights, download=args.download, sha256=args.sha256,
+        generator=args.generator, gate=gate,
         allow_leaks=args.allow_leaks, work=args.work,
         generating={name: getattr(args, name) for name in _OF_GENERATE},
     )  # fmt: skip

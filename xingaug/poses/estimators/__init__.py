@@ -10,6 +10,7 @@ from xingaug.poses.estimators.keypoint_rcnn import KeypointRCNN
 from xingaug.poses.estimators.movenet import MoveNet, takes_rows_of_pixels
 from xingaug.poses.estimators.posenet import PoseNetFinder
 from xingaug.poses.estimators.program import Program
+from xingaug.poses.estimators.public import PUBLIC
 from xingaug.poses.estimators.topdown import TopDown
 from xingaug.programs import onnx_session
 
@@ -77,7 +78,9 @@ def load_estimator(
     if name in BUNDLED and weights is not None:
         raise BadInput(f"estimator '{name}': comes with its weights; with {weights} name the estimator posenet")
     if weights is None and name in _WEIGHTS:
-        raise BadInput(f"estimator '{name}': comes without weights; name {_WEIGHTS[name]}")
+        is_published = any(one.estimator == name for one in PUBLIC)
+        or_fetch = "; or --download fetches published ones" if is_published else ""
+        raise BadInput(f"estimator '{name}': comes without weights; name {_WEIGHTS[name]}{or_fetch}")
     device = _checked_device(device)
     finder: Finder
     if name in BUNDLED or name == "posenet":

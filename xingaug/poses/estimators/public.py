@@ -1,4 +1,4 @@
-"""Weights of pose estimators that their authors have published, for `xingaug annotate --download`."""
+"""Published weights of pose estimators, for `--download` of `xingaug annotate` and `augment`."""
 
 import os
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class PublicWeights:
 def _file_name(url: str) -> str:
     """Name under which the file at an address is kept."""
     name = urlsplit(url).path.rpartition("/")[2]
-    return f"{name.removesuffix('.zip')}.onnx" if name.endswith(".zip") else name
+    return f"{name[:-4]}.onnx" if name.lower().endswith(".zip") else name
 
 
 _RTMPOSE = "https://download.openmmlab.com/mmpose/v1/projects/rtmposev1/onnx_sdk/rtmpose-"
@@ -77,14 +77,36 @@ PUBLIC: tuple[PublicWeights, ...] = (
 )
 """Files that can be downloaded by name, an estimator's default first; others need `--weights URL --sha256 HEX`.
 
-The hashes of MoveNet and RTMPose are those that other projects state which pin the same files (our choice: their
-publishers state none).
+The publishers of MoveNet and RTMPose state no hashes. Those of RTMPose are the ones that several other projects pin,
+those of MoveNet the ones that one project pins for this commit; a file with another hash is never kept.
 """
 
 
 def weights_folder() -> Path:
     """The folder of downloaded files: `xingaug/weights` in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xingaug" / "weights"
+
+
+def weights_file(estimator: str, weights: str | None, download: bool, sha256: str | None) -> Path | None:
+    """The weights file that the options `--weights`, `--download` and `--sha256` name, downloaded if requested.
+
+    Raises:
+        BadInput: options that do not go together, or as `fetch_weights`.
+        WorkFailed: as in `download`.
+    """
+    require_options(weights, download, sha256)
+    if download:
+        return fetch_weights(estimator, weights, sha256)
+    return None if weights is None else Path(weights)
+
+
+def require_options(weights: str | None, download: bool, sha256: str | None) -> None:
+    """Raises `BadInput` for options of `weights_file` that do not go together."""
+    is_address = weights is not None and "://" in weights
+    if is_address and not download:
+        raise BadInput(f"--weights: {weights}: an address needs --download")
+    if sha256 is not None and not is_address:
+        raise BadInput("--sha256: hash of a file to --download from an address; needed --weights https://... too")
 
 
 def fetch_weights(estimator: str, weights: str | None = None, sha256: str | None = None) -> Path:
@@ -102,6 +124,12 @@ def fetch_weights(estimator: str, weights: str | None = None, sha256: str | None
     """
     if weights is not None and "://" in weights:
         return _fetch_other(weights, sha256)
+    known = published(estimator, weights)
+    return download(known.url, known.sha256, weights_folder() / known.file)
+
+
+def published(estimator: str, name: str | None = None) -> PublicWeights:
+    """The entry of `PUBLIC` with this file name, or the estimator's first one; `BadInput` if there is none."""
     of_estimator = [one for one in PUBLIC if one.estimator == estimator]
     if not of_estimator:
         names = ", ".join(dict.fromkeys(one.estimator for one in PUBLIC))
@@ -109,13 +137,13 @@ def fetch_weights(estimator: str, weights: str | None = None, sha256: str | None
             f"--download: no published weights of '{estimator}' are known with their hash (only of {names}); name a "
             "file by --weights, or an https address with --sha256"
         )
-    known = next((one for one in of_estimator if weights in (None, one.file)), None)
-    if known is None:
+    found = next((one for one in of_estimator if name in (None, one.file)), None)
+    if found is None:
         files = ", ".join(one.file for one in of_estimator)
         raise BadInput(
-            f"--download: '{weights}' is no address and none of the published weights of '{estimator}': {files}"
+            f"--download: '{name}' is no address and none of the published weights of '{estimator}': {files}"
         )
-    return download(known.url, known.sha256, weights_folder() / known.file)
+    return found
 
 
 def _fetch_other(url: str, sha256: str | None) -> Path:
