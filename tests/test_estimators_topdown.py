@@ -243,9 +243,7 @@ def test_files_that_are_no_network(tmp_path: Path, capfd: pytest.CaptureFixture)
     (tmp_path / "text.onnx").write_text("a network")
     with pytest.raises(BadInput, match=r"text\.onnx: not a network that onnxruntime can load \(.+\)$"):
         load_estimator("vitpose", tmp_path / "text.onnx")
-    with pytest.raises(
-        BadInput, match=r"^estimator 'rtmpose': comes without weights; name an ONNX file.*--download"
-    ):
+    with pytest.raises(BadInput, match=r"^estimator 'rtmpose': comes without weights; name an ONNX file.*--download"):
         load_estimator("rtmpose")
     assert capfd.readouterr() == ("", "")
 
