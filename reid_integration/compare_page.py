@@ -125,6 +125,8 @@ def plot_svg(data: Mapping[str, Any], key: str) -> str:
         axes.legend(frameon=False)
     else:
         axes.set_xticks(range(len(data["arms"])), data["arms"])
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 100))  # Student's interval of two seeds may be wider than any share
     axes.set_ylabel(f"{NAMES[key]}, %")
     axes.spines[["top", "right"]].set_visible(False)
     text = io.StringIO()

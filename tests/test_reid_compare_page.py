@@ -1,12 +1,13 @@
 """The sentences of a comparison's page, and what it draws."""
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from reid_integration.arms import Cut
-from reid_integration.compare_page import answer, cost
+from reid_integration.compare_page import answer, cost, plot_svg
 from reid_integration.comparison import CompareConfig, ComparisonResult
 from reid_integration.evaluation import ReidResult
 from reid_integration.result import TrainResult
@@ -74,3 +75,13 @@ def test_missing_cells_are_counted_and_not_averaged(tmp_path: Any) -> None:
 def test_a_headline_must_be_an_arm(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="headline: 'offline' is none of the arms"):
         result(tmp_path, [], headline="offline")
+
+
+def test_the_plots_show_shares_alone(tmp_path: Any) -> None:
+    compared = result(tmp_path, [30.0, -30.0])
+    (online,) = [row for row in compared.summary() if row["arm"] == "online"]
+    assert online["mAP"]["low"] < 0
+    assert online["mAP"]["high"] > 1
+    ticks = re.findall(r"<!-- (.?[\d.]+) -->", plot_svg(compared.to_mapping(), "mAP"))
+    assert {"0", "100"} <= set(ticks)
+    assert all(0 <= float(tick.replace("\N{MINUS SIGN}", "-")) <= 100 for tick in ticks)
