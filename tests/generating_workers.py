@@ -41,7 +41,9 @@ def main(root: Path, engine: str, jobs: list[str]) -> None:
         count = int(workers.strip("!")) if workers else None
         config = replace(dataset_config(root), out=root / out, engine=engine, workers=count)
         summary = run(config, DiesOnce(root / "marker"))
-        print("made", summary.rendered, summary.synthetic, flush=True)
+        # One write, since the processes share a pipe and run unbuffered.
+        sys.stdout.write(f"made {summary.rendered} {summary.synthetic}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

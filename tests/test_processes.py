@@ -78,6 +78,7 @@ def test_torchrun_starts_the_command_and_goes_on_after_a_stop(tmp_path: Path) ->
     whole = run_two(*command, str(tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr[-3000:]
     assert "FutureWarning" not in whole.stderr
+    assert whole.stdout == f"{tmp_path / 'whole' / 'generator.safetensors'}\n"  # the first process says it for both
     for name in ("generator.safetensors", "stats.jsonl"):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert json.loads((run / "environment.json").read_text())["processes"] == 2

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from xingaug.commands.parser import add_command, print_figures
+from xingaug.commands.parser import add_command, is_first_process, print_figures
 from xingaug.errors import BadInput
 
 
@@ -106,7 +105,7 @@ def _generate(args: argparse.Namespace) -> int | None:
     config = GenerateConfig(**{field.name: getattr(args, field.name) for field in fields(GenerateConfig)})
     with redirect_stdout(sys.stderr):  # Ray prints messages about its workers to stdout
         figures = asdict(estimate(config) if args.dry_run else generate(config))
-    if config.engine != "torchrun" or os.environ.get("RANK", "0") == "0":
+    if config.engine != "torchrun" or is_first_process():
         print_figures(figures, args.json)
     return None
 

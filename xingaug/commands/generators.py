@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from xingaug.commands.parser import add_command, print_figures
+from xingaug.commands.parser import add_command, is_first_process, print_figures
 from xingaug.errors import BadInput, printable
 
 
@@ -39,10 +39,9 @@ def _train(args: argparse.Namespace) -> None:
 
     out = args.out or Path("runs") / args.config.stem
     config = load_config(TrainConfig, args.config, args.overrides)
-    if args.dry_run:
-        print(plan(config, out), end="")
-    else:
-        print(train(config, out, overfit_one_batch=args.overfit_one_batch))
+    said = plan(config, out) if args.dry_run else f"{train(config, out, overfit_one_batch=args.overfit_one_batch)}\n"
+    if is_first_process():
+        print(said, end="")
 
 
 def _add_convert(commands: Any) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,6 +62,11 @@ def add_command(commands: Any, name: str, run: Any, help_text: str, example: str
     )
     parser.set_defaults(run=run, needs_torch=torch)
     return parser
+
+
+def is_first_process() -> bool:
+    """Whether this process prints the results, among those that torchrun may have started together."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def print_figures(figures: dict[str, Any], as_json: bool) -> None:
