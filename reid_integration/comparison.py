@@ -35,7 +35,8 @@ class CompareConfig:
             whatever `data.targets` names, so that settings can be chosen without the test set; 0 tests on query and
             gallery. It needs one source, a Market-1501 tree, for all arms. A generator or estimator that was trained on
             these identities, as `market1501-augment` was on Market-1501's, has seen the held-out ones, which favours
-            its arms against those without one.
+            its arms against those without one; so do synthetic images in the source, whose poses and grounds may be
+            those of held-out images.
         iterations: optimiser steps of every cell.
         synthetic: how synthetic images on disk are made.
         against: controls that every other arm is compared with, seed by seed; empty is the first arm.
