@@ -148,12 +148,12 @@ def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None
     kept = train.select(np.flatnonzero(chosen_rows(train.names, train.pids, cut)))
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(out) as folder:
+        write_annotations_of(kept.names, annotations or source / "annotations.npz", folder)
         for index in range(len(kept)):
             copy_or_link(kept.path(index), folder / FOLDERS["train"] / str(kept.names[index]), link=True)
         for part in (FOLDERS["query"], FOLDERS["gallery"]):
             for name in image_files(source / part).images:
                 copy_or_link(source / part / name, folder / part / name, link=True)
-        write_annotations_of(kept.names, annotations or source / "annotations.npz", folder)
     return out
 
 

@@ -52,11 +52,11 @@ def write_validation(source: Path, out: Path, share: float, annotations: Path | 
     splits = _splits(source, train, share)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(out) as folder:
+        if keypoints is not None:
+            write_annotations_of(np.concatenate([split.names for split in splits.values()]), keypoints, folder)
         for part, split in splits.items():
             for index in range(len(split)):
                 copy_or_link(split.path(index), folder / FOLDERS[part] / str(split.names[index]), link=True)
-        if keypoints is not None:
-            write_annotations_of(np.concatenate([split.names for split in splits.values()]), keypoints, folder)
         require_same_or_write(folder / MADE_OF, made_of, "")
     return out
 

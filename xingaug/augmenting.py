@@ -46,7 +46,7 @@ from xingaug.poses import estimators
 from xingaug.poses.annotate import NOBODY, annotate, count_rejected, rejected
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
-from xingaug.poses.estimators.public import published, require_options, weights_file
+from xingaug.poses.estimators.public import is_address, published, require_options, weights_file
 from xingaug.report.annotations import annotation_sections
 from xingaug.report.page import paragraph, preformatted, table
 from xingaug.runs import require_own
@@ -267,7 +267,7 @@ def _require_place(config: FolderConfig, found: Found) -> None:
     load_generator(config.generator)
     if config.estimator is not None and config.estimator not in estimators.ESTIMATORS:
         raise BadInput(f"--estimator: unknown '{config.estimator}'; known: {', '.join(estimators.ESTIMATORS)}")
-    if config.estimator is not None and config.download and "://" not in (config.weights or ""):
+    if config.estimator is not None and config.download and not is_address(config.weights):
         published(config.estimator, config.weights)
 
 

@@ -27,8 +27,7 @@ _CHUNK = 1 << 20
 
 _DAMAGED = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError,
-    NotImplementedError,  # a later version of zip
-    RuntimeError,  # an encrypted file
+    RuntimeError,  # an encrypted file, or, as NotImplementedError, a later version of zip
 )  # fmt: skip
 """Errors of a damaged archive, besides `OSError` without a disk's error number."""
 
@@ -68,7 +67,7 @@ def download(url: str, sha256: str, target: Path, progress: bool = True) -> Path
             if isinstance(error, OSError) and error.filename is not None and not isinstance(error, HTTPError):
                 raise  # a disk error
             raise WorkFailed(f"{url}: cannot be fetched ({_reason(error)}); {_kept(part)}") from None
-        if _is_archive(url) and target.suffix != ".zip":
+        if is_archive(url) and target.suffix != ".zip":
             _unpack(part, target, sha256, url)
         else:
             _require_hash(part, part, sha256, url)
@@ -85,7 +84,8 @@ def _is_address(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def _is_archive(url: str) -> bool:
+def is_archive(url: str) -> bool:
+    """Whether an address names a .zip."""
     return urlsplit(url).path.lower().endswith(".zip")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from xingaug.download import download
+from xingaug.download import download, is_archive
 from xingaug.errors import BadInput
 
 
@@ -34,7 +34,7 @@ class PublicWeights:
 def _file_name(url: str) -> str:
     """Name under which the file at an address is kept."""
     name = urlsplit(url).path.rpartition("/")[2]
-    return f"{name[:-4]}.onnx" if name.lower().endswith(".zip") else name
+    return f"{name[:-4]}.onnx" if is_archive(url) else name
 
 
 _RTMPOSE = "https://download.openmmlab.com/mmpose/v1/projects/rtmposev1/onnx_sdk/rtmpose-"
@@ -100,12 +100,16 @@ def weights_file(estimator: str, weights: str | None, download: bool, sha256: st
     return None if weights is None else Path(weights)
 
 
+def is_address(weights: str | None) -> bool:
+    """Whether `--weights` is an address, not a file or a published file's name."""
+    return weights is not None and "://" in weights
+
+
 def require_options(weights: str | None, download: bool, sha256: str | None) -> None:
     """Raises `BadInput` for options of `weights_file` that do not go together."""
-    is_address = weights is not None and "://" in weights
-    if is_address and not download:
+    if is_address(weights) and not download:
         raise BadInput(f"--weights: {weights}: an address needs --download")
-    if sha256 is not None and not is_address:
+    if sha256 is not None and not is_address(weights):
         raise BadInput("--sha256: hash of a file to --download from an address; needed --weights https://... too")
 
 
@@ -122,7 +126,7 @@ def fetch_weights(estimator: str, weights: str | None = None, sha256: str | None
         BadInput: no published weights of this estimator or name are known, or the address or hash is invalid.
         WorkFailed: as in `download`.
     """
-    if weights is not None and "://" in weights:
+    if weights is not None and is_address(weights):
         return _fetch_other(weights, sha256)
     known = published(estimator, weights)
     return download(known.url, known.sha256, weights_folder() / known.file)
