@@ -3,13 +3,14 @@
 import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import generating
 import numpy as np
 import pytest
 import torch
 from command_lines import TINY
-from generating import build_dataset
 from patn import write_patn_csv
 from training_runs import NARROW, small_data
 
@@ -156,4 +157,12 @@ def narrow_discriminators(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def config(tmp_path: Path) -> GenerateConfig:
     """Offline generation from a small dataset."""
-    return build_dataset(tmp_path)
+    return generating.build_dataset(tmp_path)
+
+
+@pytest.fixture
+def reference(config: GenerateConfig) -> dict[str, str]:
+    """The tree of an uninterrupted run into another directory."""
+    out = config.out.with_name("reference")
+    generating.run(replace(config, out=out))
+    return generating.tree(out)

@@ -25,13 +25,6 @@ from xingaug.training.processes import Processes
 TESTS = Path(__file__).parent
 
 
-@pytest.fixture
-def reference(config: GenerateConfig) -> dict[str, str]:
-    out = config.out.with_name("reference")
-    run(replace(config, out=out))
-    return tree(out)
-
-
 def start(root: Path, before: Sequence[str], engine: str, *jobs: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0",
