@@ -10,6 +10,7 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from reid_integration.train import run
 from reid_integration.validation import write_validation
 from xingaug.commands.parser import Parser
 from xingaug.config import load_config, read_yaml, to_mapping
+from xingaug.data.annotations import read_annotations
 from xingaug.data.readers import require_market_tree
 from xingaug.errors import BadInput, guarded
 from xingaug.files import atomic_write
@@ -81,7 +83,11 @@ def _cell_config(config: CompareConfig, settings: dict[str, Any], arm: str, cut:
     if folder is not None:
         data |= {"sources": [str(folder.resolve())]}
     set_here = {"train": {"seed": seed, "max_iterations": config.iterations}, "data": data}
-    return reid_config(merged(settings, set_here), f"arms.{arm}")
+    cell = reid_config(merged(settings, set_here), f"arms.{arm}")
+    chosen, keypoints = cell.augmentation, config.synthetic.annotations
+    if chosen is None or keypoints is None or chosen.annotations or held_out or folder:  # a folder holds its own
+        return cell
+    return replace(cell, augment=replace(chosen, annotations=str(keypoints)))
 
 
 def _training_folder(config: CompareConfig, arm: str, cut: Cut) -> Path | None:
@@ -147,6 +153,23 @@ def _needs_folder(config: CompareConfig, arm: str, cut: Cut) -> bool:
     return config.validation > 0 or _training_folder(config, arm, cut) is not None
 
 
+def _require_sources(config: CompareConfig, arm: str, cut: Cut, cell: ReidConfig) -> None:
+    """Raises `BadInput` unless a cell's images, keypoints and generator can be used."""
+    from reid_integration.datamanager import find_folder
+
+    if _needs_folder(config, arm, cut):
+        source = _source(config, arm)
+        if _training_folder(config, arm, cut) is not None:
+            read_annotations(config.synthetic.annotations or source / "annotations.npz")
+    elif cell.augmentation is not None:
+        own = cell.augmentation.annotations
+        folders = [find_folder(cell.data.root, source) for source in listed(cell.data.sources)]
+        for file in [Path(own)] if own else [folder / "annotations.npz" for folder in folders if folder.is_dir()]:
+            read_annotations(file)
+    if config.arms[arm].get("synthetic", "none") != "none":
+        load_generator(config.synthetic.generator)
+
+
 def _write_folders(config: CompareConfig, arm: str, cut: Cut) -> None:
     """Writes the folders below `out/data` that a cell trains and is tested on."""
     if not _needs_folder(config, arm, cut):
@@ -181,11 +204,9 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
               file=sys.stderr, flush=True)  # fmt: skip
     # Report bad input before any work.
     finished = {key: _finished(cell, generator) for key, cell in cells.items()}
-    for (arm, cut, _), done in zip(cells, finished.values(), strict=True):
-        if not done and _needs_folder(config, arm, cut):
-            _source(config, arm)
-            if config.arms[arm].get("synthetic", "none") != "none":
-                load_generator(config.synthetic.generator)
+    for (arm, cut, seed), done in zip(cells, finished.values(), strict=True):
+        if not done:
+            _require_sources(config, arm, cut, cells[arm, cut, seed])
     comparison = ComparisonResult(
         config, {key: TrainResult.load(Path(cells[key].data.save_dir)) for key, done in finished.items() if done}
     )

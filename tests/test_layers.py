@@ -15,6 +15,7 @@ from xingaug.generators.layers import (
     pyramid_matrix,
     region_bounds,
     sine_positions,
+    weighted_sum,
 )
 from xingaug.generators.xinggan_pp import CrossedAttention, EnhancedAttention
 from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
@@ -137,6 +138,23 @@ def slow_enhanced(ea: EnhancedAttention, direction: int, query: Tensor, key: Ten
                 for c, share_c in between(n % width, columns):
                     corrected[s, n] += share_r * share_c * correction[s, r * columns + c]
     return corrected
+
+
+def test_the_sum_of_training_is_that_of_inference_and_has_its_gradients() -> None:
+    logits = torch.randn(2, 4, 3, 5, generator=rng(1)).contiguous(memory_format=torch.channels_last).requires_grad_()
+    learned, source = (torch.randn(2, channels, 3, 5, generator=rng(channels)) for channels in (9, 3))
+    learned.requires_grad_()
+    with torch.no_grad():
+        inferred = weighted_sum(logits, [learned, source])
+    trained = weighted_sum(logits, [learned, source])
+    plain = (logits.softmax(1).unsqueeze(2) * torch.cat([learned, source], 1).unflatten(1, (4, 3))).sum(1)
+    torch.testing.assert_close(trained, inferred, rtol=0, atol=1e-6)
+    torch.testing.assert_close(trained, plain, rtol=0, atol=1e-6)
+    weights = torch.randn(plain.shape, generator=rng(3))
+    found, expected = (torch.autograd.grad(image, (logits, learned), weights) for image in (trained, plain))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+        assert a.abs().max() > 0.1
 
 
 @pytest.mark.parametrize(

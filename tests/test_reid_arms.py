@@ -166,6 +166,22 @@ def test_a_change_of_the_synthetic_images_is_no_finished_cell(world: Path, tmp_p
         compare(comparison(world, tmp_path, arms=arms, seeds=[1], synthetic=SyntheticConfig(per_image=2)))
 
 
+def test_keypoints_elsewhere_serve_the_whole_set_too(world: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(world, tree)
+    moved = shutil.move(tree / "annotations.npz", tmp_path / "moved.npz")
+    arms = {"real": {}, "online": {"augment": "xinggan_pose"}}
+    without = comparison(tree, tmp_path / "without", arms=arms, seeds=[1])
+    with pytest.raises(BadInput, match=r"tree/annotations\.npz: no such annotation file"):
+        compare(without)
+    assert not without.out.exists()  # before any training
+    config = comparison(tree, tmp_path, arms=arms, seeds=[1], synthetic=SyntheticConfig(annotations=Path(moved)))
+    assert {arm for arm, *_ in compare(config).cells} == set(arms)
+    elsewhere = {"augment": {"name": "xinggan_pose", "annotations": "mine.npz"}}
+    with pytest.raises(BadInput, match=r"mine\.npz: no such annotation file"):
+        compare(replace(config, arms={"online": elsewhere}, out=tmp_path / "elsewhere"))
+
+
 def test_what_cannot_be_made_is_told_before_any_training(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree")
     for name, (arm, synthetic, message) in {

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -135,6 +135,12 @@ class Linears(nn.Module):
         out = torch.bmm(flat, weight) if offset is None else torch.baddbmm(offset, flat, weight)
         return out.unflatten(1, x.shape[1:3])
 
+    def scale_outputs(self, factors: Tensor) -> None:
+        """For inference: multiplies the outputs of each layer by its factor, (count, 1, 1)."""
+        self.weight.data = self.weight.data * factors
+        if self.bias is not None:
+            self.bias.data = self.bias.data * factors
+
 
 class Norms(nn.Module):
     """Stacked layer norms, one for each direction; a single one is broadcast to all directions."""
@@ -156,10 +162,10 @@ class Norms(nn.Module):
         return torch.addcmul(offset, normed, weight)
 
 
-def times(left: Tensor, right: Tensor, factor: float, add: Tensor | None = None) -> Tensor:
-    """`factor` * left @ right + add in one operation, for (.., .., n, m), (.., .., m, k) and (.., .., n, k)."""
-    offset = left.new_empty((1, 1, 1)) if add is None else add.flatten(0, 1)  # with beta 0 it is not read
-    product = torch.baddbmm(offset, left.flatten(0, 1), right.flatten(0, 1), beta=0 if add is None else 1, alpha=factor)
+def times(left: Tensor, right: Tensor, factor: float) -> Tensor:
+    """`factor` * left @ right in one operation, for (.., .., n, m) and (.., .., m, k)."""
+    unread = left.new_empty((1, 1, 1))  # with beta 0
+    product = torch.baddbmm(unread, left.flatten(0, 1), right.flatten(0, 1), beta=0, alpha=factor)
     return product.unflatten(0, left.shape[:2])
 
 
@@ -180,6 +186,19 @@ def patch_side(grid: tuple[int, int], limit: int) -> int:
     return next(k for k in range(1, max(grid) + 1) if -(-grid[0] // k) * -(-grid[1] // k) <= limit)
 
 
+@functools.lru_cache(maxsize=64)
+def patch_matrices(grid: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:
+    """Means over patches of side x side, and bilinear interpolation back, as matrices (M, N) and (N, M).
+
+    Patches at the far edges may reach beyond the grid (h, w); their means are over what is inside.
+    """
+    height, width = grid
+    means = F.avg_pool2d(torch.eye(height * width).unflatten(1, (1, *grid)), side, ceil_mode=True)  # (N, 1, h', w')
+    patches = torch.eye(means[0].numel()).unflatten(1, means.shape[1:])  # (M, 1, h', w')
+    spread = F.interpolate(patches, scale_factor=float(side), mode="bilinear")[:, 0, :height, :width]
+    return means.flatten(1).t().contiguous(), spread.flatten(1).t().contiguous()
+
+
 def weighted_sum(logits: Tensor, candidates: list[Tensor]) -> Tensor:
     """Candidates weighted by the softmax over their maps.
 
@@ -191,7 +210,37 @@ def weighted_sum(logits: Tensor, candidates: list[Tensor]) -> Tensor:
         (B, 3, H, W) float32.
     """
     # Contiguous, in full precision: with channels last each product would be over only three numbers.
-    stacked = torch.cat(candidates, 1).float().contiguous()
-    planes = stacked.unflatten(1, (-1, 3))  # (B, K, 3, H, W)
-    maps = logits.float().softmax(1).contiguous()
+    maps = logits.to(torch.float32, memory_format=torch.contiguous_format).softmax(1)
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        images = [image.to(torch.float32, memory_format=torch.contiguous_format) for image in candidates]
+        summed: Tensor = _WeightedSum.apply(maps, *images)
+        return summed
+    planes = torch.cat(candidates, 1).float().contiguous().unflatten(1, (-1, 3))  # (B, K, 3, H, W)
     return (maps.unsqueeze(2) * planes).sum(1)
+
+
+class _WeightedSum(torch.autograd.Function):
+    """The same sum for training, which keeps no products and finds no gradients of candidates that need none."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, *candidates: Tensor) -> Tensor:
+        ctx.save_for_backward(maps, *candidates)
+        images = [image for group in candidates for image in group.split(3, 1)]
+        summed = maps[:, :1] * images[0]
+        for k, image in enumerate(images[1:], start=1):
+            summed.addcmul_(maps[:, k : k + 1], image)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (maps, *candidates) = gradients, ctx.saved_tensors
+        of_maps, of_candidates = [], []
+        shares = maps.split([image.shape[1] // 3 for image in candidates], 1)  # (B, k, H, W) each
+        for share, group, needed in zip(shares, candidates, ctx.needs_input_grad[1:], strict=True):
+            colours = group.unflatten(1, (-1, 3)).unbind(2)
+            product = colours[0] * gradient[:, :1]
+            for colour, plane in enumerate(colours[1:], start=1):
+                product.addcmul_(plane, gradient[:, colour : colour + 1])
+            of_maps.append(product)
+            of_candidates.append((share.unsqueeze(2) * gradient.unsqueeze(1)).flatten(1, 2) if needed else None)
+        return torch.cat(of_maps, 1), *of_candidates

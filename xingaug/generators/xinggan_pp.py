@@ -19,6 +19,7 @@ from xingaug.generators.layers import (
     Norms,
     attend,
     conv_block,
+    patch_matrices,
     patch_side,
     sine_positions,
     times,
@@ -39,14 +40,18 @@ class EnhancedAttention(nn.Module):
     """
 
     positions: Tensor
+    means: Tensor
+    spread: Tensor
 
     def __init__(self, config: XingGANPlusPlusConfig, directions: int, centres: Tensor) -> None:
         """Args: `config`; `directions`: 1 or 2; `centres`: (S, 2) where the keys are, (y, x) in [0, 1]."""
         super().__init__()
         width = config.enhancement.enhanced_width
         self.grid, self.stride = config.grid, patch_side(config.grid, config.enhancement.enhanced_queries)
-        self.patch_grid = (-(-self.grid[0] // self.stride), -(-self.grid[1] // self.stride))
-        queries = self.patch_grid[0] * self.patch_grid[1]
+        means, spread = patch_matrices(self.grid, self.stride)  # (M, N), (N, M)
+        self.register_buffer("means", means, persistent=False)
+        self.register_buffer("spread", spread, persistent=False)
+        queries = len(means)
         self.project = Linears(directions, queries, width)
         self.norm_token = Norms(directions, width)
         self.ask = Linears(directions, width, 2 * width, bias=False)  # queries and keys of the inner attention
@@ -60,13 +65,13 @@ class EnhancedAttention(nn.Module):
         """Queries (2, B, N, d) and keys (2, B, S, d) to corrected logits (2, B, S, N), one row a key."""
         if query.shape[2] != self.grid[0] * self.grid[1]:
             raise ValueError(f"query: {query.shape[2]} positions, this enhanced attention was built for {self.grid}")
-        correction = self.correct(times(key, self._patches(query).transpose(2, 3), factor))  # (2, B, S, M)
-        if self.stride > 1:
-            maps = correction.unflatten(3, self.patch_grid).flatten(0, 1)
-            maps = F.interpolate(maps, scale_factor=float(self.stride), mode="bilinear")
-            # Patches at the far edges may reach beyond the grid.
-            correction = maps[:, :, : self.grid[0], : self.grid[1]].flatten(2).unflatten(0, key.shape[:2])
-        return times(key, query.transpose(2, 3), factor, correction)
+        logits = times(key, query.transpose(2, 3), factor)
+        if self.stride == 1:
+            return logits + self.correct(logits)
+        means, spread = self.means.to(logits.dtype), self.spread.to(logits.dtype)
+        # Attention is linear in the queries: the logits' mean over a patch is that of its mean query.
+        correction = self.correct(F.linear(logits, means)).flatten(0, 2)
+        return torch.addmm(logits.flatten(0, 2), correction, spread.t()).unflatten(0, logits.shape[:3])
 
     def correct(self, tokens: Tensor) -> Tensor:
         """EA's correction of correlation vectors (2, B, S, M): a token for each key, with its M correlations."""
@@ -83,14 +88,6 @@ class EnhancedAttention(nn.Module):
         itself = torch.eye(self.out.weight.shape[1], device=self.out.weight.device, dtype=self.out.weight.dtype)
         self.out.weight.data = self.scale[:, 0].detach() * (self.out.weight.data + itself)
         self.norm_token.bias.data = self.norm_token.bias.data + self.positions
-
-    def _patches(self, query: Tensor) -> Tensor:
-        """(2, B, N, d) to the mean queries of the patches (2, B, M, d)."""
-        if self.stride == 1:
-            return query
-        maps = query.flatten(0, 1).unflatten(1, self.grid).permute(0, 3, 1, 2)  # (2 B, d, h, w)
-        means = F.avg_pool2d(maps, self.stride, ceil_mode=True).flatten(2).transpose(1, 2)
-        return means.unflatten(0, query.shape[:2])
 
 
 class CrossedAttention(nn.Module):
@@ -115,6 +112,14 @@ class CrossedAttention(nn.Module):
         self.factor = crossing.query_channels**-0.5 if crossing.scaled else 1.0
         enhanced = config.enhancement.enhanced
         self.enhance = EnhancedAttention(config, count, self.tokens.centres) if enhanced else None
+        self.folded = False
+
+    def fold(self) -> None:
+        """For inference: folds gamma into the values."""
+        if self.folded:
+            return
+        self.folded = True
+        self.value.scale_outputs(self.gamma.detach()[:, 0])
 
     def forward(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         """Codes (2, B, N, C) of both branches on a grid (h, w) to the updated ones."""
@@ -126,11 +131,14 @@ class CrossedAttention(nn.Module):
         query = self.query(own)  # (directions, B, N, d)
         key = self.key(tokens.flip(0)[first:last])  # (directions, B, S, d), of the other branch
         value = self.value(tokens[first:last])  # (directions, B, S, C)
+        if not self.folded:
+            value = self.gamma.to(value.dtype) * value  # here, as there are fewer regions than positions
         if self.enhance is None:
-            update = attend(query, key, value, self.factor)  # (directions, B, N, C)
+            updated = own + attend(query, key, value, self.factor).to(own.dtype)  # (directions, B, N, C)
         else:
-            update = self.enhance(query, key, self.factor).softmax(2).transpose(2, 3) @ value
-        updated = torch.addcmul(own, self.gamma.to(own.dtype), update.to(own.dtype))
+            attention = self.enhance(query, key, self.factor).softmax(2).transpose(2, 3)  # (directions, B, N, S)
+            updated = torch.baddbmm(own.flatten(0, 1), attention.flatten(0, 1), value.flatten(0, 1))
+            updated = updated.unflatten(0, own.shape[:2])
         if len(self.branches) == 2:
             return updated
         return torch.cat([updated, codes[1:]] if first == 0 else [codes[:1], updated])
@@ -153,8 +161,10 @@ class Stage(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """Appearance and shape code, concatenated, (B, 2C, h, w), to the next ones."""
         c, grid = codes.shape[1] // 2, (codes.shape[2], codes.shape[3])
-        x_i = self.appearance(codes[:, :c])  # (B, C, h, w)
-        x_p = self.shape(codes[:, c:] if self.first else codes)  # (B, C, h, w)
+        # Sliced where channels are last, so that they are in the gradient too.
+        own, other = (part.movedim(-1, 1) for part in codes.movedim(1, -1).split(c, -1))
+        x_i = self.appearance(own)  # (B, C, h, w)
+        x_p = self.shape(other if self.first else codes)  # (B, C, h, w)
         x = torch.cat([x_i, x_p], 1)
         # Both directions read x_i and x_p from before the update.
         crossed = self.crossing(by_branch(x + codes if self.residual else x), grid)
@@ -213,6 +223,7 @@ class CoAttentionFusion(nn.Module):
         c, self.dense = config.width, config.fusion.dense_fusion
         kind = StageJoin if self.dense else LastStage
         self.join_appearance, self.join_shape = kind(config, c), kind(config, 2 * c)
+        self.joins_at_once = self.dense and config.fusion.fusion_wiring == "concat"
         self.join_both: nn.Conv2d | None = None
         candidates = config.fusion.candidates
         self.decode_appearance: nn.Module = decoder(c // 4, candidates)
@@ -220,22 +231,22 @@ class CoAttentionFusion(nn.Module):
         self.decode_maps: nn.Module = map_decoder(self.seen(config), c // 4, 2 * candidates + 1)
 
     def fold(self) -> None:
-        """For inference: merges both branches' convolutions into one, zero where a branch does not see the other."""
-        appearance, shape = self.join_appearance, self.join_shape
-        if self.join_both is not None or not isinstance(appearance, StageJoin) or not isinstance(shape, StageJoin):
+        """For inference: keeps both branches' joins as the one convolution that they are computed as."""
+        if self.join_both is not None or not self.joins_at_once:
             return
-        if appearance.logits is not None:
-            return
-        one, two = appearance.squeeze, shape.squeeze
-        c, stages = one.out_channels, one.in_channels // one.out_channels
-        both = nn.Conv2d(two.in_channels, 2 * c, 1).to(one.weight.device, one.weight.dtype).requires_grad_(False)
-        own = F.pad(one.weight.data.unflatten(1, (stages, c)), (0, 0, 0, 0, 0, c)).flatten(1, 2)
-        both.weight.data = torch.cat([own, two.weight.data])
-        assert both.bias is not None
-        assert one.bias is not None
-        assert two.bias is not None
-        both.bias.data = torch.cat([one.bias.data, two.bias.data])
-        self.join_both = both
+        weight, bias = (x.detach() for x in self._joins())
+        self.join_both = nn.Conv2d(weight.shape[1], weight.shape[0], 1).to(weight).requires_grad_(False)
+        self.join_both.load_state_dict({"weight": weight, "bias": bias})
+
+    def _joins(self) -> tuple[Tensor, Tensor]:
+        """Weight (2C, 2C T, 1, 1) and bias (2C,) of both branches' joins, zero where one does not see the other."""
+        one, two = self.join_appearance, self.join_shape
+        assert isinstance(one, StageJoin)
+        assert isinstance(two, StageJoin)
+        c = one.squeeze.out_channels
+        own = F.pad(one.squeeze.weight.unflatten(1, (-1, c)), (0, 0, 0, 0, 0, c)).flatten(1, 2)
+        biases = [join.squeeze.bias for join in (one, two) if join.squeeze.bias is not None]
+        return torch.cat([own, two.squeeze.weight]), torch.cat(biases)
 
     @staticmethod
     def seen(config: XingGANPlusPlusConfig) -> int:
@@ -254,14 +265,16 @@ class CoAttentionFusion(nn.Module):
             (B, 3, H, W) float32 in [-1, 1].
         """
         c = joined[0].shape[1] // 2
-        if self.join_both is None:
-            appearance = self.join_appearance([code[:, :c] for code in joined])  # (B, C, h, w)
-            shape = self.join_shape(joined)  # (B, C, h, w)
-            both = torch.cat([appearance, shape if self.dense else joined[-1]], 1)  # (B, 2C or 3C, h, w)
+        if self.joins_at_once:
+            codes = torch.cat(joined, 1)
+            both = F.conv2d(codes, *self._joins()) if self.join_both is None else self.join_both(codes)
+            appearance, shape = both.split(c, 1)  # (B, C, h, w) each
         else:
-            both = self.join_both(torch.cat(joined, 1))
-            appearance, shape = both.chunk(2, 1)
-        features = (torch.cat(fine, 1),) if fine else ()
+            appearance = self.join_appearance([code[:, :c] for code in joined])
+            shape = self.join_shape(joined)
+            both = torch.cat([appearance, shape if self.dense else joined[-1]], 1)  # (B, 2C or 3C, h, w)
+        # In the type and layout of what the decoders make of the codes.
+        features = [torch.cat(fine, 1).to(both.dtype, memory_format=torch.channels_last)] if fine else []
         rgb = [self.decode_appearance(appearance, *features), self.decode_shape(shape, *features), *moved]
         return weighted_sum(self.decode_maps(both, *features), rgb)
 
