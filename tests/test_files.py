@@ -94,6 +94,14 @@ def test_directory_takes_the_place_of_an_empty_one(tmp_path):
     assert everything(tmp_path) == ["out", "out/a"]
 
 
+def test_the_second_of_two_that_fill_one_directory_is_told(tmp_path):
+    with pytest.raises(BadInput, match=r"out: .*not empty"), atomic_directory(tmp_path / "out") as second:
+        (second / "late").touch()
+        with atomic_directory(tmp_path / "out") as first:
+            (first / "a").touch()
+    assert everything(tmp_path) == ["out", "out/a"]
+
+
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
 def test_directory_is_removed_when_the_block_fails(tmp_path, error):
     def fill(folder: Path) -> None:

@@ -92,13 +92,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         The directory to fill. After an exception it is removed.
 
     Raises:
-        BadInput: `path` is not empty, or lies below a file.
+        BadInput: `path` is not empty, before the block or after it, or lies below a file.
         OSError: as for `atomic_write`.
     """
     path = Path(path)
     require_new_directory(path)
     with _temporary(path, os.mkdir) as temporary, _disk_errors(path, temporary / "room"):
         yield temporary
+        require_new_directory(path)  # another process may have written there meanwhile
         if path.exists():
             path.rmdir()
         os.replace(temporary, path)
