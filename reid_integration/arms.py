@@ -35,7 +35,8 @@ class SyntheticConfig:
 
     Attributes:
         generator: bundled name or .safetensors file.
-        annotations: keypoints of the training images; None is annotations.npz in the dataset's folder.
+        annotations: keypoints of the training images, also for arms that render them while training, unless their
+            augment.annotations names others; None is annotations.npz in the dataset's folder.
         per_image: synthetic images for each real one.
         sampler: how poses are drawn (see `XingPose`).
         fit: how poses are placed (see `XingPose`).
