@@ -95,10 +95,14 @@ def test_directory_takes_the_place_of_an_empty_one(tmp_path):
 
 
 def test_the_second_of_two_that_fill_one_directory_is_told(tmp_path):
-    with pytest.raises(BadInput, match=r"out: .*not empty"), atomic_directory(tmp_path / "out") as second:
-        (second / "late").touch()
-        with atomic_directory(tmp_path / "out") as first:
-            (first / "a").touch()
+    def fill_twice() -> None:
+        with atomic_directory(tmp_path / "out") as second:
+            (second / "late").touch()
+            with atomic_directory(tmp_path / "out") as first:
+                (first / "a").touch()
+
+    with pytest.raises(BadInput, match=r"out: .*not empty"):
+        fill_twice()
     assert everything(tmp_path) == ["out", "out/a"]
 
 
