@@ -192,8 +192,9 @@ class StageJoin(nn.Module):
         self.squeeze = nn.Conv2d((1 if weighted else config.blocks) * channels, config.width, 1)
 
     def forward(self, codes: list[Tensor]) -> Tensor:
-        """T times (B, channels, h, w) to (B, C, h, w); concatenated codes are joined for both branches at once."""
-        assert self.logits is not None
+        """T times (B, channels, h, w) to (B, C, h, w)."""
+        if self.logits is None:
+            return self.squeeze(torch.cat(codes, 1))  # `CoAttentionFusion` does so for both branches at once
         return self.squeeze((torch.stack(codes, -1) * self.logits.softmax(0)).sum(-1))
 
 
