@@ -319,7 +319,7 @@ def _compare(config: DemoConfig, training_images: int) -> dict[str, Any]:
             },
             "loss": {"name": "softmax"},
             "train": {
-                "optim": "adam", "lr": 0.002, "lr_scheduler": "cosine", "warmup_iterations": 15, "ema": 0.95,
+                "optim": "adam", "lr": 0.002, "lr_scheduler": "cosine",
                 "batch_size": min(BATCH_SIZE, training_images),
             },
             "test": {"dist_metric": "cosine"},
