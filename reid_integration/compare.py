@@ -153,21 +153,32 @@ def _needs_folder(config: CompareConfig, arm: str, cut: Cut) -> bool:
     return config.validation > 0 or _training_folder(config, arm, cut) is not None
 
 
-def _require_sources(config: CompareConfig, arm: str, cut: Cut, cell: ReidConfig) -> None:
-    """Raises `BadInput` unless a cell's images, keypoints and generator can be used."""
+def _require_sources(config: CompareConfig, cells: Mapping[Cell, ReidConfig]) -> None:
+    """Raises `BadInput` unless the images, keypoints and generator of these cells can be used; each is read once."""
+    keypoints: set[Path] = set()
+    for (arm, cut, _), cell in cells.items():
+        if _needs_folder(config, arm, cut):
+            _source(config, arm)
+        keypoints.update(_keypoint_files(config, arm, cut, cell))
+    for file in sorted(keypoints):
+        read_annotations(file)
+    if any(config.arms[arm].get("synthetic", "none") != "none" for arm, *_ in cells):
+        load_generator(config.synthetic.generator)
+
+
+def _keypoint_files(config: CompareConfig, arm: str, cut: Cut, cell: ReidConfig) -> list[Path]:
+    """The files of keypoints that a cell cannot do without."""
     from reid_integration.datamanager import find_folder
 
-    if _needs_folder(config, arm, cut):
-        source = _source(config, arm)
-        if _training_folder(config, arm, cut) is not None:
-            read_annotations(config.synthetic.annotations or source / "annotations.npz")
-    elif cell.augmentation is not None:
-        own = cell.augmentation.annotations
-        folders = [find_folder(cell.data.root, source) for source in listed(cell.data.sources)]
-        for file in [Path(own)] if own else [folder / "annotations.npz" for folder in folders if folder.is_dir()]:
-            read_annotations(file)
-    if config.arms[arm].get("synthetic", "none") != "none":
-        load_generator(config.synthetic.generator)
+    own = cell.augmentation.annotations if cell.augmentation else None
+    files = [Path(own)] if own else []
+    if _training_folder(config, arm, cut) is None and (own or cell.augmentation is None):
+        return files
+    if config.synthetic.annotations is not None:
+        return [*files, config.synthetic.annotations]
+    data = _arm_data(config, arm)
+    folders = [find_folder(data.root, source) for source in listed(data.sources)]
+    return [*files, *(folder / "annotations.npz" for folder in folders if folder.is_dir())]
 
 
 def _write_folders(config: CompareConfig, arm: str, cut: Cut) -> None:
@@ -204,9 +215,7 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
               file=sys.stderr, flush=True)  # fmt: skip
     # Report bad input before any work.
     finished = {key: _finished(cell, generator) for key, cell in cells.items()}
-    for (arm, cut, seed), done in zip(cells, finished.values(), strict=True):
-        if not done:
-            _require_sources(config, arm, cut, cells[arm, cut, seed])
+    _require_sources(config, {key: cell for key, cell in cells.items() if not finished[key]})
     comparison = ComparisonResult(
         config, {key: TrainResult.load(Path(cells[key].data.save_dir)) for key, done in finished.items() if done}
     )

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from xingaug.download import download, is_archive
@@ -100,7 +101,7 @@ def weights_file(estimator: str, weights: str | None, download: bool, sha256: st
     return None if weights is None else Path(weights)
 
 
-def is_address(weights: str | None) -> bool:
+def is_address(weights: str | None) -> TypeGuard[str]:
     """Whether `--weights` is an address, not a file or a published file's name."""
     return weights is not None and "://" in weights
 
@@ -126,7 +127,7 @@ def fetch_weights(estimator: str, weights: str | None = None, sha256: str | None
         BadInput: no published weights of this estimator or name are known, or the address or hash is invalid.
         WorkFailed: as in `download`.
     """
-    if weights is not None and is_address(weights):
+    if is_address(weights):
         return _fetch_other(weights, sha256)
     known = published(estimator, weights)
     return download(known.url, known.sha256, weights_folder() / known.file)
