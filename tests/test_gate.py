@@ -149,9 +149,13 @@ def test_an_exported_program_may_judge(tmp_path: Path) -> None:
     file = tmp_path / "features.pt2"
     batch = torch.export.Dim("batch", min=1, max=64)
     torch.export.save(torch.export.export(Means(), (images_of(2),), dynamic_shapes=({0: batch},)), file)
-    gate = QualityGate(load_program(file, "a feature network"), min_identity=0, min_contrast=0)
+    program = load_program(file, "a feature network")
+    gate = QualityGate(program, min_identity=0, min_contrast=0)
     red, blue = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
     assert gate.train()(colours(red, red), colours(red, blue), persons(2)).kept.tolist() == [True, False]
+    dropouts = [nn.Dropout(), nn.Dropout()]  # before and after a program, which has no eval mode
+    QualityGate(nn.Sequential(dropouts[0], program, dropouts[1]), min_identity=0, min_contrast=0)
+    assert [dropout.training for dropout in dropouts] == [False, False]
 
 
 def test_autocast_does_not_reach_the_gate_and_half_precision_works() -> None:

@@ -145,9 +145,10 @@ class QualityGate(nn.Module):
         """Keeps the networks in eval mode regardless of `mode`; an exported program stays as it was exported."""
         self.training = False
         for network in (self.features, self.estimator):
-            if isinstance(network, nn.Module):
-                with suppress(NotImplementedError):  # raised by programs of torch.export
-                    network.eval()
+            # One by one: a program of torch.export raises, wherever it stands, and the modules after it would be left.
+            for module in network.modules() if isinstance(network, nn.Module) else ():
+                with suppress(NotImplementedError):
+                    module.eval()
         return self
 
     @torch.no_grad()
