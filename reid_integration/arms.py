@@ -23,6 +23,7 @@ from xingaug.offline.target import copy_or_link, require_linkable
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
 from xingaug.poses.draws import keyed_uniform
+from xingaug.poses.references import Reference
 
 Kind = Literal["duplicates", "offline", "oracle"]
 """Kinds of synthetic images: copies of the real ones, renderings of them in drawn poses, or, in a pedestrian world, the
@@ -40,6 +41,7 @@ class SyntheticConfig:
         per_image: synthetic images for each real one.
         sampler: how poses are drawn (see `XingPose`).
         fit: how poses are placed (see `XingPose`).
+        reference: which of a person's images are rendered (see `GenerateConfig`); the duplicates are always of all.
         seed: of the draws.
 
     Raises:
@@ -51,6 +53,7 @@ class SyntheticConfig:
     per_image: int = 4
     sampler: str = "uniform"
     fit: Literal["frame", "source"] = "frame"
+    reference: Reference = "image"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -209,6 +212,7 @@ def _generate(config: SyntheticConfig, real: Path, out: Path, bank: Path, genera
     settings = GenerateConfig(
         data=real, annotations=real / "annotations.npz", generator=config.generator, bank=bank,
         per_image=config.per_image, out=out, sampler=config.sampler, fit=config.fit, seed=config.seed, real="link",
+        reference="image" if generator else config.reference,
     )  # fmt: skip
     return generate(settings, generator=generator)
 

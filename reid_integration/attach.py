@@ -73,6 +73,7 @@ def attach(
         augment = XingPose(
             generator, bank, chosen.p, chosen.sampler, seed, chosen.mode, fit=chosen.fit,
             gate=gate, reuse=chosen.reuse, dtype=chosen.dtype, runtime=chosen.runtime, grounds=grounds,
+            references=persons.references(size, poses) if chosen.reference == "camera" else None,
         )  # fmt: skip
     except ValueError as error:
         raise BadInput(f"augment.{error}") from None

@@ -32,6 +32,7 @@ from xingaug.data.listing import named_as
 from xingaug.errors import BadInput
 from xingaug.generators.store import load_generator
 from xingaug.images import read_image
+from xingaug.poses.references import REFERENCES
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's mean and standard deviation of RGB in [0, 1]."""
@@ -216,7 +217,8 @@ def render_by_path(
         device: where images are rendered and returned.
         gate: rejects bad rendered images; None accepts all.
         options: of `XingPose`: p, sampler, seed, fit, reuse; and `ground`, the share of the rendered persons that
-            are pasted onto another training image's ground (None: 1 if the generator separates person and ground).
+            are pasted onto another training image's ground (None: 1 if the generator separates person and ground), and
+            `reference`: "camera" renders the person's image by the same camera whose pose is nearest to the target's.
 
     Raises:
         BadInput: a file or setting cannot be used.
@@ -248,7 +250,8 @@ def render_fastreid(
         device: where images are rendered and returned.
         gate: rejects bad rendered images; None accepts all.
         options: of `XingPose`: p, sampler, seed, fit, reuse; and `ground`, the share of the rendered persons that
-            are pasted onto another training image's ground (None: 1 if the generator separates person and ground).
+            are pasted onto another training image's ground (None: 1 if the generator separates person and ground), and
+            `reference`: "camera" renders the person's image by the same camera whose pose is nearest to the target's.
 
     Raises:
         BadInput: a file or setting cannot be used, or the loader is not fast-reid's.
@@ -284,10 +287,15 @@ def _prepared(
     network = load_generator(generator, device)
     size = (int(network.size[0]), int(network.size[1]))
     judge = None if gate is None else build_gate(gate, size, device)
-    bank = cached_bank(persons, size, persons.real_poses(size))
+    poses = persons.real_poses(size)
+    bank = cached_bank(persons, size, poses)
     chosen = dict(options)
+    reference = chosen.pop("reference", "image")
+    if reference not in REFERENCES:
+        raise BadInput(f"reference: {reference!r}, needed one of {', '.join(REFERENCES)}")
+    references = persons.references(size, poses) if reference == "camera" else None
     try:
         grounds = other_grounds(network, persons, chosen.pop("ground", None), chosen.get("seed", 0))
-        return XingPose(network, bank, gate=judge, grounds=grounds, **chosen), persons
+        return XingPose(network, bank, gate=judge, grounds=grounds, references=references, **chosen), persons
     except (TypeError, ValueError) as error:
         raise BadInput(str(error)) from None

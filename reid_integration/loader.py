@@ -22,6 +22,7 @@ from xingaug.augment.checks import usable
 from xingaug.augment.grounds import drawn_rows
 from xingaug.augment.loader import RenderingLoader, take
 from xingaug.augment.output import PoseDraw, Skipped, XingPoseOutput
+from xingaug.augment.references import References
 from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import bring_to, read_annotations
 from xingaug.data.market1501 import parse_name
@@ -133,6 +134,18 @@ class TrainingImages:
         images = [read_image(self.paths[i], frame) for i in rows.tolist()]
         pictures = np.stack(images) if images else np.empty((0, *frame, 3), np.uint8)
         return pictures, bring_to(frame, self.keypoints[rows], frames, self.file)
+
+    def references(self, frame: tuple[int, int], poses: Keypoints | None = None) -> References:
+        """The real images, to render one in place of another; arguments as for `build_bank`."""
+        real = np.flatnonzero(~self.synthetic)
+        return References(
+            [self.paths[i] for i in real.tolist()],
+            [self.names[i] for i in real.tolist()],
+            self.real_poses(frame) if poses is None else poses,
+            self.pids[real],
+            self.camids[real],
+            frame,
+        )
 
     def build_bank(self, frame: tuple[int, int], poses: Keypoints | None = None) -> PoseBank:
         """A bank of the real images' poses in a frame (height, width); `poses`: `real_poses`, if computed already."""

@@ -273,7 +273,8 @@ def test_synthetic_names() -> None:
 
 def test_manifest_round_trip_and_damage(tmp_path: Path) -> None:
     line = ManifestLine(
-        "a/b.jpg", "00", "b.jpg", -1, 2, 0, 5, [[1.5, 2.0, 1.0]] * 18, "near", "frame", 3, {"contrast": 0.1}, "g", "k"
+        "a/b.jpg", "00", "b.jpg", -1, 2, 0, 5, [[1.5, 2.0, 1.0]] * 18, "near", "frame", 3, {"contrast": 0.1}, "g", "k",
+        "b.jpg",
     )  # fmt: skip
     path = tmp_path / "manifest.jsonl"
     write_manifest(path, [line, line])

@@ -30,7 +30,8 @@ from xingaug.offline.target import read_facts
 from xingaug.offline.verify import verify
 
 LINE = ManifestLine(
-    "a/b.jpg", "00", "b.jpg", -1, 2, 0, 5, [[1.5, 2.0, 1.0]] * 18, "near", "frame", 3, {"contrast": 0.1}, "g", "k"
+    "a/b.jpg", "00", "b.jpg", -1, 2, 0, 5, [[1.5, 2.0, 1.0]] * 18, "near", "frame", 3, {"contrast": 0.1}, "g", "k",
+    "b.jpg",
 )  # fmt: skip
 
 

@@ -150,6 +150,33 @@ def test_fast_reids_batches(tree: Path, erasing: float) -> None:
     assert drawn[0] != drawn[1]
 
 
+class SourceItself(StandIn):
+    """The source, unchanged."""
+
+    def forward(self, source, source_heatmaps, target_heatmaps):  # type: ignore[no-untyped-def]
+        return source
+
+
+def test_persons_are_rendered_from_their_nearest_images(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_path, "load_generator", lambda name, device: SourceItself())
+    data, file = Plain(tree), tree / "annotations.npz"
+    loader = DataLoader(data, batch_size=len(data))
+    own, nearest = (
+        next(iter(render_by_path(loader, data.records, file, p=1, transforms=(), **options)))[0]
+        for options in ({}, {"reference": "camera"})
+    )
+    clean = torch.stack([data[i][0] for i in range(len(data))])
+    assert (own - clean).abs().max() < 0.1  # resized there and back
+    changed = [i for i in range(len(data)) if (nearest[i] - clean[i]).abs().max() > 0.5]
+    assert changed
+    for i in changed:
+        pid, camid = data.records[i][1:3]
+        others = [k for k, record in enumerate(data.records) if record[1:3] == (pid, camid) and k != i]
+        assert min(float((nearest[i] - clean[k]).abs().max()) for k in others) < 0.1
+    with pytest.raises(BadInput, match="reference: 'person', needed one of image, camera"):
+        render_by_path(DataLoader(data), data.records, file, reference="person")
+
+
 def test_paths_in_folders_are_told_apart(tree: Path, tmp_path: Path) -> None:
     write_tree(tmp_path / "a" / "tree", identities=2)
     write_tree(tmp_path / "b" / "tree", identities=2, annotations=False, seed=1)

@@ -109,6 +109,38 @@ def test_generator_stays_in_eval_mode_and_frozen() -> None:
     assert torch.equal(aug.generator.norm.running_mean, statistics)
 
 
+def test_a_generator_may_hold_an_exported_program() -> None:
+    class Program(nn.Module):
+        """As `torch.export`'s modules, which have neither mode."""
+
+        def train(self, mode: bool = True) -> nn.Module:
+            raise NotImplementedError
+
+        def forward(self, source: Tensor) -> Tensor:
+            return source * 0.5
+
+    class Exported(nn.Module):
+        size = SIZE
+        content_hash = "exported"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.program, self.last = nn.Dropout(), Program(), nn.Dropout()
+
+        def forward(self, source: Tensor, source_heatmaps: Tensor, target_heatmaps: Tensor) -> Tensor:
+            return self.last(self.program(self.first(source)))
+
+    aug = XingPose(Exported(), BANK, p=1)
+    images = images_of(4)
+    for mode in (False, True):
+        aug.train(mode)
+        assert aug.training == mode
+        assert not aug.generator.first.training
+        assert not aug.generator.last.training
+    out = aug(images, persons(4), keys=keys_of(4))
+    assert torch.allclose(out.images, images * 0.5 + 0.25, atol=1e-6)
+
+
 def test_generator_put_in_train_mode_from_outside_renders_as_in_eval_mode() -> None:
     aug = make(p=1)
     expected = aug(images_of(4), persons(4), keys=keys_of(4))

@@ -4,7 +4,7 @@ import logging
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,16 @@ MAX_PROGRAM_BYTES = 8_000_000_000
 """Largest network that is read (our choice)."""
 
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+def put_in_eval_mode(network: nn.Module) -> None:
+    """As `network.eval()`, for networks that may hold a program of torch.export, which stays as it was exported.
+
+    One module after the other: a program raises, wherever it stands, and the modules after it would be left.
+    """
+    for module in network.modules():
+        with suppress(NotImplementedError):
+            module.eval()
 
 
 def load_program(path: str | Path, what: str, device: torch.device | str = "cpu", gradients: bool = False) -> nn.Module:

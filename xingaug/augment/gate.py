@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
-from xingaug.programs import load_program, run_program
+from xingaug.programs import load_program, put_in_eval_mode, run_program
 
 NEAR = 0.05
 """A joint is in place within this share of the image's height: 6.4 pixels at 128x64."""
@@ -145,10 +144,8 @@ class QualityGate(nn.Module):
         """Keeps the networks in eval mode regardless of `mode`; an exported program stays as it was exported."""
         self.training = False
         for network in (self.features, self.estimator):
-            # One by one: a program of torch.export raises, wherever it stands, and the modules after it would be left.
-            for module in network.modules() if isinstance(network, nn.Module) else ():
-                with suppress(NotImplementedError):
-                    module.eval()
+            if isinstance(network, nn.Module):
+                put_in_eval_mode(network)
         return self
 
     @torch.no_grad()

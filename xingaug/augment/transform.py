@@ -21,6 +21,7 @@ from xingaug.augment.checks import (
 from xingaug.augment.gate import QualityGate
 from xingaug.augment.grounds import Grounds
 from xingaug.augment.output import PoseDraw, Skipped, XingPoseOutput, keep, merge, resized
+from xingaug.augment.references import References
 from xingaug.augment.reuse import RenderedRows, Request, ReuseCache, ReuseSchedule, as_bytes, as_unit
 from xingaug.errors import BadInput
 from xingaug.generators.core import Core, Runtime
@@ -31,6 +32,7 @@ from xingaug.poses.bank import PoseBank
 from xingaug.poses.draws import keyed_uniform
 from xingaug.poses.placing import FITS, Fit, place
 from xingaug.poses.samplers import parse_sampler, sample
+from xingaug.programs import put_in_eval_mode
 
 
 class XingPose(nn.Module):
@@ -58,6 +60,7 @@ class XingPose(nn.Module):
         dtype: torch.dtype | Dtype | None = "auto",
         runtime: Runtime = "auto",
         grounds: Grounds | None = None,
+        references: References | None = None,
     ) -> None:
         """Takes ownership of the generator: it is put in eval mode and its parameters are frozen (requires_grad False).
 
@@ -82,6 +85,8 @@ class XingPose(nn.Module):
                 it, else float32, and None the generator's own. Other networks stay as they are.
             runtime: of the generator, as for `Core`: "torch", "openvino", or "auto".
             grounds: paste a share of the persons onto other images' grounds, after the gate; None keeps their own.
+            references: images of which the one nearest to the target pose is rendered, if it is of the row's person and
+                camera; None always renders the row's own. Needs fit "frame", and keys.
 
         Raises:
             ValueError: an argument outside its range, an unknown sampler, mode, fit, dtype or runtime, a generator
@@ -108,6 +113,8 @@ class XingPose(nn.Module):
             raise ValueError(f"gate: {type(gate).__name__}, needed a QualityGate or None")
         if grounds is not None and not isinstance(grounds, Grounds):
             raise ValueError(f"grounds: {type(grounds).__name__}, needed Grounds or None")
+        if references is not None and (not isinstance(references, References) or fit != "frame"):
+            raise ValueError(f"references: {type(references).__name__}, fit: '{fit}'; needed References and 'frame'")
         size = getattr(generator, "size", None)
         if (
             not isinstance(generator, nn.Module) or not isinstance(size, tuple | list) or len(size) != 2
@@ -117,11 +124,13 @@ class XingPose(nn.Module):
                 f"generator: {type(generator).__name__} with size {size!r}, needed an nn.Module with "
                 "size = (height, width), such as load_generator gives"
             )
-        self.generator = generator.eval().requires_grad_(False)
+        put_in_eval_mode(generator)
+        self.generator = generator.requires_grad_(False)
         self.bank = bank
         self.p, self.sampler, self.mode, self.sigma = float(p), sampler, mode, float(sigma)
         self.seed = checked_integer("seed", seed)
         self.fit, self.gate, self.grounds, self.reuse = fit, gate, grounds, int(reuse)
+        self.references = references
         self.size: tuple[int, int] = (int(size[0]), int(size[1]))
         self.core = Core(self.generator, self.sigma, dtype, runtime)
         self._check_frame = FrameCheck()
@@ -133,9 +142,10 @@ class XingPose(nn.Module):
         self._cached_of = bank
 
     def train(self, mode: bool = True) -> "XingPose":
-        """Switches the transform on or off; the generator stays in eval mode either way."""
-        super().train(mode)
-        self.generator.eval()
+        """Switches the transform on or off; generator, gate and grounds stay in eval mode either way."""
+        self.training = mode
+        for network in self.children():
+            put_in_eval_mode(network)
         return self
 
     def extra_repr(self) -> str:
@@ -331,10 +341,12 @@ class XingPose(nn.Module):
         size, device = _size(images), images.device
         sources = resized(images.index_select(0, torch.from_numpy(request.rows).to(device)).float(), self.size)
         starts, ends = request.persons.resize(size, self.size), request.poses.resize(size, self.size)
+        if self.references is not None and request.names is not None:
+            sources, starts = self.references.replace(sources, starts, request.names, ends)
         xy = torch.stack([starts.xy, ends.xy], 1).to(device, non_blocking=True)
         visibility = torch.stack([starts.visibility, ends.visibility], 1).to(device, non_blocking=True)
-        if self.generator.training:
-            self.generator.eval()
+        if self.generator.training:  # a surrounding model's train() reaches it
+            put_in_eval_mode(self.generator)
         result = self.core(unit_to_signed(sources), xy, visibility)
         if result.shape != sources.shape:
             raise ValueError(f"generator: gave {tuple(result.shape)}, needed {tuple(sources.shape)}")

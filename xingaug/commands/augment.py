@@ -10,8 +10,8 @@ from xingaug.commands.parser import add_command, print_figures
 from xingaug.errors import BadInput
 
 _OF_GENERATE = (
-    "per_image", "per_identity", "budget", "sampler", "fit", "ground", "seed", "tries", "real", "batch_size", "dtype",
-    "runtime", "device", "follow_links",
+    "per_image", "per_identity", "budget", "sampler", "fit", "reference", "ground", "seed", "tries", "real",
+    "batch_size", "dtype", "runtime", "device", "follow_links",
 )  # fmt: skip
 
 

@@ -73,6 +73,9 @@ def add_which_images(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--fit", choices=("frame", "source"), default="frame",
                       help="keep a pose as in its own image, or give it the source's position and scale")  # fmt: skip
+    what.add_argument("--reference", choices=("image", "camera"), default="image",
+                      help="render each image itself, or the person's image by the same camera whose pose is nearest "
+                      "to the target's")  # fmt: skip
     what.add_argument("--ground", type=float, metavar="SHARE",
                       help="share of synthetic images with another image's background (default: 1 with a generator "
                       "that predicts a person mask, such as market1501-augment, else 0)")  # fmt: skip

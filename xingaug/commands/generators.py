@@ -94,6 +94,9 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--annotations", type=Path, required=True, help="keypoints, .npz or .csv")
     parser.add_argument("--pairs", type=Path, required=True, help="CSV with the header from,to")
     parser.add_argument("--split", choices=("train", "query", "gallery"), default="gallery", help="split of the images")
+    parser.add_argument("--reference", choices=("image", "camera"), default="image",
+                        help="render the pair's first image, or of the person's others by its camera, without the "
+                        "second, the one whose pose is nearest to the target's")  # fmt: skip
     parser.add_argument("--limit", type=int, help="measure the first pairs only")
     parser.add_argument("--reid", type=Path, metavar="FILE.onnx",
                         help="adds reid_rank1 and reid_map of the images as queries, with the source's identity and "

@@ -11,6 +11,7 @@ from xingaug.generators.core import RUNTIMES, Runtime
 from xingaug.generators.fast import DTYPES, Dtype
 from xingaug.offline.manifest import MAX_COPIES
 from xingaug.poses.placing import FITS, Fit
+from xingaug.poses.references import REFERENCES, Reference
 from xingaug.poses.samplers import parse_sampler
 
 Engine = Literal["local", "torchrun", "ray"]
@@ -36,6 +37,8 @@ class GenerateConfig:
         budget: most synthetic images in all. Every image gets its first copy before any gets its second.
         sampler: a name in `xingaug.poses.samplers.SAMPLERS`, or a mixture such as "uniform=3,near=1".
         fit: "frame" keeps a pose as in its own image, "source" gives it the source's position and scale.
+        reference: the image that a copy is rendered from: "image" is the one it is named after, "camera" the person's
+            image by the same camera whose pose is nearest to the target's (`xingaug.poses.references`).
         ground: share of synthetic images whose person is put on another image's background
             (`xingaug.augment.grounds`); None is 1 if the generator predicts a person mask, else 0.
         seed: seed of all draws.
@@ -72,6 +75,7 @@ class GenerateConfig:
     budget: int | None = None
     sampler: str = "uniform"
     fit: Fit = "frame"
+    reference: Reference = "image"
     ground: float | None = None
     seed: int = 0
     gate: GateConfig | None = None
@@ -108,14 +112,16 @@ class GenerateConfig:
             )
         parse_sampler(self.sampler)
         for name, known in (
-            ("fit", FITS), ("format", FORMATS), ("real", ("copy", "link", "omit")), ("dtype", DTYPES),
-            ("runtime", RUNTIMES),
+            ("fit", FITS), ("reference", REFERENCES), ("format", FORMATS),
+            ("real", ("copy", "link", "omit")), ("dtype", DTYPES), ("runtime", RUNTIMES),
             ("engine", ENGINES),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise BadInput(f"{name}: '{getattr(self, name)}', needed one of {', '.join(known)}")
         if self.format == "webdataset" and self.real == "link":
             raise BadInput("real: 'link', shards hold the images themselves; needed copy or omit")
+        if self.reference != "image" and self.fit == "source":
+            raise BadInput(f"reference: '{self.reference}', fit: source; other images are rendered, needed frame")
         if self.workers is not None and self.engine != "ray":
             raise BadInput(f"workers: {self.workers}, of the engine ray only; torchrun has --nproc-per-node")
         require_apart("out", self.out, self.data)

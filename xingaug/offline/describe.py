@@ -69,8 +69,7 @@ class Outcome:
             part.items[states == _STATES[state]]
             for part, states in zip(self.parts[first:], self._states[first:], strict=True)
         ]
-        columns = ("sources", "copies", "bank_rows")
-        return Items(*(np.concatenate([getattr(items, column) for items in found]) for column in columns))
+        return Items.of(found)
 
     def positions(self, state: str) -> np.ndarray:
         """(n, 2) positions of the images in a state: in `parts`, and within the part."""
@@ -82,8 +81,8 @@ class Outcome:
         return self.items("rejected", self._last)
 
     def lost(self) -> list[int]:
-        """Sources that could not be decoded."""
-        return np.unique(self.items("lost").sources).tolist()
+        """Rows of the images that could not be decoded."""
+        return np.unique(self.items("lost").references).tolist()
 
 
 def describe(
@@ -170,6 +169,7 @@ def _lines(job: Job, outcome: Outcome) -> Iterator[ManifestLine]:
                 pid=int(split.pids[sources[i]]),
                 camid=int(split.camids[sources[i]]),
                 copy=int(part.items.copies[i]),
+                reference=str(split.names[part.items.references[i]]),
                 bank_row=int(part.items.bank_rows[i]),
                 target_keypoints=poses[i],
                 sampler=job.config.sampler,
@@ -223,9 +223,9 @@ def _shown_rejected(job: Job, rejected: Items) -> list[PersonRow]:
     with threads_of(renderer.device):
         pictures = {entry.name: sample for entry, sample in renderer.batch(items) if sample is not None}
     poses, rows = renderer.poses(items), []
-    for i, (name, source) in enumerate(zip(items.names(job.sources), items.sources.tolist(), strict=True)):
+    for i, (name, row) in enumerate(zip(items.names(job.sources), items.references.tolist(), strict=True)):
         if name in pictures:
-            real = read_image(job.sources.split.path(source), aug.size)
+            real = read_image(job.sources.split.path(row), aug.size)
             rows.append(PersonRow(real, poses[i], decode(pictures[name].image)))
     return rows
 
@@ -245,11 +245,10 @@ def _shown(job: Job, outcome: Outcome) -> list[PersonRow]:
     for index in evenly_spaced(len(positions), min(SHOWN, len(positions))).tolist() if len(positions) else []:
         part, i = outcome.parts[positions[index][0]], positions[index][1]
         item = part.items[i : i + 1]
-        source = int(item.sources[0])
         (name,) = item.names(job.sources)
         rows.append(
             PersonRow(
-                source=read_image(job.sources.split.path(source), job.renderer.aug.size),
+                source=read_image(job.sources.split.path(int(item.references[0])), job.renderer.aug.size),
                 pose=job.renderer.poses(item)[0],
                 image=decode(job.renderer.store.read(part.number, name)),
             )

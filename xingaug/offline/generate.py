@@ -203,7 +203,9 @@ def _generated(
         processes.total(0)  # a barrier: all parts are written
         outcome.add(parts, job.renderer)
         of_identity = job.config.per_identity is not None
-        items = replacements(job.renderer.aug, job.sources, outcome.rejected_last(), tried, of_identity)
+        items = replacements(
+            job.renderer.aug, job.sources, outcome.rejected_last(), tried, of_identity, job.config.reference
+        )
         if not len(items):
             break
     requested, written = processes.total(requested), processes.total(written)

@@ -136,7 +136,7 @@ def prepare(config: GenerateConfig, processes: Processes, generator: nn.Module |
         raise BadInput(
             f"per_identity: {config.per_identity}, every identity has as many training images already; needed more"
         )
-    items, tried, without_pose = first_items(aug, sources, requested, config.budget)
+    items, tried, without_pose = first_items(aug, sources, requested, config.budget, config.reference)
     aug.core.runtime = _runtime(config, processes, aug, len(items))
     aug.core.plan()  # to fail now if something is missing
     config = replace(config, runtime=aug.core.runtime)
@@ -262,6 +262,7 @@ def _facts(
         "budget": config.budget,
         "sampler": config.sampler,
         "fit": config.fit,
+        "reference": None if config.reference == "image" else config.reference,  # None: as before it existed
         "ground": None if renderer.aug.grounds is None else renderer.aug.grounds.share,
         "seed": config.seed,
         "gate": gate,

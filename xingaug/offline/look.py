@@ -62,7 +62,7 @@ def show_dataset(where: Path, page: Path | None = None, annotations: Path | None
             f"{prefix}{name}": joints[row] for name, row in zip(train.names, rows.tolist(), strict=True) if row >= 0
         }
     lines = read_manifest(folder / MANIFEST_NAME) if (folder / MANIFEST_NAME).exists() else []
-    renderings = {line.file: Rendering(line.source, line.target_keypoints, line.gate) for line in lines}
+    renderings = {line.file: Rendering(line.reference, line.target_keypoints, line.gate) for line in lines}
     rejected = [entry.name for entry in read_rejected(folder)]
     write_show_page(page, train, poses, renderings, rejected)
     there = sum(train.file(i) in renderings for i in range(len(train)))

@@ -44,6 +44,8 @@ class ManifestLine:
         gate: the quality gate's scores, by name, to four digits; empty without a gate.
         generator: content hash of the generator.
         bank: content hash of the pose bank.
+        reference: name of the real image that was rendered, the source or another of its person and camera; manifests
+            of earlier versions lack it, and it is the source.
     """
 
     file: str
@@ -60,6 +62,7 @@ class ManifestLine:
     gate: dict[str, float]
     generator: str
     bank: str
+    reference: str
 
 
 _KINDS: dict[str, type] = {name: get_origin(hint) or hint for name, hint in get_type_hints(ManifestLine).items()}
@@ -108,6 +111,8 @@ def _parse(line: bytes, where: str) -> ManifestLine:
         fields: Any = parse_json(line.decode(), where)
     except UnicodeDecodeError:
         raise BadInput(f"{where}: not UTF-8 text") from None
+    if isinstance(fields, dict) and "source" in fields:
+        fields.setdefault("reference", fields["source"])
     names = [field.name for field in dataclasses.fields(ManifestLine)]
     if not isinstance(fields, dict) or set(fields) != set(names):
         raise BadInput(f"{where}: needed an object with the keys {', '.join(names)}")

@@ -1,6 +1,7 @@
 """Plans a run: a fixed list of synthetic images, known before the first one is rendered."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from xingaug.images import size_or_none
 from xingaug.keypoints import Keypoints
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.manifest import MAX_COPIES, synthetic_name
+from xingaug.poses.descriptor import Shapes
 from xingaug.poses.draws import keyed_uniform
+from xingaug.poses.references import Candidates, Reference
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +44,19 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Synthetic images to render, (M,) int64 each: index of the source, number of its copy, row of the bank's pose."""
+    """Synthetic images to render, (M,) int64 each.
+
+    Attributes:
+        sources: index of the source, which gives name and labels.
+        copies: number of the source's copy.
+        bank_rows: row of the bank's pose.
+        references: index of the image that is rendered, the source itself unless `GenerateConfig.reference` says more.
+    """
 
     sources: np.ndarray
     copies: np.ndarray
     bank_rows: np.ndarray
+    references: np.ndarray
 
     def __len__(self) -> int:
         """Number of images."""
@@ -53,7 +64,12 @@ class Items:
 
     def __getitem__(self, chosen: slice | np.ndarray) -> "Items":
         """Selects some items."""
-        return Items(self.sources[chosen], self.copies[chosen], self.bank_rows[chosen])
+        return Items(*(getattr(self, column.name)[chosen] for column in fields(self)))
+
+    @classmethod
+    def of(cls, parts: Sequence["Items"]) -> "Items":
+        """All items of several, one after the other."""
+        return cls(*(np.concatenate([getattr(items, column.name) for items in parts]) for column in fields(cls)))
 
     def names(self, sources: Sources) -> list[str]:
         """Their file names."""
@@ -112,7 +128,7 @@ def copies_per_source(config: GenerateConfig, sources: Sources, train: Split) ->
 
 
 def first_items(
-    aug: XingPose, sources: Sources, requested: np.ndarray, budget: int | None
+    aug: XingPose, sources: Sources, requested: np.ndarray, budget: int | None, reference: Reference = "image"
 ) -> tuple[Items, np.ndarray, int]:
     """The requested synthetic images, with the copies of a source next to each other.
 
@@ -121,12 +137,13 @@ def first_items(
         sources: the images that can be re-rendered.
         requested: (N,) number of copies of each.
         budget: most images in all.
+        reference: as `GenerateConfig.reference`.
 
     Returns:
         The items, (N,) the number of copies tried of each source, and the total number of copies for which the sampler
         found no valid pose.
     """
-    items = _drawn(aug, sources, np.zeros_like(requested), requested)
+    items = _drawn(aug, sources, np.zeros_like(requested), requested, reference)
     without_pose = int(requested.sum()) - len(items)
     if budget is not None and len(items) > budget:
         turns = keyed_uniform(aug.seed, 0, sources.split.names.tolist(), "budget")
@@ -137,7 +154,14 @@ def first_items(
     return items, requested, without_pose
 
 
-def replacements(aug: XingPose, sources: Sources, rejected: Items, tried: np.ndarray, of_identity: bool) -> Items:
+def replacements(
+    aug: XingPose,
+    sources: Sources,
+    rejected: Items,
+    tried: np.ndarray,
+    of_identity: bool,
+    reference: Reference = "image",
+) -> Items:
     """New copies to replace those that the gate rejected.
 
     Args:
@@ -146,6 +170,7 @@ def replacements(aug: XingPose, sources: Sources, rejected: Items, tried: np.nda
         rejected: the rejected images.
         tried: (N,) number of copies tried of each source; updated in place.
         of_identity: whether any source of the same identity may be used, the least tried first, or only the same one.
+        reference: as `GenerateConfig.reference`.
     """
     ends = tried.copy()
     for pid in np.unique(sources.split.pids[rejected.sources]) if of_identity else ():
@@ -155,12 +180,12 @@ def replacements(aug: XingPose, sources: Sources, rejected: Items, tried: np.nda
     if not of_identity:
         ends += np.bincount(rejected.sources, minlength=len(sources))
     ends = np.minimum(ends, MAX_COPIES)
-    items = _drawn(aug, sources, tried, ends)
+    items = _drawn(aug, sources, tried, ends, reference)
     tried[:] = ends
     return items
 
 
-def _drawn(aug: XingPose, sources: Sources, starts: np.ndarray, ends: np.ndarray) -> Items:
+def _drawn(aug: XingPose, sources: Sources, starts: np.ndarray, ends: np.ndarray, reference: Reference) -> Items:
     """Copies `starts` to `ends` (exclusive) of each source, in the order of the sources; only those with a pose."""
     found = []
     for copy in range(int(starts.min(initial=0)), int(ends.max(initial=0))):
@@ -180,4 +205,16 @@ def _drawn(aug: XingPose, sources: Sources, starts: np.ndarray, ends: np.ndarray
     columns = np.concatenate(found, axis=1) if found else np.empty((3, 0), np.int64)
     columns = columns[:, columns[2] >= 0]
     columns = columns[:, np.lexsort((columns[1], columns[0]))]
-    return Items(*columns)
+    rows, copies, bank_rows = columns
+    return Items(rows, copies, bank_rows, _references(aug, sources, rows, bank_rows, reference))
+
+
+def _references(
+    aug: XingPose, sources: Sources, rows: np.ndarray, bank_rows: np.ndarray, reference: Reference
+) -> np.ndarray:
+    """(M,) int64 the image to render for each pose of the bank that was drawn for a source, `rows`."""
+    if reference == "image":
+        return rows
+    targets = aug.poses(torch.from_numpy(bank_rows), sources.keypoints[torch.from_numpy(rows)], aug.size)
+    candidates = Candidates.of(Shapes.of(sources.keypoints), sources.split.pids, sources.split.camids)
+    return candidates.nearest(rows, Shapes.of(targets))

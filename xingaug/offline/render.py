@@ -154,12 +154,12 @@ class Renderer:
 
     def batch(self, items: Items) -> Results:
         """Decodes, renders, gates and encodes a batch; images whose source cannot be decoded are left out."""
-        rows = torch.from_numpy(items.sources)
+        rows = torch.from_numpy(items.references)
         size, names = self.aug.size, items.names(self.sources)
-        decoded = {row: _read_source(self.sources, row, size) for row in dict.fromkeys(items.sources.tolist())}
+        decoded = {row: _read_source(self.sources, row, size) for row in dict.fromkeys(items.references.tolist())}
         # An image that cannot be decoded is replaced by zeros, so that the rest of the batch does not depend on it.
         empty = np.zeros((*size, 3), np.uint8)
-        images = [empty if (image := decoded[row]) is None else image for row in items.sources.tolist()]
+        images = [empty if (image := decoded[row]) is None else image for row in items.references.tolist()]
         keypoints = self.sources.keypoints[rows]
         draw = PoseDraw(torch.ones(len(rows), dtype=torch.bool), torch.from_numpy(items.bank_rows))
         out = self.aug.render(
@@ -173,8 +173,8 @@ class Renderer:
         kept, scores = out.is_synthetic.tolist(), {name: values.tolist() for name, values in out.scores.items()}
         pictures, about = unit_to_bytes(out.images).cpu().numpy(), self.about(items)
         results: Results = []
-        for i, (name, source) in enumerate(zip(names, items.sources.tolist(), strict=True)):
-            if decoded[source] is None:
+        for i, (name, row) in enumerate(zip(names, items.references.tolist(), strict=True)):
+            if decoded[row] is None:
                 continue
             seen = {key: round(values[i], 4) for key, values in scores.items()}
             if not kept[i]:

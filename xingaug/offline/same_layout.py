@@ -148,9 +148,10 @@ def _renamed(
     """Each line, and the same line with the names, identity and camera of the dataset."""
     rows = {train.file(i): i for i in range(len(train))}
     for line in lines:
-        source = old[f"{FOLDERS['train']}/{line.source}"]
+        source, reference = (old[f"{FOLDERS['train']}/{name}"] for name in (line.source, line.reference))
         pid, camid = int(train.pids[rows[source]]), int(train.camids[rows[source]])
-        yield line, replace(line, file=namer(source, line.copy), source=source, pid=pid, camid=camid)
+        new = replace(line, file=namer(source, line.copy), source=source, pid=pid, camid=camid, reference=reference)
+        yield line, new
 
 
 def _entry(entry: Entry, namer: Namer, old: Mapping[str, str]) -> Entry:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xingaug.data.annotations import keypoints_of, read_annotations
+from xingaug.data.annotations import Annotations, keypoints_of, read_annotations
 from xingaug.data.market1501 import FOLDERS, Split, read_images
 from xingaug.data.pairs import read_masks, read_pairs
 from xingaug.data.readers import read_split
@@ -17,6 +17,8 @@ from xingaug.generators.fast import DTYPES, Dtype
 from xingaug.generators.many import render_images
 from xingaug.generators.store import load_generator
 from xingaug.keypoints import Keypoints
+from xingaug.poses.descriptor import shapes_of
+from xingaug.poses.references import REFERENCES, Candidates, Reference
 from xingaug.training.masks import pose_mask
 from xingaug.training.poses_found import PoseEvaluator
 from xingaug.training.quality import measure, sharpness
@@ -37,6 +39,8 @@ class EvaluateConfig:
         annotations: keypoints of the pairs' images.
         pairs: CSV with the header `from,to`; names of images of one identity.
         split: of the dataset that holds the images.
+        reference: the image that is rendered: "image" is the pair's first, "camera" the one by its camera, but for the
+            pair's second, whose pose is nearest to the target's (`xingaug.poses.references`).
         limit: measure only this many pairs, from the first.
         batch_size: images rendered at a time.
         device: where the generator and the networks of the metrics run.
@@ -59,6 +63,7 @@ class EvaluateConfig:
     annotations: Path
     pairs: Path
     split: str = "gallery"
+    reference: Reference = "image"
     limit: int | None = None
     batch_size: int = 32
     device: str = "cpu"
@@ -74,7 +79,12 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Checks all that needs no file."""
-        for name, known in (("split", tuple(FOLDERS)), ("dtype", DTYPES), ("runtime", RUNTIMES)):
+        for name, known in (
+            ("split", tuple(FOLDERS)),
+            ("reference", REFERENCES),
+            ("dtype", DTYPES),
+            ("runtime", RUNTIMES),
+        ):
             if getattr(self, name) not in known:
                 raise BadInput(f"{name}: '{getattr(self, name)}', expected {', '.join(known)}")
         for name in ("limit", "batch_size"):
@@ -177,6 +187,8 @@ class _Pairs:
             if annotated[row] < 0:
                 missing = f"no keypoints for '{split.names[row]}', which {config.pairs} names"
                 raise BadInput(f"{config.annotations}: {missing}")
+        if config.reference == "camera":
+            sources = _references(split, table, sources, targets)
         needed = np.unique(np.concatenate([sources, targets, _others(split, targets)]))
         images = np.zeros((len(split), *size, 3), np.uint8)
         images[needed] = read_images(split.select(needed), size=size)
@@ -243,6 +255,16 @@ def _rows(split: Split, names: list[str], where: Path) -> np.ndarray:
     if missing:
         raise BadInput(f"{where}: {len(missing)} names are no image of the split, first '{missing[0]}'; see --split")
     return np.array([index[name] for name in names])
+
+
+def _references(split: Split, table: Annotations, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """For each pair the row of `split` with the pose nearest to the target's, of the source's person and camera."""
+    rows = table.lookup(split.names)
+    known = np.flatnonzero(rows >= 0)
+    shapes = shapes_of(table.xy[rows[known]], table.visibility[rows[known]])
+    first, second = np.searchsorted(known, sources), np.searchsorted(known, targets)
+    candidates = Candidates.of(shapes, split.pids[known], split.camids[known])
+    return known[candidates.nearest(first, shapes[second], second)]
 
 
 def _others(split: Split, rows: np.ndarray) -> np.ndarray:
