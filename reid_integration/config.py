@@ -53,7 +53,7 @@ class ModelConfig:
 
     name: str = "resnet50"
     pretrained: bool = True  # ImageNet weights from torch's cache; nothing is downloaded
-    load_weights: str = ""  # .safetensors or .pth to start from
+    load_weights: str = ""  # to start from: bundled (osnet_x0_25-pedestrians), or a .safetensors or .pth file
     resume: str = ""
     # Ours: batch norm between the features and the classifier (BNNeck; Luo et al., 2019). The triplet loss uses the
     # features before it, retrieval those after it.

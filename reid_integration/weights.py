@@ -7,9 +7,19 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
+import xingaug
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.tensors import read_tensors, state_dict_of
+
+BUNDLED = Path(xingaug.__file__).parent / "weights" / "reid"
+"""Folder of the bundled weights, in which each file's name is the model's and what it was trained on."""
+
+
+def weights_file(name_or_path: str | Path) -> Path:
+    """The file of bundled weights, such as `osnet_x0_25-pedestrians`; another path as it is."""
+    bundled = BUNDLED / f"{name_or_path}.safetensors"
+    return bundled if bundled.parent == BUNDLED and bundled.is_file() else Path(name_or_path)
 
 
 def load_weights(
@@ -19,14 +29,15 @@ def load_weights(
 
     Args:
         model: a torchreid model.
-        path: .safetensors, or a .pth of torchreid (a state dict, or one under `state_dict`). torchreid's MobileNetV2
-            takes torchvision's and its predecessors' too, by `mobilenet_state`.
+        path: the name of bundled weights, .safetensors, or a .pth of torchreid (a state dict, or one under
+            `state_dict`). torchreid's MobileNetV2 takes torchvision's and its predecessors' too, by `mobilenet_state`.
         key: of the file in the configuration, for error messages.
         spare: prefix of the names that may be missing or differ in shape; None if none may.
 
     Raises:
         BadInput: unreadable, or not weights of this model.
     """
+    path = weights_file(path)
     own = model.state_dict()
     state = read_state(path, key)
     try:
@@ -46,7 +57,7 @@ def load_weights(
 
 def read_state(path: Path, key: str = "model.load_weights") -> dict[str, Tensor]:
     """The arrays of a file of weights; arguments and errors as for `load_weights`."""
-    needed = "weights of the model"
+    path, needed = weights_file(path), "weights of the model"
     try:
         state = state_dict_of(path, read_tensors(path, needed), needed)
     except BadInput as error:

@@ -47,6 +47,7 @@ def test_demo_reports_what_it_measured(finished: tuple[Path, dict]) -> None:  # 
     cells = json.loads((out / "reid" / "results.json").read_text())["cells"]
     assert [cell["iterations"] for cell in cells] == [2, 2]
     assert [cell["synthetic_share"] > 0 for cell in cells] == [False, True]
+    assert "load_weights: osnet_x0_25-pedestrians" in (out / "compare.yaml").read_text()
     assert len((out / "augmented" / "manifest.jsonl").read_text().splitlines()) == 6 * 8
 
 
@@ -107,6 +108,7 @@ def test_subset_of_a_tree_and_its_demo(tmp_path: Path) -> None:
     for split in ("train", "query", "gallery"):
         assert len(np.unique(read_split(part, split).pids)) == 3  # type: ignore[arg-type]
     assert set(read_annotations(part / "annotations.npz").names) == set(read_split(part, "train").names)
+    assert "load_weights: ''" in (tmp_path / "demo" / "compare.yaml").read_text()  # weights of drawn persons would not help
     figures = run_demo(DemoConfig(tmp_path / "demo", data=world, annotations=csv, identities=4, iterations=1))
     assert "held_out" not in figures
     assert figures["training_pairs"]["generated"]["pairs"] == 4 * 6

@@ -6,11 +6,15 @@ import pytest
 import torch
 from reid_world import settings
 from torch import nn
+from torch.nn import functional as F
 from torchvision.models import mobilenet_v2
 
+from reid_integration.by_path import MEAN, STD
 from reid_integration.config import ReidConfig, reid_config
 from reid_integration.models import Neck, build_model, logits_of
-from reid_integration.weights import load_weights, save_weights
+from reid_integration.weights import BUNDLED, load_weights, save_weights
+from xingaug.data.market1501 import read_images, read_split
+from xingaug.data.pedestrians import write_world
 from xingaug.errors import BadInput
 
 CPU = torch.device("cpu")
@@ -55,6 +59,24 @@ def test_its_added_layer_hands_on_in_training_too(imagenet: nn.Module, tmp_path:
         model(torch.randn(8, 3, 64, 32))
     came, went = passed
     assert torch.corrcoef(torch.stack([came.flatten(), went.flatten()]))[0, 1] > 0.98
+
+
+def test_the_bundled_weights_know_drawn_persons(tmp_path: Path) -> None:
+    write_world(tmp_path / "world", 24, 4, seed=5, workers=1, progress=False)
+    split = read_split(tmp_path / "world", "gallery")
+    images = torch.from_numpy(read_images(split, size=(128, 64))).permute(0, 3, 1, 2).float() / 255
+    images = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+    def found(**only: object) -> float:
+        """Share of the images whose nearest other image shows the same person."""
+        model = build_model(config(tmp_path, data__height=128, data__width=64, **only), 7, CPU).eval()
+        with torch.no_grad():
+            features = F.normalize(model(images))
+        nearest = (features @ features.T).fill_diagonal_(-1).argmax(1).numpy()
+        return float((split.pids[nearest] == split.pids).mean())
+
+    assert found(model__load_weights="osnet_x0_25-pedestrians") > found() + 0.2
+    assert all(card.with_suffix(".md").is_file() for card in BUNDLED.glob("*.safetensors"))
 
 
 def test_another_mobilenet_is_refused(imagenet: nn.Module, tmp_path: Path) -> None:

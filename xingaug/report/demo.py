@@ -57,7 +57,7 @@ def write_demo_page(
     sections = [
         ("Source, target pose, generated, true", _pairs_section(pairs, is_world, generator)),
         ("One person, poses from the bank", _walks_section(walks)),
-        ("Re-identification", _reid_section(comparison, iterations, counts)),
+        ("Re-identification", _reid_section(comparison, is_world, iterations, counts)),
         ("What these figures show, and what they cannot", _limits_section(is_world, generator)),
         ("Pose bank", paragraph(f"{len(bank)} poses of the training images; some of them:") + bank_wall(bank, 36)),
         ("Augmented dataset on disk", _offline_section(offline)),
@@ -115,7 +115,7 @@ def _walks_section(walks: list[tuple[np.ndarray, np.ndarray]]) -> str:
     return paragraph(text) + image_rows(rows, labels, wide=True)
 
 
-def _reid_section(comparison: dict[str, Any], iterations: int, counts: dict[str, int]) -> str:
+def _reid_section(comparison: dict[str, Any], is_world: bool, iterations: int, counts: dict[str, int]) -> str:
     figures = {cell["arm"]: next(iter(cell["results"].values())) for cell in comparison["cells"]}
     times = {cell["arm"]: cell["train_seconds"] for cell in comparison["cells"]}
     keys = ("mAP", "rank1", "rank5", "rank10", "mINP")
@@ -123,8 +123,9 @@ def _reid_section(comparison: dict[str, Any], iterations: int, counts: dict[str,
         [ARM_NAMES.get(arm, arm), *(f"{100 * row[key]:.1f}" for key in keys), f"{times[arm]:.0f}"]
         for arm, row in figures.items()
     ]
+    start = "weights that know 400 other drawn persons" if is_world else "random weights"
     text = (
-        f"OSNet x0.25 at 128x64, trained from random weights for {iterations} iterations in both arms, one seed. "
+        f"OSNet x0.25 at 128x64, trained from {start} for {iterations} iterations in both arms, one seed. "
         f"Queries and gallery are real images of other persons ({counts['query']} and {counts['gallery']})."
     )
     head = ("", "mAP", "Rank-1", "Rank-5", "Rank-10", "mINP", "training (s)")
@@ -135,8 +136,8 @@ def _reid_section(comparison: dict[str, Any], iterations: int, counts: dict[str,
 def _limits_section(is_world: bool, generator: str) -> str:
     parts = [
         "This demo trains for about a minute and with one seed: it shows that the pipeline works from end to end, not "
-        "that accuracy improves. A difference of a few points either way is noise here. To measure a gain, use "
-        "reid_integration.compare with several seeds and your own schedule.",
+        f"that accuracy improves. A difference of {'a point or two' if is_world else 'a few points'} either way is "
+        "noise here. To measure a gain, use reid_integration.compare with several seeds and your own schedule.",
     ]
     if is_world:
         parts.append(
