@@ -23,7 +23,7 @@ from xingaug.offline.target import copy_or_link, require_linkable
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
 from xingaug.poses.draws import keyed_uniform
-from xingaug.poses.references import Reference
+from xingaug.poses.references import Reference, require_fit
 
 Kind = Literal["duplicates", "offline", "oracle"]
 """Kinds of synthetic images: copies of the real ones, renderings of them in drawn poses, or, in a pedestrian world, the
@@ -45,7 +45,7 @@ class SyntheticConfig:
         seed: of the draws.
 
     Raises:
-        ValueError: per_image or seed outside its range.
+        ValueError: per_image or seed outside its range, or a reference that fit excludes.
     """
 
     generator: str = "pedestrians-small"
@@ -60,6 +60,7 @@ class SyntheticConfig:
         """Checks ranges."""
         if self.per_image < 1 or self.seed < 0:
             raise ValueError(f"per_image: {self.per_image}, seed: {self.seed}; needed at least 1 and 0")
+        require_fit(self.reference, self.fit)
 
 
 class CopyOfSource(nn.Module):

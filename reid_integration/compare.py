@@ -31,7 +31,7 @@ from xingaug.data.readers import require_market_tree
 from xingaug.errors import BadInput, guarded
 from xingaug.files import atomic_write
 from xingaug.generators.store import load_generator
-from xingaug.runs import require_same
+from xingaug.runs import require_same, settings_of
 
 
 def load_compare_config(path: Path, overrides: Sequence[str] = ()) -> CompareConfig:
@@ -238,7 +238,7 @@ def _finished(cell: ReidConfig, generator: nn.Module | None) -> bool:
     directory = Path(cell.data.save_dir)
     if not (directory / RESULT).exists():
         return False
-    before, now = read_yaml(directory / RESOLVED), to_mapping(cell)
+    before, now = settings_of(directory / RESOLVED, type(cell)), to_mapping(cell)
     if generator is not None and cell.augmentation is not None:
         before["generator"] = TrainResult.load(directory).sources.get("generator")
         now["generator"] = str(generator.content_hash)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from xingaug.augment.gate import GateConfig
 from xingaug.config import from_mapping, override, read_yaml
 from xingaug.errors import BadInput
+from xingaug.poses.references import Reference, require_fit
 
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
 """torchreid's transforms; it silently ignores any other name."""
@@ -341,8 +342,8 @@ class AugmentConfig:
     # Share of the rendered persons that are pasted onto another training image's ground; null: 1 if the generator
     # separates person and ground, as market1501-augment does, else 0.
     ground: float | None = None
-    # Render an image itself, or the person's image by the same camera whose pose is nearest to the target's.
-    reference: Literal["image", "camera"] = "image"
+    # Render an image itself, or the person's real image by the same camera whose pose is nearest to the target's.
+    reference: Reference = "image"
     reuse: int = 1  # epochs that select an image before it gets a new pose; until then its rendered image is reused
     start_epoch: int = 0  # first epoch (counted from 0) with rendered images
     stop_epoch: int | None = None  # first epoch without rendered images again; null: never
@@ -367,8 +368,7 @@ class AugmentConfig:
         )  # fmt: skip
         if self.ground is not None:
             require_numbers(self, ground=(0, 1))
-        if self.reference != "image" and self.fit == "source":
-            raise ValueError(f"reference: '{self.reference}', fit: source; other images are rendered, needed frame")
+        require_fit(self.reference, self.fit)
         if self.seed is not None:
             require_numbers(self, seed=(0, MAX_SEED))
         if (self.labels == "soft") != (self.teacher is not None):

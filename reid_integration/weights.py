@@ -37,7 +37,6 @@ def load_weights(
     Raises:
         BadInput: unreadable, or not weights of this model.
     """
-    path = weights_file(path)
     own = model.state_dict()
     state = read_state(path, key)
     try:

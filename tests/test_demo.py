@@ -132,6 +132,8 @@ def test_annotated_test_images_are_the_pairs_of_a_dataset(tmp_path: Path) -> Non
 def test_bad_input_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="belong together"):
         DemoConfig(tmp_path / "x", data=tmp_path)
+    with pytest.raises(BadInput, match="--seed: 77, of the persons that the re-ID network starts from"):
+        DemoConfig(tmp_path / "x", seed=77)
     with pytest.raises(BadInput, match="generator 'nobody'"):
         run_demo(DemoConfig(tmp_path / "x", generator="nobody"))
     with pytest.raises(BadInput):

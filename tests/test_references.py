@@ -19,6 +19,7 @@ from xingaug.images import bytes_to_unit, read_image
 from xingaug.keypoints import JOINTS, Keypoints
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.manifest import read_manifest
+from xingaug.offline.verify import verify
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.descriptor import shapes_of
 from xingaug.poses.references import Candidates, Reference, likeness
@@ -26,6 +27,8 @@ from xingaug.training import evaluate
 
 FACE = [JOINTS.index(name) for name in ("nose", "right_eye", "left_eye")]
 NAMES = [f"0002_c{camid}s1_{i:06d}_00.jpg" for camid in (1, 2) for i in range(4)] + ["0007_c1s1_000000_00.jpg"]
+
+NONE = np.full(9, -1)
 
 
 class SourceItself(Blend):
@@ -66,16 +69,27 @@ def test_the_nearest_image_of_the_person_and_camera_is_chosen() -> None:
     shapes = shapes_of(*poses_of(*people, *people, *people))
     pids, camids = np.array([1, 1, 1, 1, 1, 1, 2, 2, 2]), np.array([1, 1, 1, 2, 2, 2, 1, 1, 1])
     targets = shapes_of(*poses_of(stepping(0.5), stepping(0.28), stepping(0.1), stepping(0.5)))
-    found = Candidates.of(shapes, pids, camids).nearest(np.array([0, 0, 5, 6]), targets)
+    found = Candidates.of(shapes, pids, camids).nearest(np.array([0, 0, 5, 6]), targets, NONE[:4])
     assert found.tolist() == [2, 1, 3, 8]
 
 
 def test_an_image_is_kept_where_no_other_is_nearer() -> None:
     shapes = shapes_of(*poses_of(stepping(0.3), stepping(0.3), stepping(0.3)))
     ones, rows = np.ones(3, np.int64), np.arange(3)
-    assert Candidates.of(shapes, ones, ones).nearest(rows, shapes).tolist() == [0, 1, 2]
+    assert Candidates.of(shapes, ones, ones).nearest(rows, shapes, NONE[:3]).tolist() == [0, 1, 2]
     without_torso = shapes_of(np.zeros((3, 18, 2)), np.zeros((3, 18)))
-    assert Candidates.of(without_torso, ones, ones).nearest(rows, shapes).tolist() == [0, 1, 2]
+    assert Candidates.of(without_torso, ones, ones).nearest(rows, shapes, NONE[:3]).tolist() == [0, 1, 2]
+
+
+def test_an_image_is_not_chosen_for_its_own_pose_or_with_too_few_joints() -> None:
+    few = stepping(0.5)
+    few[1][[0, *FACE, 3, 4, 6, 7, 9, 12, 16, 17]] = 0  # 7 joints
+    shapes = shapes_of(*poses_of(stepping(0.1), stepping(0.5), stepping(0.3), few))
+    candidates = Candidates.of(shapes, np.ones(4, np.int64), np.ones(4, np.int64))
+    target = shapes[[1]]
+    assert candidates.nearest(np.array([0]), target, np.array([-1])).tolist() == [1]
+    assert candidates.nearest(np.array([0]), target, np.array([1])).tolist() == [2]
+    assert candidates.nearest(np.array([0]), shapes_of(*poses_of(few)), np.array([1])).tolist() != [3]
 
 
 @pytest.fixture
@@ -107,6 +121,26 @@ def test_images_are_rendered_from_the_nearest_of_the_same_person_and_camera(step
 
 def real_file(name: str) -> str:
     return f"bounding_box_train/{name}"
+
+
+def test_no_image_is_rendered_in_its_own_pose(steps: GenerateConfig) -> None:
+    bank = PoseBank.load(steps.bank)
+    PoseBank.build(bank.keypoints(range(4)), names=NAMES[:4]).save(steps.bank.with_name("own"))
+    run(replace(steps, bank=steps.bank.with_name("own")), SourceItself())
+    lines = read_manifest(steps.out / "manifest.jsonl")
+    assert all(line.reference != NAMES[line.bank_row] for line in lines)
+    assert any(line.reference != line.source for line in lines)
+
+
+def test_a_reference_of_someone_else_is_found(steps: GenerateConfig) -> None:
+    run(steps)
+    assert not verify(steps.out).problems
+    path = steps.out / "manifest.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), "reference": NAMES[4]}), *rest]) + "\n")
+    assert [problem.partition(": ")[2] for problem in verify(steps.out).problems] == [
+        f"rendered from {NAMES[4]}, needed an image of the person and camera of {NAMES[0]}"
+    ]
 
 
 def test_names_labels_and_poses_do_not_depend_on_it(steps: GenerateConfig) -> None:
@@ -148,7 +182,7 @@ def test_an_image_that_cannot_be_read_is_named_not_its_neighbours(steps: Generat
 
 
 def test_another_image_cannot_be_fitted_to(steps: GenerateConfig) -> None:
-    with pytest.raises(BadInput, match="reference: 'camera', fit: source; other images are rendered"):
+    with pytest.raises(BadInput, match="reference: 'camera', fit: 'source'; needed fit 'frame'"):
         replace(steps, fit="source")
     with pytest.raises(BadInput, match="reference: 'person', needed one of image, camera"):
         replace(steps, reference="person")
@@ -197,11 +231,19 @@ def test_a_batch_is_rendered_from_the_nearest_images(
 def test_references_are_checked(steps: GenerateConfig, batch: tuple[References, Tensor, Keypoints]) -> None:
     references, images, keypoints = batch
     bank = PoseBank.load(steps.bank)
-    with pytest.raises(ValueError, match=r"references: References, fit: 'source'; needed References and 'frame'"):
+    with pytest.raises(ValueError, match=r"reference: 'camera', fit: 'source'; needed fit 'frame'"):
         XingPose(Blend(), bank, fit="source", references=references)
-    with pytest.raises(ValueError, match=r"references: str, fit: 'frame'"):
+    with pytest.raises(ValueError, match=r"references: str, needed References or None"):
         XingPose(Blend(), bank, references="camera")  # type: ignore[arg-type]
+    small = Blend()
+    small.size = (16, 8)
+    with pytest.raises(ValueError, match=r"references: of \(32, 16\), needed the generator's \(16, 8\)"):
+        XingPose(small, bank, references=references)
+    with pytest.raises(ValueError, match=r"paths, names, keypoints, pids, camids: \[1, 9, 9, 9, 9\] of them"):
+        References(NAMES[:1], NAMES, keypoints, np.arange(9), np.arange(9), SIZE)
     aug = XingPose(Blend(), bank, p=1, references=references)
+    with pytest.raises(ValueError, match="keys"):
+        aug(images, keypoints, draw=aug.draw(keypoints, NAMES, size=SIZE))
     for name in NAMES[:4]:
         (steps.data / real_file(name)).unlink()
     with pytest.raises(BadInput, match="0002_c1s1_00000"):
@@ -223,5 +265,6 @@ def test_pairs_are_measured_from_the_nearest_image_but_never_from_the_target(
 
     # 3 and 7 have the same pose, and 7 is of another camera than 0.
     by_camera = figures([(0, 3), (0, 7), (4, 7)], "camera")
+    assert by_camera.pop("reference") == "camera"
     assert by_camera == figures([(2, 3), (3, 7), (6, 7)], "image")
     assert by_camera != figures([(0, 3), (0, 7), (4, 7)], "image")

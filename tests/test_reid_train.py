@@ -418,6 +418,26 @@ def test_a_stale_cell_is_not_passed_off_as_the_result(tree, tmp_path):
         compare(comparison(tree, tmp_path, arms=arms, seeds=[1]), generator=other)
 
 
+def test_a_cell_of_a_version_that_lacked_a_setting_is_still_finished(tree, tmp_path):
+    arms = {"xinggan_pose": {"augment": {"p": 1.0}}}
+    config = comparison(tree, tmp_path, arms=arms, seeds=[1])
+    compare(config, generator=StandIn())
+    file = config.out / "xinggan_pose" / "share_100" / "seed_1" / "config.yaml"
+    written = yaml.safe_load(file.read_text())
+    assert written["augment"].pop("reference") == "image"
+    del written["train"]["ema"]
+    file.write_text(yaml.safe_dump(written))
+    result = (file.parent / "result.json").stat()
+    compare(config, generator=StandIn())
+    assert (file.parent / "result.json").stat() == result
+    arms["xinggan_pose"]["augment"]["reference"] = "camera"
+    with pytest.raises(BadInput, match=r"augment\.reference = image, now it is camera"):
+        compare(comparison(tree, tmp_path, arms=arms, seeds=[1]), generator=StandIn())
+    file.write_text(yaml.safe_dump({**written, "of_later": 1}))
+    with pytest.raises(BadInput, match=r"of_later = 1, now it is None"):
+        compare(config, generator=StandIn())
+
+
 def test_an_arm_may_train_on_another_folder(tree, tmp_path):
     offline = write_tree(tmp_path / "offline", identities=4, seed=3)
     arms = {"real": {}, "offline": {"data": {"sources": [str(offline)]}}}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xingaug.augment.gate import QualityGate as QualityGate
     from xingaug.augment.grounds import Grounds as Grounds
+    from xingaug.augment.references import References as References
     from xingaug.augment.transform import XingPose as XingPose
     from xingaug.errors import BadInput as BadInput
     from xingaug.errors import WorkFailed as WorkFailed
@@ -27,6 +28,7 @@ _HOMES = {
     "Keypoints": "xingaug.keypoints",
     "PoseBank": "xingaug.poses.bank",
     "QualityGate": "xingaug.augment.gate",
+    "References": "xingaug.augment.references",
     "WorkFailed": "xingaug.errors",
     "XingPose": "xingaug.augment.transform",
     "load_generator": "xingaug.generators.store",

@@ -41,6 +41,7 @@ from xingaug.training.quality import measure
 WORLD_IDENTITIES = 100
 MAX_IDENTITIES = 4999  # of training and of test each; names have four digits
 IMAGES_PER_IDENTITY = 8
+KNOWN_WORLD = 77  # seed of the persons in xingaug/weights/reid
 PAIRS = 200
 BATCH_SIZE = 64
 _MOST_BYTES = 100_000
@@ -76,6 +77,8 @@ class DemoConfig:
             raise BadInput("--data and --annotations belong together: give both, or neither for the pedestrian world")
         if self.identities is not None and not 2 <= self.identities <= MAX_IDENTITIES:
             raise BadInput(f"--identities: {self.identities}, needed 2 to {MAX_IDENTITIES}")
+        if self.data is None and self.seed == KNOWN_WORLD:
+            raise BadInput(f"--seed: {self.seed}, of the persons that the re-ID network starts from; needed another")
         if self.iterations < 1 or self.seed < 0:
             raise BadInput("--iterations: needed at least 1; --seed: needed at least 0")
 

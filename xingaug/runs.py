@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xingaug.config import read_yaml, to_mapping, to_yaml
+from xingaug.config import from_mapping, read_yaml, to_mapping, to_yaml
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.inputs import read_json, read_text
@@ -51,10 +51,25 @@ def require_same(where: Path, before: Mapping[str, Any], now: Mapping[str, Any],
         raise BadInput(f"{where}: was made with {'; '.join(different[:SHOWN])}{more}; {hint}")
 
 
+def settings_of(file: Path, kind: type[Any]) -> dict[str, Any]:
+    """The settings in the YAML file of a run; those that its version did not have yet get their defaults.
+
+    Args:
+        file: the configuration that the run wrote.
+        kind: the configuration's class.
+    """
+    written = read_yaml(file)
+    try:
+        settings: dict[str, Any] = to_mapping(from_mapping(kind, written, str(file)))
+    except BadInput:  # of a version with other keys, which are then named as a difference
+        return written
+    return settings
+
+
 def require_same_config(file: Path, config: Any, hint: str) -> None:
     """As `require_same`, for the YAML file with a run's configuration."""
     if read_text(file, "configuration") != to_yaml(config):
-        require_same(file.parent, read_yaml(file), to_mapping(config), hint)
+        require_same(file.parent, settings_of(file, type(config)), to_mapping(config), hint)
 
 
 def require_same_or_write(file: Path, now: Mapping[str, Any], hint: str) -> None:

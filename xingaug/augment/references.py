@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,19 +35,29 @@ class References:
             pids: (N,) identities.
             camids: (N,) cameras.
             size: (height, width) of the generator.
+
+        Raises:
+            ValueError: not as many of one as of another.
         """
+        counts = [len(part) for part in (paths, names, keypoints.xy, pids, camids)]
+        if len(set(counts)) > 1:
+            raise ValueError(f"paths, names, keypoints, pids, camids: {counts} of them, needed as many of each")
         self.size = size
         self._paths, self._keypoints = [Path(path) for path in paths], keypoints
         self._row = {name: row for row, name in enumerate(names)}
         self._candidates = Candidates.of(Shapes.of(keypoints), pids, camids)
         self._pictures: dict[int, Tensor] = {}  # (H, W, 3) uint8, by row
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the pictures, which a copy reads again."""
+        return {**vars(self), "_pictures": {}}
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self._paths)
 
     def replace(
-        self, images: Tensor, persons: Keypoints, names: Sequence[str], targets: Keypoints
+        self, images: Tensor, persons: Keypoints, names: Sequence[str], targets: Keypoints, taken_from: Sequence[str]
     ) -> tuple[Tensor, Keypoints]:
         """Replaces images of which another one, of the same person and camera, is nearer to the target.
 
@@ -55,6 +66,8 @@ class References:
             persons: (n,) on the CPU, in their frame.
             names: n keys; an unknown one keeps its image.
             targets: (n,) poses on the CPU, in their frame.
+            taken_from: n keys of the images that they were taken from; one that is among these is not rendered in its
+                own pose.
 
         Returns:
             Images and persons, replaced where another image is nearer.
@@ -62,9 +75,9 @@ class References:
         Raises:
             BadInput: an image that is needed cannot be read.
         """
-        rows = np.array([self._row.get(name, -1) for name in names], np.int64)
+        rows, origins = (np.array([self._row.get(name, -1) for name in some], np.int64) for some in (names, taken_from))
         known = np.flatnonzero(rows >= 0)
-        found = self._candidates.nearest(rows[known], Shapes.of(targets[known]))
+        found = self._candidates.nearest(rows[known], Shapes.of(targets[known]), origins[known])
         changed = found != rows[known]
         if not changed.any():
             return images, persons

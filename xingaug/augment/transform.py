@@ -31,6 +31,7 @@ from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.draws import keyed_uniform
 from xingaug.poses.placing import FITS, Fit, place
+from xingaug.poses.references import require_fit
 from xingaug.poses.samplers import parse_sampler, sample
 from xingaug.programs import put_in_eval_mode
 
@@ -86,7 +87,7 @@ class XingPose(nn.Module):
             runtime: of the generator, as for `Core`: "torch", "openvino", or "auto".
             grounds: paste a share of the persons onto other images' grounds, after the gate; None keeps their own.
             references: images of which the one nearest to the target pose is rendered, if it is of the row's person and
-                camera; None always renders the row's own. Needs fit "frame", and keys.
+                camera; None always renders the row's own. Needs fit "frame".
 
         Raises:
             ValueError: an argument outside its range, an unknown sampler, mode, fit, dtype or runtime, a generator
@@ -113,8 +114,9 @@ class XingPose(nn.Module):
             raise ValueError(f"gate: {type(gate).__name__}, needed a QualityGate or None")
         if grounds is not None and not isinstance(grounds, Grounds):
             raise ValueError(f"grounds: {type(grounds).__name__}, needed Grounds or None")
-        if references is not None and (not isinstance(references, References) or fit != "frame"):
-            raise ValueError(f"references: {type(references).__name__}, fit: '{fit}'; needed References and 'frame'")
+        if references is not None and not isinstance(references, References):
+            raise ValueError(f"references: {type(references).__name__}, needed References or None")
+        require_fit("image" if references is None else "camera", fit)
         size = getattr(generator, "size", None)
         if (
             not isinstance(generator, nn.Module) or not isinstance(size, tuple | list) or len(size) != 2
@@ -125,6 +127,8 @@ class XingPose(nn.Module):
                 "size = (height, width), such as load_generator gives"
             )
         put_in_eval_mode(generator)
+        if references is not None and tuple(references.size) != tuple(size):
+            raise ValueError(f"references: of {tuple(references.size)}, needed the generator's {tuple(size)}")
         self.generator = generator.requires_grad_(False)
         self.bank = bank
         self.p, self.sampler, self.mode, self.sigma = float(p), sampler, mode, float(sigma)
@@ -139,7 +143,7 @@ class XingPose(nn.Module):
             self._cache = ReuseCache(reuse_limit_mb, reuse_device) if self.reuse > 1 else None
         except RuntimeError as error:
             raise ValueError(f"reuse_device: '{reuse_device}': {str(error).splitlines()[0]}") from None
-        self._cached_of = bank
+        self._cached_of = (bank, references)
 
     def train(self, mode: bool = True) -> "XingPose":
         """Switches the transform on or off; generator, gate and grounds stay in eval mode either way."""
@@ -170,8 +174,8 @@ class XingPose(nn.Module):
         Args:
             images: (B, 3, H, W) float in [0, 1], any size, on the generator's device.
             keypoints: (B,) in the images' frame, on their device.
-            keys: B image names as in the bank, so that an image never gets its own pose. Needed unless `draw` is given
-                or p is 0.
+            keys: B image names as in the bank, so that an image never gets its own pose. Needed unless p is 0, or
+                `draw` is given and there are no references.
             pids: B identities, as in the file names.
             camids: B cameras.
             epoch: an integer; a new epoch gives new draws.
@@ -279,7 +283,7 @@ class XingPose(nn.Module):
             images: as in `forward`.
             keypoints: as in `forward`.
             draw: of these rows.
-            keys: as in `forward`; without them nothing is reused.
+            keys: as in `forward`; without them nothing is reused. Needed with references.
             pids: as in `forward`; the quality gate counts by them.
 
         Raises:
@@ -305,7 +309,7 @@ class XingPose(nn.Module):
         last = int(bank_rows.max()) if batch else -1
         if last >= len(self.bank):
             raise ValueError(f"draw: bank row {last}, this bank has {len(self.bank)}; replay with the draw's own bank")
-        names = None if keys is None else checked_keys(keys, batch)
+        names = None if keys is None and self.references is None else checked_keys(keys, batch)
         identities = checked_integers("pids", pids, batch)
         able = usable(persons).numpy()
         rows = np.flatnonzero((bank_rows >= 0) & able)
@@ -341,8 +345,10 @@ class XingPose(nn.Module):
         size, device = _size(images), images.device
         sources = resized(images.index_select(0, torch.from_numpy(request.rows).to(device)).float(), self.size)
         starts, ends = request.persons.resize(size, self.size), request.poses.resize(size, self.size)
-        if self.references is not None and request.names is not None:
-            sources, starts = self.references.replace(sources, starts, request.names, ends)
+        if self.references is not None:
+            assert request.names is not None
+            taken_from = self.bank.names[request.bank_rows].tolist()
+            sources, starts = self.references.replace(sources, starts, request.names, ends, taken_from)
         xy = torch.stack([starts.xy, ends.xy], 1).to(device, non_blocking=True)
         visibility = torch.stack([starts.visibility, ends.visibility], 1).to(device, non_blocking=True)
         if self.generator.training:  # a surrounding model's train() reaches it
@@ -371,9 +377,9 @@ class XingPose(nn.Module):
         cache, names, size = self._cache, request.names, _size(images)
         assert cache is not None
         assert names is not None
-        if self._cached_of is not self.bank:
+        if self._cached_of != (self.bank, self.references):
             cache.clear()
-            self._cached_of = self.bank
+            self._cached_of = (self.bank, self.references)
         keys = [(name, (row, size)) for name, row in zip(names, request.bank_rows.tolist(), strict=True)]
         entries = {key: found for key in keys if (found := cache.get(*key)) is not None}
         new = np.array([keys.index(key) for key in dict.fromkeys(keys) if key not in entries], np.int64)

@@ -89,7 +89,7 @@ def _pipeline(root: Path, name: str, batch_size: int, device: str, kind: str) ->
     aug = build_transform(config, device)
     train = read_split(data, "train")
     sources = find_sources(train, read_annotations(config.annotations), aug.size)
-    items, *_ = first_items(aug, sources, torch.full((len(sources),), 2).numpy(), None)
+    items, *_ = first_items(aug, sources, torch.full((len(sources),), 2).numpy(), None, "image")
     store: Store = FolderStore(out, batch_size) if kind == "folder" else ShardStore(out, 4 * batch_size)
     renderer = Renderer(aug, sources, store, Journal(out), batch_size)
     starts = range(0, len(items), store.part_size)

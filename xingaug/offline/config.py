@@ -11,7 +11,7 @@ from xingaug.generators.core import RUNTIMES, Runtime
 from xingaug.generators.fast import DTYPES, Dtype
 from xingaug.offline.manifest import MAX_COPIES
 from xingaug.poses.placing import FITS, Fit
-from xingaug.poses.references import REFERENCES, Reference
+from xingaug.poses.references import REFERENCES, Reference, require_fit
 from xingaug.poses.samplers import parse_sampler
 
 Engine = Literal["local", "torchrun", "ray"]
@@ -120,8 +120,10 @@ class GenerateConfig:
                 raise BadInput(f"{name}: '{getattr(self, name)}', needed one of {', '.join(known)}")
         if self.format == "webdataset" and self.real == "link":
             raise BadInput("real: 'link', shards hold the images themselves; needed copy or omit")
-        if self.reference != "image" and self.fit == "source":
-            raise BadInput(f"reference: '{self.reference}', fit: source; other images are rendered, needed frame")
+        try:
+            require_fit(self.reference, self.fit)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
         if self.workers is not None and self.engine != "ray":
             raise BadInput(f"workers: {self.workers}, of the engine ray only; torchrun has --nproc-per-node")
         require_apart("out", self.out, self.data)

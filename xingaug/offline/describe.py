@@ -36,7 +36,7 @@ _STATES = {"lost": -1, "rejected": 0, "kept": 1}
 
 
 class Outcome:
-    """The state of every requested image: kept, rejected by the gate, or lost (its source cannot be decoded).
+    """The state of every requested image: kept, rejected by the gate, or lost (its reference cannot be decoded).
 
     Attributes:
         parts: the parts of all rounds.

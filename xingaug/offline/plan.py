@@ -128,7 +128,7 @@ def copies_per_source(config: GenerateConfig, sources: Sources, train: Split) ->
 
 
 def first_items(
-    aug: XingPose, sources: Sources, requested: np.ndarray, budget: int | None, reference: Reference = "image"
+    aug: XingPose, sources: Sources, requested: np.ndarray, budget: int | None, reference: Reference
 ) -> tuple[Items, np.ndarray, int]:
     """The requested synthetic images, with the copies of a source next to each other.
 
@@ -160,7 +160,7 @@ def replacements(
     rejected: Items,
     tried: np.ndarray,
     of_identity: bool,
-    reference: Reference = "image",
+    reference: Reference,
 ) -> Items:
     """New copies to replace those that the gate rejected.
 
@@ -217,4 +217,6 @@ def _references(
         return rows
     targets = aug.poses(torch.from_numpy(bank_rows), sources.keypoints[torch.from_numpy(rows)], aug.size)
     candidates = Candidates.of(Shapes.of(sources.keypoints), sources.split.pids, sources.split.camids)
-    return candidates.nearest(rows, Shapes.of(targets))
+    row_of = {name: row for row, name in enumerate(sources.split.names.tolist())}
+    taken_from = np.array([row_of.get(name, -1) for name in aug.bank.names[bank_rows].tolist()], np.int64)
+    return candidates.nearest(rows, Shapes.of(targets), taken_from)

@@ -153,7 +153,7 @@ class Renderer:
         return len(items) / (time.perf_counter() - started)
 
     def batch(self, items: Items) -> Results:
-        """Decodes, renders, gates and encodes a batch; images whose source cannot be decoded are left out."""
+        """Decodes, renders, gates and encodes a batch; images whose reference cannot be decoded are left out."""
         rows = torch.from_numpy(items.references)
         size, names = self.aug.size, items.names(self.sources)
         decoded = {row: _read_source(self.sources, row, size) for row in dict.fromkeys(items.references.tolist())}

@@ -80,6 +80,7 @@ def _wrong_labels(line: ManifestLine) -> Iterator[str]:
         return
     try:
         source, expected = parse_name(line.source), synthetic_name(line.source, line.copy)
+        rendered = parse_name(line.reference)
     except ValueError as error:
         yield f"{line.file}: {error}"
         return
@@ -87,6 +88,8 @@ def _wrong_labels(line: ManifestLine) -> Iterator[str]:
         yield f"{line.file}: copy {line.copy} of {line.source} is named {expected}"
     if (source.pid, source.camid) != (line.pid, line.camid):
         yield f"{line.file}: labelled {line.pid}, camera {line.camid}, its source {source.pid}, camera {source.camid}"
+    if (rendered.pid, rendered.camid) != (source.pid, source.camid):
+        yield f"{line.file}: rendered from {line.reference}, needed an image of the person and camera of {line.source}"
 
 
 def _check_folders(out: Path, hashes: Mapping[str, str], progress: bool) -> list[str]:

@@ -6,18 +6,26 @@ must show than one from the other side, so several images of a person are used b
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from xingaug.keypoints import MIN_VISIBLE
 from xingaug.poses.descriptor import Shapes, oks
 from xingaug.poses.groups import Groups
+from xingaug.poses.placing import Fit
 
 Reference = Literal["image", "camera"]
-REFERENCES: tuple[Reference, ...] = ("image", "camera")
+REFERENCES: tuple[Reference, ...] = get_args(Reference)
 """Which images of a person may be rendered in place of one: none, or those of the same camera."""
 
-_CHUNK = 512  # targets of a person and camera compared at a time, to bound memory
+_CHUNK = 100_000  # poses of a person and camera compared with targets at a time: 30 MB
+
+
+def require_fit(reference: str, fit: Fit) -> None:
+    """Raises `ValueError` for fit "source" with another image in the source's place, whose position it has not."""
+    if reference != "image" and fit == "source":
+        raise ValueError(f"reference: '{reference}', fit: '{fit}'; needed fit 'frame', as other images are rendered")
 
 
 def likeness(poses: Shapes, targets: Shapes) -> np.ndarray:
@@ -51,17 +59,20 @@ class Candidates:
 
     @classmethod
     def of(cls, shapes: Shapes, pids: np.ndarray, camids: np.ndarray) -> "Candidates":
-        """Groups images by identity and camera, (N,) each."""
+        """Groups images by identity and camera, (N,) each; one with too few joints to be rendered is never chosen."""
         both = np.stack([pids, camids], axis=1)
+        able = shapes.present.sum(1) >= MIN_VISIBLE
+        shapes = Shapes(shapes.xy, shapes.present & able[:, None], shapes.torso_px)
         return cls(shapes, Groups.of(np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)))
 
-    def nearest(self, rows: np.ndarray, targets: Shapes, forbidden: np.ndarray | None = None) -> np.ndarray:
+    def nearest(self, rows: np.ndarray, targets: Shapes, forbidden: np.ndarray) -> np.ndarray:
         """The image to render for each target: the one of the row's person and camera whose pose is nearest.
 
         Args:
             rows: (M,) the image that each target was drawn for.
             targets: (M,) poses.
-            forbidden: (M,) an image that must not be chosen, such as the one that shows the target; None forbids none.
+            forbidden: (M,) the image that the target was taken from, which must not be rendered in its own pose; -1 if
+                it is none of these.
 
         Returns:
             (M,) int64 rows of the images; a row is kept where no other is nearer.
@@ -71,10 +82,10 @@ class Candidates:
         for group in np.unique(group_of).tolist():
             members = groups.members[groups.starts[group] :][: groups.sizes[group]]
             of_group = np.flatnonzero(group_of == group)
-            for some in np.split(of_group, range(_CHUNK, len(of_group), _CHUNK)):
+            step = max(1, _CHUNK // len(members))
+            for some in np.split(of_group, range(step, len(of_group), step)):
                 similar = likeness(self.shapes[members[:, None]], targets[some[None]])  # (members, some)
-                if forbidden is not None:
-                    similar[members[:, None] == forbidden[some]] = -1
+                similar[members[:, None] == forbidden[some]] = -1
                 nearer = similar.max(0) > similar[groups.rank_of[rows[some]], np.arange(len(some))]
                 found[some[nearer]] = members[similar.argmax(0)[nearer]]
         return found

@@ -42,7 +42,7 @@ class Rendering:
     """Metadata of a synthetic image.
 
     Attributes:
-        source: file of the real image, below the dataset's root.
+        source: file of the real image that was rendered, below the dataset's root.
         joints: 18 times x, y, visibility: the target pose.
         gate: the quality gate's scores, by name.
     """

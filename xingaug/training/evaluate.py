@@ -17,7 +17,7 @@ from xingaug.generators.fast import DTYPES, Dtype
 from xingaug.generators.many import render_images
 from xingaug.generators.store import load_generator
 from xingaug.keypoints import Keypoints
-from xingaug.poses.descriptor import shapes_of
+from xingaug.poses.descriptor import Shapes
 from xingaug.poses.references import REFERENCES, Candidates, Reference
 from xingaug.training.masks import pose_mask
 from xingaug.training.poses_found import PoseEvaluator
@@ -104,12 +104,13 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
     """Renders the source of every pair in the target's pose and compares with the target.
 
     Returns:
-        `pairs` (number), `rendering` (what rendered, such as "bfloat16 by torch on cpu"), `ssim`, `mask_ssim`,
-        `person_ssim` (if there are masks beside the images), `l1`, `psnr`, and on request `reid_rank1`, `reid_map`,
-        `pck`, `pckh`, `sharpness`, `frechet`, `vgg_distance`, `lpips`, `fid`, `is`.
-        Under `baselines` the same figures for `copy_source` and for `identity_mean`, the mean of the identity's other
-        images; under `true` the figures of the true images themselves, and `pckh_of_true`. `measures` describes how
-        each network's figure was measured, `perceptual` the same for lpips, fid and is.
+        `pairs` (number), `rendering` (what rendered, such as "bfloat16 by torch on cpu"), `reference` (unless "image"),
+        `ssim`, `mask_ssim`, `person_ssim` (if there are masks beside the images), `l1`, `psnr`, and on request
+        `reid_rank1`, `reid_map`, `pck`, `pckh`, `sharpness`, `frechet`, `vgg_distance`, `lpips`, `fid`, `is`.
+        Under `baselines` the same figures for `copy_source`, the image that is rendered, and for `identity_mean`, the
+        mean of the identity's other images; under `true` the figures of the true images themselves, and
+        `pckh_of_true`. `measures` describes how each network's figure was measured, `perceptual` the same for lpips,
+        fid and is.
 
     Raises:
         BadInput: unreadable input, a pair of two identities or whose images or keypoints are unknown, or networks or
@@ -156,7 +157,8 @@ def evaluate(config: EvaluateConfig, progress: bool = True) -> dict[str, Any]:
         for name in sets:
             figures[name] |= scores[name]
         extra["perceptual"] = networks.describe()
-    return {**figures.pop("generated"), "rendering": rendering, **extra, "baselines": figures}
+    of_which = {} if config.reference == "image" else {"reference": config.reference}
+    return {**figures.pop("generated"), "rendering": rendering, **of_which, **extra, "baselines": figures}
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,13 +189,15 @@ class _Pairs:
             if annotated[row] < 0:
                 missing = f"no keypoints for '{split.names[row]}', which {config.pairs} names"
                 raise BadInput(f"{config.annotations}: {missing}")
+        of_pairs = sources
         if config.reference == "camera":
-            sources = _references(split, table, sources, targets)
+            sources = _references(split, table, size, sources, targets)
         needed = np.unique(np.concatenate([sources, targets, _others(split, targets)]))
         images = np.zeros((len(split), *size, 3), np.uint8)
         images[needed] = read_images(split.select(needed), size=size)
         keypoints = [keypoints_of(table, split.select(rows), size) for rows in (sources, targets)]
-        masks = [read_masks(split.select(rows), size) for rows in (sources, targets)]
+        # The pairs' own masks, so that the figures of other images are of the same pixels.
+        masks = [read_masks(split.select(rows), size) for rows in (of_pairs, targets)]
         union = None if masks[0] is None or masks[1] is None else np.maximum(masks[0], masks[1])
         means = _identity_means(split, images, targets)
         return cls(
@@ -257,11 +261,13 @@ def _rows(split: Split, names: list[str], where: Path) -> np.ndarray:
     return np.array([index[name] for name in names])
 
 
-def _references(split: Split, table: Annotations, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """For each pair the row of `split` with the pose nearest to the target's, of the source's person and camera."""
-    rows = table.lookup(split.names)
-    known = np.flatnonzero(rows >= 0)
-    shapes = shapes_of(table.xy[rows[known]], table.visibility[rows[known]])
+def _references(
+    split: Split, table: Annotations, size: tuple[int, int], sources: np.ndarray, targets: np.ndarray
+) -> np.ndarray:
+    """For each pair the real image whose pose is nearest to the target's, of the source's person and camera."""
+    known = np.union1d(_others(split, targets), sources)
+    known = known[~split.synthetic[known] | np.isin(known, np.concatenate([sources, targets]))]
+    shapes = Shapes.of(keypoints_of(table, split.select(known), size))
     first, second = np.searchsorted(known, sources), np.searchsorted(known, targets)
     candidates = Candidates.of(shapes, split.pids[known], split.camids[known])
     return known[candidates.nearest(first, shapes[second], second)]
