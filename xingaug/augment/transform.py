@@ -126,9 +126,9 @@ class XingPose(nn.Module):
                 f"generator: {type(generator).__name__} with size {size!r}, needed an nn.Module with "
                 "size = (height, width), such as load_generator gives"
             )
-        put_in_eval_mode(generator)
         if references is not None and tuple(references.size) != tuple(size):
             raise ValueError(f"references: of {tuple(references.size)}, needed the generator's {tuple(size)}")
+        put_in_eval_mode(generator)
         self.generator = generator.requires_grad_(False)
         self.bank = bank
         self.p, self.sampler, self.mode, self.sigma = float(p), sampler, mode, float(sigma)

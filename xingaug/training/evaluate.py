@@ -265,7 +265,7 @@ def _references(
     split: Split, table: Annotations, size: tuple[int, int], sources: np.ndarray, targets: np.ndarray
 ) -> np.ndarray:
     """For each pair the real image whose pose is nearest to the target's, of the source's person and camera."""
-    known = np.union1d(_others(split, targets), sources)
+    known = _others(split, targets)  # the sources too, as a pair is of one person
     known = known[~split.synthetic[known] | np.isin(known, np.concatenate([sources, targets]))]
     shapes = Shapes.of(keypoints_of(table, split.select(known), size))
     first, second = np.searchsorted(known, sources), np.searchsorted(known, targets)
