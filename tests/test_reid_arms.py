@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reid_world import write_tree
-from test_reid_train import comparison, settings
+from reid_world import comparison, settings, write_tree
 
 from reid_integration.arms import Cut, SyntheticConfig, chosen_rows, write_arm, write_cut
 from reid_integration.compare import ComparisonResult, compare
