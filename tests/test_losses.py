@@ -3,10 +3,13 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from skimage.metrics import structural_similarity
 from torch import Tensor, nn
+from training_runs import ALONE, config, first_batch, small_data
 
 from xingaug.config import from_mapping
 from xingaug.errors import BadInput
@@ -14,6 +17,7 @@ from xingaug.training import losses
 from xingaug.training.config import PerceptualConfig, TrainConfig
 from xingaug.training.perceptual import PerceptualLoss, style_distance
 from xingaug.training.pool import ImagePool
+from xingaug.training.trainer import Trainer
 
 EVERYWHERE = torch.ones(2, 1, 16, 12)
 
@@ -27,6 +31,16 @@ def test_weighted_l1_and_structure_by_hand() -> None:
     assert losses.weighted_l1(generated, target, mask, 3.0).item() == pytest.approx(3 * 8 / (56 + 3 * 8))
     assert losses.structural_loss(target, target, mask, 3.0).item() == pytest.approx(0, abs=1e-6)
     assert losses.structural_loss(generated, target, None, 3.0).item() > 0.05
+
+
+def test_structure_is_ssim_of_7x7_windows() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.random((2, 3, 24, 17))
+    wanted = structural_similarity(
+        x, y, win_size=7, channel_axis=0, data_range=1.0, use_sample_covariance=False, full=True
+    )[1][:, 3:-3, 3:-3]
+    generated, target = (torch.from_numpy(v[None] * 2 - 1) for v in (x, y))
+    assert losses.structural_loss(generated, target, None, 1.0).item() == pytest.approx(1 - wanted.mean(), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["weighted_l1", "structural_loss"])
@@ -110,9 +124,9 @@ def test_perceptual_loss_compares_the_features_of_vgg(vgg: tuple[Path, nn.Sequen
             a, b = (part(((x + 1) / 2 - mean) / std) for x in (generated, target))
             # A ReLU of torchvision works in place; it must not reach back into the layer before.
             wanted.append((a - b).abs().mean())
-    torch.testing.assert_close(loss(generated, target, EVERYWHERE)[0], torch.stack(wanted).mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss.distance(loss(generated, target)), torch.stack(wanted).mean(), rtol=1e-4, atol=1e-5)
     generated.requires_grad_(True)
-    loss(generated, target, EVERYWHERE)[0].backward()
+    loss.distance(loss(generated, target)).backward()
     assert generated.grad is not None
     assert generated.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in loss.parameters())
@@ -120,7 +134,7 @@ def test_perceptual_loss_compares_the_features_of_vgg(vgg: tuple[Path, nn.Sequen
     state = {f"features.{k}": v for k, v in features.state_dict().items()}
     torch.save({**state, "classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg.pth")
     again = PerceptualLoss(PerceptualConfig(weights=str(tmp_path / "vgg.pth"), layers=(0, 3)))
-    torch.testing.assert_close(again(generated, target, EVERYWHERE)[0], loss(generated, target, EVERYWHERE)[0])
+    torch.testing.assert_close(again.distance(again(generated, target)), loss.distance(loss(generated, target)))
 
 
 @pytest.mark.parametrize(("distance", "normalised"), [("l1", False), ("squared", False), ("squared", True)])
@@ -143,7 +157,26 @@ def test_perceptual_loss_on_vgg16(distance: str, normalised: bool, tmp_path: Pat
             a, b = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-5) for x in (a, b))
         difference = (a - b).abs() if distance == "l1" else (a - b) ** 2
         wanted.append(difference.sum(1).mean() if normalised else difference.mean())
-    torch.testing.assert_close(loss(generated, target, EVERYWHERE)[0], torch.stack(wanted).mean(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(loss.distance(loss(generated, target)), torch.stack(wanted).mean(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("weights", "names"), [
+    ({"style": 0, "perceptual": 1}, {"perceptual"}), ({"style": 1, "perceptual": 0}, {"style"}),
+    ({"style": 1, "perceptual": 2}, {"perceptual", "style"}),
+])  # fmt: skip
+def test_of_features_only_what_has_a_weight_is_computed(
+    weights: dict[str, float], names: set[str], vgg: tuple[Path, nn.Sequential], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, method in (("perceptual", "distance"), ("style", "style")):
+        if name not in names:
+            monkeypatch.setattr(PerceptualLoss, method, lambda *_: pytest.fail("computed"))
+    chosen = config(
+        perceptual={"weights": str(vgg[0]), "layers": [0, 3]}, losses={"l1": 0, "structural": 0, **weights},
+        discriminators={"appearance": "none", "shape": "none"}, batch_size=2,
+    )  # fmt: skip
+    logged = Trainer(chosen, ALONE).train_step(first_batch(chosen, small_data()))
+    assert set(logged) == {"total", "gradient", *names}
+    assert logged["total"] == pytest.approx(sum(weights[name] * logged[name] for name in names), rel=1e-4)
 
 
 def test_style_does_not_ask_where_a_texture_is(vgg: tuple[Path, nn.Sequential]) -> None:

@@ -57,6 +57,17 @@ def test_discriminators_are_switched_on_their_own(appearance: str, shape: str, d
     assert sum(moved) >= 0.8 * len(moved)  # a bias may find both sides alike
 
 
+@pytest.mark.parametrize(("weight", "passes"), [(1.0, 4), (0.0, 3)])
+def test_features_that_no_loss_asks_for_are_not_computed(weight: float, passes: int, data: PairData) -> None:
+    chosen = {"appearance": "patch", "shape": "none", "start": 0.0}
+    started = trainer(batch_size=2, losses={"feature_matching": weight}, discriminators=chosen)
+    calls: list[object] = []
+    (loss,) = started.discriminators.values()
+    loss.discriminator.register_forward_hook(lambda *_: calls.append(1))
+    started.train_step(first_batch(started.config, data))
+    assert len(calls) == passes  # of the true images' features, of the generated; then of both for the discriminator
+
+
 class Means(nn.Module):
     """Stands for a re-ID network."""
 

@@ -36,17 +36,17 @@ def structural_loss(generated: Tensor, target: Tensor, mask: Tensor | None, pers
     Arguments as for `weighted_l1`.
     """
     x, y = (generated + 1) / 2, (target + 1) / 2
-    mean_x, mean_y = _box(x), _box(y)
-    var_x = _box(x * x) - mean_x**2
-    var_y = _box(y * y) - mean_y**2
-    covariance = _box(x * y) - mean_x * mean_y
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = _box(torch.cat([x, y, x * x, y * y, x * y], 1)).chunk(5, 1)
+    var_x, var_y = mean_xx - mean_x**2, mean_yy - mean_y**2
+    covariance = mean_xy - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
     ssim = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
     return _weighted_mean(1 - ssim, None if mask is None else _box(mask), person_weight)
 
 
 def _box(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 7, stride=1)
+    """Means of (B, C, H, W) over 7x7 windows, by columns and then by rows: 14 additions a pixel in place of 49."""
+    return F.avg_pool2d(F.avg_pool2d(x, (7, 1), stride=1), (1, 7), stride=1)
 
 
 def _weighted_mean(values: Tensor, mask: Tensor | None, person_weight: float) -> Tensor:

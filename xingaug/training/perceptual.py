@@ -1,5 +1,7 @@
 """The perceptual loss on features of VGG (Johnson et al. 2016; XingGAN, Tang et al., ECCV 2020)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from xingaug.training.vgg import VGGFeatures, unit_channels
 
 
 class PerceptualLoss(nn.Module):
-    """Mean difference of VGG's features, and of their Gram matrices, averaged over layers."""
+    """Features of VGG, and the mean difference of these and of their Gram matrices."""
 
     def __init__(self, config: PerceptualConfig) -> None:
         """Loads the part of the network that the layers need.
@@ -21,13 +23,19 @@ class PerceptualLoss(nn.Module):
         self.vgg = VGGFeatures(config.network, config.weights, config.layers, "perceptual.weights")
         self.squared, self.normalised = config.distance == "squared", config.normalised
 
-    def forward(self, generated: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Two (B, 3, H, W) in [-1, 1] and a mask (B, 1, H, W) for the style, to the scalars distance and style."""
+    def forward(self, generated: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Two (B, 3, H, W) in [-1, 1] to the features of both, (B, C, h, w), after each layer."""
         with torch.no_grad():
             wanted = self.vgg((target + 1) / 2)
-        pairs = list(zip(self.vgg((generated + 1) / 2), wanted, strict=True))
-        distance = torch.stack([self._distance(a, b) for a, b in pairs]).mean()
-        return distance, torch.stack([style_distance(a, b, mask) for a, b in pairs]).mean()
+        return list(zip(self.vgg((generated + 1) / 2), wanted, strict=True))
+
+    def distance(self, features: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Mean difference of what `forward` gives, averaged over layers."""
+        return torch.stack([self._distance(a, b) for a, b in features]).mean()
+
+    def style(self, features: Sequence[tuple[Tensor, Tensor]], mask: Tensor) -> Tensor:
+        """`style_distance` of what `forward` gives, averaged over layers; `mask`: (B, 1, H, W)."""
+        return torch.stack([style_distance(a, b, mask) for a, b in features]).mean()
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         if self.normalised:

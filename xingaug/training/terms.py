@@ -25,11 +25,11 @@ class Term:
 
     Attributes:
         names: of the terms in the log, and of their weights in the configuration's `losses`.
-        compute: takes generated images (B, 3, H, W) in [-1, 1] and the batch; gives a number for each name.
+        compute: takes generated images (B, 3, H, W) in [-1, 1] and the batch; gives those of the terms with a weight.
     """
 
     names: tuple[str, ...]
-    compute: Callable[[Tensor, Batch], tuple[Tensor, ...]]
+    compute: Callable[[Tensor, Batch], dict[str, Tensor]]
 
 
 class GeneratorTerms:
@@ -76,7 +76,7 @@ class GeneratorTerms:
         chosen = {name for term in self._terms for name in term.names}
         if "perceptual" in chosen:
             assert isinstance(config.perceptual, PerceptualConfig)
-            self.perceptual = PerceptualLoss(config.perceptual).to(device)
+            self.perceptual = PerceptualLoss(config.perceptual).to(device).to(memory_format=torch.channels_last)
         if "pose" in chosen:
             network = load_posenet(posenet_file(config.pose_estimator)).eval().requires_grad_(False)
             self.pose_network = network.to(device).to(memory_format=torch.channels_last)
@@ -97,45 +97,56 @@ class GeneratorTerms:
         """The terms of generated images (B, 3, H, W), unweighted; `joined`: whether discriminators are on."""
         found: dict[str, Tensor] = {}
         for term in [*self._terms, *self._joining] if joined else self._terms:
-            found |= zip(term.names, term.compute(image, batch), strict=True)
-        return {name: value.float() for name, value in found.items() if self._counts(name)}
+            found |= term.compute(image, batch)
+        return {name: value.float() for name, value in found.items()}
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Their weighted sum."""
         return torch.stack([getattr(self.weights, name) * value for name, value in terms.items()]).sum()
 
-    def _l1(self, image: Tensor, batch: Batch) -> tuple[Tensor]:
-        return (losses.weighted_l1(image, batch.target, batch.mask, self.weights.person),)
+    def _l1(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return {"l1": losses.weighted_l1(image, batch.target, batch.mask, self.weights.person)}
 
-    def _structural(self, image: Tensor, batch: Batch) -> tuple[Tensor]:
-        return (losses.structural_loss(image, batch.target, batch.mask, self.weights.person),)
+    def _structural(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return {"structural": losses.structural_loss(image, batch.target, batch.mask, self.weights.person)}
 
-    def _perceptual(self, image: Tensor, batch: Batch) -> tuple[Tensor, ...]:
-        return tuple(self.perceptual(image, batch.target, batch.mask))
+    def _perceptual(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        features, found = self.perceptual(image, batch.target), {}
+        if self._counts("perceptual"):
+            found["perceptual"] = self.perceptual.distance(features)
+        if self._counts("style"):
+            found["style"] = self.perceptual.style(features, batch.mask)
+        return found
 
-    def _identity(self, image: Tensor, batch: Batch) -> tuple[Tensor]:
-        return (losses.identity_loss(self.identity_network, image, batch.target),)
+    def _identity(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return {"identity": losses.identity_loss(self.identity_network, image, batch.target)}
 
-    def _pose(self, image: Tensor, batch: Batch) -> tuple[Tensor]:
-        return (losses.pose_loss(self.pose_network, image, batch.xy[:, 1], batch.visibility[:, 1]),)
+    def _pose(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return {"pose": losses.pose_loss(self.pose_network, image, batch.xy[:, 1], batch.visibility[:, 1])}
 
-    def _split(self, image: Tensor, batch: Batch) -> tuple[Tensor]:
+    def _split(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
         assert batch.persons is not None  # checked by `loop.load_pairs`
         person = batch.persons[:, :1]
         found = split_losses(split_of(self._generator), batch.source, batch.source_means, person)
-        return (torch.stack(list(found.values())).sum(),)
+        return {"split": torch.stack(list(found.values())).sum()}
 
-    def _adversarial(self, image: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        scores, matching = [], []
+    def _adversarial(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {
+            name: [] for name in ("adversarial", "feature_matching") if self._counts(name)
+        }
         for name, loss in self._discriminators.items():
             condition = condition_of(name, batch.source, batch.target_heatmaps)
             discriminator = loss.get_submodule("discriminator")
-            with torch.no_grad():
-                _, real_features = discriminator(batch.target, condition)
-            fake_scores, fake_features = discriminator(image, condition)
-            scores.append(self._kind.generator(fake_scores.float()))
-            matching.append(losses.feature_matching(fake_features, real_features).float())
-        return torch.stack(scores).mean(), torch.stack(matching).mean()
+            true_features: list[Tensor] = []
+            if "feature_matching" in found:
+                with torch.no_grad():
+                    true_features = discriminator(batch.target, condition)[1]
+            scores, features = discriminator(image, condition)
+            if "adversarial" in found:
+                found["adversarial"].append(self._kind.generator(scores.float()))
+            if "feature_matching" in found:
+                found["feature_matching"].append(losses.feature_matching(features, true_features).float())
+        return {name: torch.stack(values).mean() for name, values in found.items()}
 
 
 class DiscriminatorLoss(nn.Module):
