@@ -70,6 +70,16 @@ def test_holes_are_known_only_beside_the_own_person() -> None:
     assert (hole >= known).all()
 
 
+def test_a_hole_has_the_shape_of_the_previous_rows_person() -> None:
+    person = torch.zeros(4, 1, 32, 15)
+    for row in range(4):
+        person[row, :, 8 * row + 3 : 8 * row + 5, 7] = 1
+    hole, _ = holes(person)
+    for row, column in enumerate((12, 2, 12, 2)):  # to the right and to the left by turns
+        assert (hole[row, 0, 8 * ((row - 1) % 4) + 3, column - 2 : column + 3] == 1).all()
+        assert hole[row].sum() == 2 * 5 * 6
+
+
 def test_the_split_learns_masks_and_ground(world: Path) -> None:
     data = pairs_from_tree(world, world / "annotations.npz", "identity", SIZE).usable()
     rows = PairRows(*data.draw(4, 0, 0), np.zeros(4, np.int64))

@@ -81,6 +81,9 @@ def test_the_transform_puts_the_share_on_other_grounds_and_replays_it(network: X
     changed = (placed.images != plain.images).flatten(1).any(1)
     assert 0 < int(changed.sum()) < 10
     assert torch.equal(aug(images, poses, keys, draw=placed.draw).images, placed.images)
+    for replay in (aug, aug.render):
+        with pytest.raises(ValueError, match="keys: "):  # without names it would draw other grounds
+            replay(images, poses, draw=placed.draw)
 
 
 def test_a_ground_is_the_image_where_no_person_hides_it() -> None:

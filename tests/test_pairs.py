@@ -104,6 +104,11 @@ def test_a_share_of_the_pairs_is_from_one_camera(world: Path) -> None:
         assert low <= (data.blocks[sources] == data.blocks[targets]).mean() <= high
     with pytest.raises(BadInput, match="same_camera: no person has two images from one camera"):
         replace(mixed, camids=np.arange(len(mixed))).usable()
+    one = np.unique(mixed.pids)[0]  # the only person whom a camera took twice
+    apart = replace(mixed, camids=np.where(mixed.pids == one, 1, 100 + np.arange(len(mixed)))).usable()
+    for seed in range(3):  # held out or not, the other part has no pair of one camera
+        with pytest.raises(BadInput, match=r"same_camera: .* the 1 held out \(validation.identities\) none has two"):
+            apart.hold_out(1, seed)
 
 
 def test_masks_may_lie_in_a_folder_of_their_own(world: Path, tmp_path: Path) -> None:

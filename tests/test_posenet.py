@@ -142,6 +142,12 @@ def test_the_same_step_draws_the_same_crops() -> None:
     assert first.images.shape == (4, 3, *SIZE)
 
 
+def test_images_without_joints_are_no_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xingaug.training.estimator.FEWEST_JOINTS", 19)
+    with pytest.raises(BadInput, match=r"data: the drawn persons: none of 6 images shows 19 joints; needed one"):
+        load_crops(SMALL.data, progress=False)
+
+
 def test_one_batch_is_learned_by_heart() -> None:
     data = [pairs_from_pedestrians(2, 1, 3, 5, progress=False)]
     config = EstimatorConfig(data=SMALL.data, steps=40, batch_size=4, lr=3e-3)
@@ -162,6 +168,10 @@ def test_a_step_reads_its_figures_at_once_and_one_that_fails_moves_nothing(monke
     before = copy.deepcopy(trainer.state())
     with pytest.raises(WorkFailed, match=r"step 1: the loss is not finite .*'cells': nan.*; try a lower lr"):
         trainer.train_step(replace(batch, xy=batch.xy * float("nan")))
+    # A finite loss may have an infinite gradient.
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(WorkFailed, match=r"step 1: the loss is not finite .*'gradient': inf"):
+        trainer.train_step(batch)
     for name in ("network", "average"):
         for key, value in trainer.state()[name].items():
             assert torch.equal(value, before[name][key]), (name, key)
@@ -184,6 +194,9 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
     (run / "estimator.safetensors").unlink()
     continued = load_posenet(train_estimator(SMALL, run, progress=False)).state_dict()
     assert all(torch.equal(continued[name], value) for name, value in whole.items())
+    (run / "checkpoints" / "00000003.pt").write_bytes((run / "checkpoints" / "00000003.pt").read_bytes()[:999])
+    with pytest.raises(BadInput, match=r"00000003.pt: .*; remove it to resume from the previous one"):
+        train_estimator(SMALL, run, progress=False)
     with pytest.raises(BadInput, match=r"was made with steps = 3, now it is 4; .*; name another directory"):
         train_estimator(EstimatorConfig(data=SMALL.data, steps=4, batch_size=4), run, progress=False)
 

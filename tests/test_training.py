@@ -57,6 +57,11 @@ def test_discriminators_are_switched_on_their_own(appearance: str, shape: str, d
     assert sum(moved) >= 0.8 * len(moved)  # a bias may find both sides alike
 
 
+def test_discriminators_that_no_loss_asks_are_not_trained() -> None:
+    assert len(trainer(losses={"adversarial": 0.0}).discriminators) == 2
+    assert not trainer(losses={"adversarial": 0.0, "feature_matching": 0.0}).discriminators
+
+
 @pytest.mark.parametrize(("weight", "passes"), [(1.0, 4), (0.0, 3)])
 def test_features_that_no_loss_asks_for_are_not_computed(weight: float, passes: int, data: PairData) -> None:
     chosen = {"appearance": "patch", "shape": "none", "start": 0.0}

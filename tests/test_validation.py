@@ -1,10 +1,12 @@
 """The best checkpoint is chosen by what the configuration names."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from judging import colours_network
 from test_evaluators import movenet
 from training_runs import config
@@ -13,7 +15,7 @@ from xingaug.data.pairs import pairs_from_pedestrians
 from xingaug.errors import BadInput
 from xingaug.training.config import MEASURES, Validation
 from xingaug.training.loop import plan, train
-from xingaug.training.validation import score
+from xingaug.training.validation import Validator, score
 
 
 def test_the_score_is_the_product_of_what_is_named() -> None:
@@ -24,8 +26,16 @@ def test_the_score_is_the_product_of_what_is_named() -> None:
     assert score({**figures, "sharpness": 0.5}, ("ssim", "sharpness")) == pytest.approx(0.15)
     assert score(figures, ("reid_map", "pck")) == pytest.approx(0.54)
     assert score(figures, ("pck", "frechet")) == pytest.approx(0.9 / 50)
+
+
+def test_a_score_of_masks_is_refused_before_the_first_step_where_there_are_none() -> None:
+    data = pairs_from_pedestrians(2, 1, 2, seed=5, workers=1, progress=False)
+    size, device = (128, 64), torch.device("cpu")
+    best = Validation(best=("ssim", "person_ssim"))
+    Validator(best, data, size, device)
     with pytest.raises(BadInput, match=r"validation.best: 'person_ssim' cannot be measured: it needs a mask"):
-        score(figures, ("person_ssim",))
+        Validator(best, replace(data, masks=None), size, device)
+    Validator(Validation(best="ssim"), replace(data, masks=None), size, device)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from xingaug.keypoints import Keypoints
 
 @dataclass(frozen=True, eq=False)
 class PoseDraw:
-    """The random choices for a batch; `XingPose.render` replays them exactly.
+    """The random choices for a batch; `XingPose.render` replays them exactly, with grounds given the same keys.
 
     Attributes:
         selected: (B,) bool on the CPU, the rows that `p` chose.
@@ -71,7 +71,7 @@ class XingPoseOutput:
         is_synthetic: (N,) bool on the images' device.
         sources: (N,) int64 on the images' device, the input row that each row comes from. Use it to index labels:
             `pids[out.sources]`.
-        draw: replay with `aug(images, keypoints, draw=out.draw)`.
+        draw: replay with `aug(images, keypoints, draw=out.draw)`, with references or grounds also the same `keys`.
         skipped: counts of the selected rows that stayed real.
         scores: of the quality gate, by name, each (B,) float32 on the CPU; NaN in rows that were not rendered.
             Empty without a gate.

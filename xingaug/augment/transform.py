@@ -175,7 +175,7 @@ class XingPose(nn.Module):
             images: (B, 3, H, W) float in [0, 1], any size, on the generator's device.
             keypoints: (B,) in the images' frame, on their device.
             keys: B image names as in the bank, so that an image never gets its own pose. Needed unless p is 0, or
-                `draw` is given and there are no references.
+                `draw` is given and there are neither references nor grounds, which are chosen by name.
             pids: B identities, as in the file names.
             camids: B cameras.
             epoch: an integer; a new epoch gives new draws.
@@ -283,7 +283,7 @@ class XingPose(nn.Module):
             images: as in `forward`.
             keypoints: as in `forward`.
             draw: of these rows.
-            keys: as in `forward`; without them nothing is reused. Needed with references.
+            keys: as in `forward`; without them nothing is reused. Needed with references or grounds.
             pids: as in `forward`; the quality gate counts by them.
 
         Raises:
@@ -309,7 +309,8 @@ class XingPose(nn.Module):
         last = int(bank_rows.max()) if batch else -1
         if last >= len(self.bank):
             raise ValueError(f"draw: bank row {last}, this bank has {len(self.bank)}; replay with the draw's own bank")
-        names = None if keys is None and self.references is None else checked_keys(keys, batch)
+        by_name = self.references is not None or self.grounds is not None
+        names = checked_keys(keys, batch) if by_name or keys is not None else None
         identities = checked_integers("pids", pids, batch)
         able = usable(persons).numpy()
         rows = np.flatnonzero((bank_rows >= 0) & able)
@@ -366,8 +367,8 @@ class XingPose(nn.Module):
             kept = verdict.kept.cpu().numpy()
             scores = {name: values.cpu().float() for name, values in verdict.scores.items()}
         if self.grounds is not None:
-            names = request.names or [""] * len(result)
-            keys = [f"{name} {row}" for name, row in zip(names, request.bank_rows.tolist(), strict=True)]
+            assert request.names is not None
+            keys = [f"{name} {row}" for name, row in zip(request.names, request.bank_rows.tolist(), strict=True)]
             result = self.grounds(as_unit(result), ends.to(device), keys, kept)
             result = as_bytes(result) if self.reuse > 1 else result
         return RenderedRows(result, kept, scores)

@@ -121,9 +121,14 @@ class PairData:
         if not keep.any():
             raise BadInput(f"pairs: none of {len(self)} images has a partner and {min_visible} visible joints")
         chosen = self.select(keep)
-        if self.same_camera and len(np.unique(chosen.tracks())) == len(chosen):
+        if chosen._lacks_same_camera:
             raise BadInput("data.same_camera: no person has two images from one camera; needed 0")
         return chosen
+
+    @property
+    def _lacks_same_camera(self) -> bool:
+        """Whether pairs of one camera are wanted and there are none."""
+        return self.same_camera > 0 and len(np.unique(self.tracks())) == len(self)
 
     def hold_out(self, identities: int, seed: int) -> tuple["PairData", "PairData | None"]:
         """Splits off some persons for validation.
@@ -136,7 +141,7 @@ class PairData:
             The remaining persons, and the held-out ones.
 
         Raises:
-            BadInput: nobody would be left, or one of the two parts has no listed pair.
+            BadInput: nobody would be left, or one of the two parts has no listed pair, or none of one camera.
         """
         if identities == 0:
             return self, None
@@ -149,6 +154,11 @@ class PairData:
         parts = self.select(~held), self.select(held)
         if any(part.listed is not None and not len(part.listed) for part in parts):
             raise BadInput("data.pairs: the list leaves no pair to train on or none to hold out; needed both")
+        if any(part._lacks_same_camera for part in parts):
+            raise BadInput(
+                f"data.same_camera: of the persons trained on or of the {identities} held out (validation.identities) "
+                "none has two images from one camera; needed 0, or another number held out"
+            )
         return parts
 
     def draw(self, count: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

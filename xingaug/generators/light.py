@@ -252,9 +252,9 @@ class XingGANPlusPlus(PaperGenerator):
         maps = seen[1].to(self.dtype) if self.config.variant.stem == "released" else means
         source, ground, hints, fine = images, [], None, []
         if self.split is not None:
-            mask, behind = self.split(images, means[:, :JOINT_MAPS])  # (B, 1, H, W), (B, 3, H, W)
-            # Detached: the split learns from its own losses only.
-            source, ground = torch.cat([images, mask.detach()], 1), [behind.detach()]
+            with torch.no_grad():  # the split learns from its own losses only
+                mask, behind = self.split(images, means[:, :JOINT_MAPS])  # (B, 1, H, W), (B, 3, H, W)
+            source, ground = torch.cat([images, mask], 1), [behind]
         moved = [*ground] or [images]
         image = source.to(self.dtype)
         if self.warp is not None:

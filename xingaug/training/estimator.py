@@ -18,7 +18,7 @@ from torch import Tensor
 
 from xingaug.config import to_mapping
 from xingaug.data.pairs import PairData, pairs_from_pedestrians, pairs_from_tree
-from xingaug.errors import WorkFailed
+from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators.fast import has_bfloat16
 from xingaug.keypoints import FLIP_ORDER
 from xingaug.poses.estimators.posenet import SIZE, PoseNet, save_posenet
@@ -26,7 +26,7 @@ from xingaug.progress import ProgressBar
 from xingaug.training.config import PedestrianData, TreeData, device_problem
 from xingaug.training.losses import joint_losses
 from xingaug.training.processes import processes_of
-from xingaug.training.rundir import Log, RunDirectory
+from xingaug.training.rundir import Log, RunDirectory, read_checkpoint
 from xingaug.training.steps import Statistics, problem_of, read, update_average
 from xingaug.training.stopping import stop_on_signals
 
@@ -125,14 +125,22 @@ class Crops:
 
 
 def load_crops(data: list[PedestrianData | TreeData], progress: bool = True) -> list[PairData]:
-    """Loads each dataset's images and joints, without images that show fewer than `FEWEST_JOINTS`."""
+    """Loads each dataset's images and joints, without images that show fewer than `FEWEST_JOINTS`.
+
+    Raises:
+        BadInput: a dataset that cannot be read, or has no other images.
+    """
     found = []
     for d in data:
         if isinstance(d, PedestrianData):
             crops = pairs_from_pedestrians(d.identities, d.tracklets, d.poses, d.seed, progress=progress)
         else:
             crops = pairs_from_tree(d.root, d.annotations, "identity", SIZE, memory_bytes=d.memory_mb * 1_000_000)
-        found.append(crops.select(np.flatnonzero((crops.visibility > 0).sum(1) >= FEWEST_JOINTS)))
+        shown = (crops.visibility > 0).sum(1) >= FEWEST_JOINTS
+        if not shown.any():
+            where = "the drawn persons" if isinstance(d, PedestrianData) else d.root
+            raise BadInput(f"data: {where}: none of {len(crops)} images shows {FEWEST_JOINTS} joints; needed one")
+        found.append(crops.select(np.flatnonzero(shown)))
     return found
 
 
@@ -192,7 +200,7 @@ class EstimatorTrainer:
         """One update.
 
         Raises:
-            WorkFailed: the loss is not finite; weights, statistics and step are as before.
+            WorkFailed: loss or gradient is not finite; weights, statistics and step are as before.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate(self.step)
@@ -204,8 +212,8 @@ class EstimatorTrainer:
         total = torch.stack(list(terms.values())).sum()
         self.optimiser.zero_grad()
         total.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        figures = read({"total": total, **terms})
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        figures = read({"total": total, **terms, "gradient": norm})
         problem = problem_of(figures.values())
         if problem is not None:
             self.statistics.put_back()
@@ -220,8 +228,12 @@ class EstimatorTrainer:
         return {"step": self.step, **{name: getattr(self, name).state_dict() for name in _KEPT}}
 
     def restore(self, path: Path) -> None:
-        """Continues from a checkpoint."""
-        state = torch.load(path, weights_only=True, map_location=self.device)
+        """Continues from a checkpoint.
+
+        Raises:
+            BadInput: a damaged file.
+        """
+        state = read_checkpoint(path, self.device)
         for name in _KEPT:
             getattr(self, name).load_state_dict(state[name])
         self.step = state["step"]

@@ -21,7 +21,7 @@ from xingaug.poses.descriptor import Shapes
 from xingaug.poses.references import REFERENCES, Candidates, Reference
 from xingaug.training.masks import pose_mask
 from xingaug.training.poses_found import PoseEvaluator
-from xingaug.training.quality import measure, sharpness
+from xingaug.training.quality import gradient, measure, sharpness
 from xingaug.training.reid_evaluator import ReidEvaluator
 from xingaug.training.vgg_metrics import VGGEvaluator
 
@@ -209,7 +209,8 @@ class _Evaluators:
     """The requested networks and their figures of a set of images; see `evaluate`."""
 
     def __init__(self, config: EvaluateConfig, pairs: _Pairs, progress: bool) -> None:
-        self._pairs, self._progress, self._sharpness = pairs, progress, config.sharpness
+        self._pairs, self._progress = pairs, progress
+        self._gradient = gradient(pairs.true) if config.sharpness else None
         size = (pairs.true.shape[1], pairs.true.shape[2])
         self._poses = self._vgg = self._reid = None
         if config.pose_estimator is not None:
@@ -236,8 +237,8 @@ class _Evaluators:
         if self._poses is not None:
             known = images is self._pairs.true
             figures |= self._poses.of_true if known else self._poses.scores(images, self._label(f"poses of {name}"))
-        if self._sharpness:
-            figures["sharpness"] = sharpness(images, self._pairs.true)
+        if self._gradient is not None:
+            figures["sharpness"] = sharpness(images, self._gradient)
         return figures
 
     def distances(self, sets: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
@@ -248,7 +249,7 @@ class _Evaluators:
         """How each figure was measured."""
         texts = {} if self._reid is None else {"reid": self._reid.describe()}
         texts |= {} if self._poses is None else self._poses.describe()
-        if self._sharpness:
+        if self._gradient is not None:
             texts["sharpness"] = "mean gradient of the luma, as a share of the true images'"
         return texts | ({} if self._vgg is None else self._vgg.describe())
 

@@ -265,7 +265,6 @@ def gradient(images: np.ndarray) -> float:
     return total / len(images)
 
 
-def sharpness(images: np.ndarray, true: np.ndarray) -> float:
+def sharpness(images: np.ndarray, of_true: float) -> float:
     """`gradient` as a share of the true images', which is 1 for photos and below for blur; 0 where those are flat."""
-    of_true = gradient(true)
     return gradient(images) / of_true if of_true else 0.0

@@ -14,9 +14,11 @@ import torchvision
 
 from xingaug import __version__
 from xingaug.config import to_yaml
+from xingaug.errors import BadInput
 from xingaug.files import atomic_write, claimed_directory
 from xingaug.runs import require_own, require_same_config
 from xingaug.stats import StatsLog
+from xingaug.tensors import read_tensors
 from xingaug.training.processes import Processes
 
 if TYPE_CHECKING:
@@ -70,6 +72,19 @@ class RunDirectory:
                 _link_or_copy(path, temporary)
         for old in self.checkpoints()[:-KEPT]:
             old.unlink()
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """The state that `RunDirectory.save_checkpoint` wrote, on a device.
+
+    Raises:
+        BadInput: a damaged file.
+    """
+    try:
+        state: dict[str, Any] = read_tensors(path, "a checkpoint of this training", device)
+    except BadInput as error:
+        raise BadInput(f"{error}; remove it to resume from the previous one") from None
+    return state
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -58,7 +58,9 @@ def split_losses(split: SourceSplit, image: Tensor, means: Tensor, person: Tenso
 
 @torch.no_grad()
 def holes(person: Tensor) -> tuple[Tensor, Tensor]:
-    """Holes to fill: the person's own mask, and that of the batch's next person, shifted by a third of the width.
+    """Holes to fill: the person's own mask, and that of the previous row, shifted by a third of the width.
+
+    Rows alternate between shifts to the right and to the left.
 
     Args:
         person: (B, 1, H, W) in [0, 1].
@@ -69,6 +71,6 @@ def holes(person: Tensor) -> tuple[Tensor, Tensor]:
     own = widen(person)
     aside = person.shape[-1] // 3
     beside = torch.roll(person, 1, 0)
-    beside = torch.cat([torch.roll(beside[::2], aside, -1), torch.roll(beside[1::2], -aside, -1)])
+    beside[::2], beside[1::2] = torch.roll(beside[::2], aside, -1), torch.roll(beside[1::2], -aside, -1)
     other = widen((beside > 0.3).to(person.dtype))
     return torch.maximum(own, other), other * (own < 0.2).to(person.dtype)

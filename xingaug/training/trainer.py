@@ -16,11 +16,11 @@ from xingaug.generators.discriminators import PatchDiscriminator, ResidualDiscri
 from xingaug.generators.fast import has_bfloat16
 from xingaug.generators.render import render
 from xingaug.generators.store import load_start, network_of
-from xingaug.tensors import read_tensors
 from xingaug.training.batches import Batch
 from xingaug.training.config import TrainConfig
 from xingaug.training.pool import ImagePool
 from xingaug.training.processes import Processes
+from xingaug.training.rundir import read_checkpoint
 from xingaug.training.splitting import compose, split_of
 from xingaug.training.steps import Statistics, problem_of, read, update_average
 from xingaug.training.terms import DiscriminatorLoss, GeneratorTerms, discriminator_terms
@@ -99,7 +99,7 @@ class Trainer:
         self.discriminators = nn.ModuleDict()
         for name, channels in CONDITION_CHANNELS.items():
             kind = getattr(chosen, name)
-            if kind != "none":
+            if kind != "none" and (config.losses.adversarial or config.losses.feature_matching):
                 discriminator = processes.prepare(KINDS[kind](channels))
                 self.discriminators[name] = DiscriminatorLoss(discriminator, chosen.loss, config.losses.r1)
         self.pool = ImagePool(chosen.pool)
@@ -248,10 +248,7 @@ class Trainer:
         Raises:
             BadInput: the file is damaged, or was written with an image pool by another number of processes.
         """
-        try:
-            state = read_tensors(path, "a checkpoint of this training", self.device)
-        except BadInput as error:
-            raise BadInput(f"{error}; remove it to resume from the previous one") from None
+        state = read_checkpoint(path, self.device)
         if "judges" in state:  # the discriminators' former name
             state["discriminators"] = state.pop("judges")
         self.step, self.best = state.pop("step"), state.pop("best")
