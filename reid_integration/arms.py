@@ -1,8 +1,9 @@
 """Training folders for the arms of a comparison: a share of the real images, and synthetic ones beside them."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -11,10 +12,11 @@ from xingaug.data.annotations import read_annotations, write_npz
 from xingaug.data.market1501 import FOLDERS, read_split
 from xingaug.data.names import image_files
 from xingaug.data.pedestrians import World
+from xingaug.data.split import Split
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
-from xingaug.generators.store import load_generator
-from xingaug.images import write_image
+from xingaug.images import read_image, write_image
+from xingaug.inputs import MAX_ARRAY_BYTES, sha256_of
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.describe import MANIFEST_NAME
 from xingaug.offline.generate import Summary, generate
@@ -24,6 +26,10 @@ from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
 from xingaug.poses.draws import keyed_uniform
 from xingaug.poses.references import Reference, require_fit
+from xingaug.runs import require_same_or_write
+
+MADE_OF = "made_of.json"
+"""The file of a written folder that says of what it was made."""
 
 Kind = Literal["duplicates", "offline", "oracle"]
 """Kinds of synthetic images: copies of the real ones, renderings of them in drawn poses, or, in a pedestrian world, the
@@ -135,7 +141,7 @@ def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None
 
     Args:
         source: a dataset in Market-1501 layout.
-        out: the new folder; an existing one counts as finished.
+        out: the new folder, or an earlier one of the same call.
         cut: which training images.
         annotations: keypoints of the training images; None is annotations.npz in `source`.
 
@@ -143,13 +149,15 @@ def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None
         `out`, in which annotations.npz holds the keypoints of the chosen images.
 
     Raises:
-        BadInput: unreadable dataset or annotations.
+        BadInput: unreadable dataset or annotations, or an `out` of other images or keypoints.
     """
-    if out.exists():
-        return out
     require_linkable([source / folder for folder in FOLDERS.values()], out)
     train = read_split(source, "train")
     train = train.select(~train.synthetic)
+    made_of = facts_of(train, annotations or source / "annotations.npz")
+    if out.exists():
+        require_same_or_write(out / MADE_OF, made_of, f"remove {out.parent}, and it is written again")
+        return out
     kept = train.select(np.flatnonzero(chosen_rows(train.names, train.pids, cut)))
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(out) as folder:
@@ -159,7 +167,17 @@ def write_cut(source: Path, out: Path, cut: Cut, annotations: Path | None = None
         for part in (FOLDERS["query"], FOLDERS["gallery"]):
             for name in image_files(source / part).images:
                 copy_or_link(source / part / name, folder / part / name, link=True)
+        require_same_or_write(folder / MADE_OF, made_of, "")
     return out
+
+
+def facts_of(split: Split, annotations: Path | None) -> dict[str, Any]:
+    """Hashes of the names and sizes of a split's files, and of its keypoints, to tell whether a folder is of them."""
+    facts = [f"{name} {split.path(index).stat().st_size}" for index, name in enumerate(split.names)]
+    return {
+        "images": hashlib.sha256("\n".join(facts).encode()).hexdigest(),
+        "annotations": None if annotations is None else sha256_of(annotations, "annotations", MAX_ARRAY_BYTES),
+    }
 
 
 def write_annotations_of(names: np.ndarray, annotations: Path, folder: Path) -> None:
@@ -198,9 +216,15 @@ def write_arm(kind: Kind, real: Path, out: Path, config: SyntheticConfig, world:
         bank_from_tree(real, real / "annotations.npz").save(bank)
     generator = None
     if kind == "duplicates":
-        generator = CopyOfSource(load_generator(config.generator).size)
+        generator = CopyOfSource(_size_of(real))
     _generate(config, real, out, bank, generator)
     return out
+
+
+def _size_of(real: Path) -> tuple[int, int]:
+    """(height, width) of a dataset's first image, to which duplicates of others are resized."""
+    height, width, _ = read_image(read_split(real, "train").path(0)).shape
+    return height, width
 
 
 def require_world(folder: Path | None) -> None:

@@ -24,13 +24,17 @@ from reid_integration.first import first_comparison
 from reid_integration.result import RESOLVED, RESULT, TrainResult
 from reid_integration.train import run
 from reid_integration.validation import write_validation
+from reid_integration.weights import read_state
 from xingaug.commands.parser import Parser
 from xingaug.config import load_config, read_yaml, to_mapping
 from xingaug.data.annotations import read_annotations
+from xingaug.data.market1501 import read_split
 from xingaug.data.readers import require_market_tree
 from xingaug.errors import BadInput, guarded
 from xingaug.files import atomic_write
 from xingaug.generators.store import load_generator
+from xingaug.poses.bank import PoseBank
+from xingaug.poses.samplers import parse_sampler
 from xingaug.runs import require_same, settings_of
 
 
@@ -85,7 +89,8 @@ def _cell_config(config: CompareConfig, settings: dict[str, Any], arm: str, cut:
     set_here = {"train": {"seed": seed, "max_iterations": config.iterations}, "data": data}
     cell = reid_config(merged(settings, set_here), f"arms.{arm}")
     chosen, keypoints = cell.augmentation, config.synthetic.annotations
-    if chosen is None or keypoints is None or chosen.annotations or held_out or folder:  # a folder holds its own
+    holds_its_own = held_out is not None or (folder is not None and not cell.test.poses)  # not of query and gallery
+    if chosen is None or keypoints is None or chosen.annotations or holds_its_own:
         return cell
     return replace(cell, augment=replace(chosen, annotations=str(keypoints)))
 
@@ -132,7 +137,8 @@ def _source(config: CompareConfig, arm: str) -> Path:
     """The dataset whose training images an arm uses a share of, or renders.
 
     Raises:
-        BadInput: several sources, no such folder, or an oracle arm of a dataset that is no pedestrian world.
+        BadInput: several sources, no such folder, synthetic images that a part of it would lose, or an oracle arm of a
+            dataset that is no pedestrian world.
     """
     from reid_integration.datamanager import find_folder  # imports torchreid, which takes seconds
 
@@ -158,12 +164,34 @@ def _require_sources(config: CompareConfig, cells: Mapping[Cell, ReidConfig]) ->
     keypoints: set[Path] = set()
     for (arm, cut, _), cell in cells.items():
         if _needs_folder(config, arm, cut):
-            _source(config, arm)
+            source = _source(config, arm)
+            kind = config.arms[arm].get("synthetic")
+            if kind is None and not cut.is_whole and read_split(source, "train").synthetic.any():
+                raise BadInput(
+                    f"arms.{arm}: {cut.label} would be without the synthetic images that {source} holds; needed the "
+                    "whole, or synthetic: none (or another kind, which makes new ones)"
+                )
         keypoints.update(_keypoint_files(config, arm, cut, cell))
     for file in sorted(keypoints):
         read_annotations(file)
     if any(config.arms[arm].get("synthetic", "none") != "none" for arm, *_ in cells):
         load_generator(config.synthetic.generator)
+
+
+def _require_networks(cells: Mapping[Cell, ReidConfig], generator: nn.Module | None) -> None:
+    """Raises `BadInput` unless the generators, banks, samplers and weights of these cells can be used.
+
+    Weights of a teacher may come from an earlier cell.
+    """
+    for weights in {cell.model.load_weights for cell in cells.values()} - {""}:
+        read_state(Path(weights))
+    chosen = [cell.augmentation for cell in cells.values() if cell.augmentation is not None]
+    for name in {augment.generator for augment in chosen} if generator is None else ():
+        load_generator(name)
+    for bank in {augment.bank for augment in chosen if augment.bank is not None}:
+        PoseBank.load(Path(bank))
+    for sampler in {augment.sampler for augment in chosen}:
+        parse_sampler(sampler)
 
 
 def _keypoint_files(config: CompareConfig, arm: str, cut: Cut, cell: ReidConfig) -> list[Path]:
@@ -215,7 +243,9 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
               file=sys.stderr, flush=True)  # fmt: skip
     # Report bad input before any work.
     finished = {key: _finished(cell, generator) for key, cell in cells.items()}
-    _require_sources(config, {key: cell for key, cell in cells.items() if not finished[key]})
+    unfinished = {key: cell for key, cell in cells.items() if not finished[key]}
+    _require_sources(config, unfinished)
+    _require_networks(unfinished, generator)
     comparison = ComparisonResult(
         config, {key: TrainResult.load(Path(cells[key].data.save_dir)) for key, done in finished.items() if done}
     )
@@ -277,7 +307,7 @@ def table_lines(comparison: ComparisonResult) -> list[str]:
     several = len(comparison.config.cuts) > 1
     heads = [f"{row['arm']}, {_cut(row).label}" if several else row["arm"] for row in rows]
     width = max(map(len, heads))
-    lines = [HELD_OUT] if comparison.config.validation else []
+    lines = [*([HELD_OUT] if comparison.config.validation else []), *comparison.mixed()]
     lines.append(f"{'':{width}}  " + "".join(f"{key:>14}" for key in FIGURES))
     for head, row in zip(heads, rows, strict=True):
         cells = [f"{row[key]['mean']:.1%}{_spread(row[key]['std'])}" for key in FIGURES]

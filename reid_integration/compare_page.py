@@ -25,7 +25,8 @@ def write_compare_page(out: Path, data: Mapping[str, Any]) -> Path:
         with atomic_write(out / f"{key}.svg") as path:
             path.write_text(svg, encoding="utf-8")
     tested = paragraph(HELD_OUT) if data["validation"] else ""
-    lead = paragraph(answer(data)) + tested + plots["mAP"] + paragraph(cost(data))
+    mixed = "".join(paragraph(sentence) for sentence in data["mixed"])
+    lead = paragraph(answer(data)) + tested + mixed + plots["mAP"] + paragraph(cost(data))
     seeds = len(data["seeds"])
     missing = f" {data['missing']} cells are not finished yet." if data["missing"] else ""
     about = paragraph(

@@ -175,6 +175,21 @@ class ComparisonResult:
                     found.append({**_columns(arm, cut), "against": other, "seeds": len(shared), **gains})
         return found
 
+    def mixed(self) -> list[str]:
+        """A sentence for each row of `summary` whose seeds were not made with the same files."""
+        found = []
+        for cut in self.config.cuts:
+            for arm in self.config.arms:
+                sources = [self.cells[arm, cut, seed].sources for seed in self.seeds(arm, cut)]
+                keys = dict.fromkeys(key for made_with in sources for key in made_with if key != "rendering")
+                differing = [key for key in keys if len({made_with.get(key) for made_with in sources}) > 1]
+                if differing:
+                    found.append(
+                        f"{arm}, {cut.label}: the seeds were made with different {' and '.join(differing)}, so their "
+                        "mean and interval mix these."
+                    )
+        return found
+
     def to_mapping(self) -> dict[str, Any]:
         """Plain data, as in results.json."""
         cells = [
@@ -186,7 +201,7 @@ class ComparisonResult:
             "arms": list(config.arms), "cuts": [vars(cut) for cut in config.cuts], "seeds": config.seeds,
             "validation": config.validation, "iterations": config.iterations,
             "headline": config.headline or list(config.arms)[-1], "controls": config.controls,
-            "missing": wanted - len(cells), "cells": cells,
+            "missing": wanted - len(cells), "mixed": self.mixed(), "cells": cells,
             "summary": self.summary(), "differences": self.differences(),
         }  # fmt: skip
 

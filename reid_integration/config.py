@@ -408,6 +408,9 @@ class ReidConfig:
             "data.load_train_targets": (self.data.load_train_targets, "no image engine here trains on targets"),
             "market1501.use_500k_distractors": (self.market1501.use_500k_distractors, "the 500k set is not read"),
             "cuhk03.use_metric_cuhk03": (self.cuhk03.use_metric_cuhk03, "evaluation is by the Market-1501 protocol"),
+            "cuhk03.labeled_images": (self.cuhk03.labeled_images, "use a YAML file with layout: cuhk03, kind: labeled"),
+            "cuhk03.classic_split": (self.cuhk03.classic_split, "the new protocol's split is read"),
+            "data.split_id": (self.data.split_id, "the one split of each dataset is read"),
         }  # fmt: skip
         for key, (value, reason) in refused.items():
             if value:

@@ -137,8 +137,10 @@ class PolicyStep:
         eps = 0.1 if self.config.loss.softmax.label_smooth else 0.0  # torchreid's
         teacher_logits = None
         if self.teacher is not None:
-            with torch.no_grad():
-                teacher_logits = self.teacher(images)
+            teacher_logits = images.new_zeros(len(pids), self.classes)  # those of real rows are not used
+            if bool(synthetic.any()):
+                with torch.no_grad():
+                    teacher_logits[synthetic] = self.teacher(images[synthetic])
         targets = label_targets(pids, synthetic, self.classes, policy.labels, eps, policy.smoothing, teacher_logits)
         weights = torch.where(synthetic, self._weight(), 1.0)
         return supervised(lambda logits: weighted_cross_entropy(logits, targets, weights), outputs)

@@ -262,6 +262,7 @@ def evaluate_model(
     rerank: bool = False,
     sheets: Callable[[np.ndarray], None] | None = None,
     refine: Callable[[Any, Tensor, str], Tensor] | None = None,
+    max_rank: int = 50,
 ) -> ReidResult:
     """Extracts features of query and gallery and evaluates their distances.
 
@@ -276,6 +277,7 @@ def evaluate_model(
             0.3), which needs the distances between all images in memory.
         sheets: called with the (Q, G) distances, to draw ranked results.
         refine: called with a loader, its features and its name, returns the features to compare.
+        max_rank: as in `evaluate`.
     """
     query, q_pids, q_camids = extract_features(model, query_loader, progress, "query")
     gallery, g_pids, g_camids = extract_features(model, gallery_loader, progress, "gallery")
@@ -283,7 +285,7 @@ def evaluate_model(
         query, gallery = refine(query_loader, query, "query"), refine(gallery_loader, gallery, "gallery")
     known = (q_pids, g_pids, q_camids, g_camids)
     if not rerank and sheets is None:
-        return evaluate_features(query, gallery, *known, metric, normalize)
+        return evaluate_features(query, gallery, *known, metric, normalize, max_rank)
     distmat = distances(query, gallery, metric, normalize)
     if rerank:
         within = [distances(features, features, metric, normalize) for features in (query, gallery)]
@@ -291,7 +293,7 @@ def evaluate_model(
         distmat = rerank_module.re_ranking(distmat, *within)
     if sheets is not None:
         sheets(distmat)
-    return evaluate(distmat, *known)
+    return evaluate(distmat, *known, max_rank)
 
 
 def write_ranked_sheets(

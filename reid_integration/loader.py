@@ -77,9 +77,7 @@ class TrainingImages:
             known = read_annotations(Path(file))
             rows = known.lookup(np.array([names[i] for i in here]))
             if (rows < 0).all():
-                raise BadInput(
-                    f"{file}: has keypoints for none of the {len(here)} training images, such as {paths[here[0]]}"
-                )
+                raise BadInput(f"{file}: has keypoints for none of the {len(here)} images, such as {paths[here[0]]}")
             keypoints = known.keypoints(rows)
             joints[here, :, :2], joints[here, :, 2] = keypoints.xy.numpy(), keypoints.visibility.numpy()
         parsed = [parse_name(name) for name in names]

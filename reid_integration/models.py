@@ -12,8 +12,8 @@ from reid_integration.config import ReidConfig
 from reid_integration.weights import load_weights
 from xingaug.errors import BadInput
 
-FINER = ("resnet", "mobilenetv2")
-"""Models whose last stride can be set to 1."""
+FINER = {"resnet": "layer4", "mobilenetv2": "conv7"}
+"""Families of models whose last stride can be set to 1, and the stage with this stride."""
 
 
 class Neck(nn.Module):
@@ -104,16 +104,12 @@ def _behind_neck(model: nn.Module, _: Any, output: Any) -> Any:
 
 
 def _refine(model: nn.Module, name: str) -> None:
-    """Sets the stride of the last convolutions with stride 2, those of one block, to 1."""
-    strided = [
-        (path.split(".")[0], layer)
-        for path, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)
-    ]
-    if not name.startswith(FINER):
+    """Sets the stride of the last stage's convolutions to 1; torchreid's resnet50_fc512 has that already."""
+    stage = next((last for family, last in FINER.items() if name.startswith(family)), None)
+    if stage is None:
         raise BadInput(f"model.last_stride: 1 works on {' and '.join(FINER)} models, not on {name}; leave it out")
-    for block, layer in strided:
-        if block == strided[-1][0]:
+    for layer in model.get_submodule(stage).modules():
+        if isinstance(layer, nn.Conv2d):
             layer.stride = (1, 1)
 
 

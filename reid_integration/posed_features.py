@@ -58,15 +58,23 @@ class PosedFeatures:
         """Chooses the poses.
 
         Args:
-            augment: gives generator, bank and `fit`.
+            augment: gives generator with dtype and runtime, bank and `fit`.
             count: poses for each image.
             annotations: keypoints of the images; None is `annotations.npz` in their dataset's folder.
             chain: from images in [0, 1] to the model's input (`build_batch_chain` without transforms).
             normalize: L2-normalise features before averaging, as when they are compared by cosine.
         """
-        self.renderer = XingPose(augment.generator, augment.bank, 1.0, sigma=augment.sigma, fit=augment.fit)
+        # As in training, but on the images' own ground, so that its rows need no names.
+        self.renderer = XingPose(
+            augment.generator, augment.bank, 1.0, sigma=augment.sigma, fit=augment.fit,
+            dtype=augment.core.dtype, runtime=augment.core.runtime,
+        )  # fmt: skip
         self.rows = central_rows(augment.bank, count)
         self.annotations, self.chain, self.normalize = annotations, chain, normalize
+
+    def require_keypoints(self, paths: Sequence[str]) -> None:
+        """Raises `BadInput` unless there are keypoints of some of these images."""
+        TrainingImages.read(paths, self.annotations)
 
     @torch.no_grad()
     def mixed(
@@ -110,7 +118,8 @@ class PosedFeatures:
         pictures, people = [], []
         for number in numbers:
             image = read_image(Path(persons.paths[number]))
-            people.append(persons.keypoints[number].resize((image.shape[0], image.shape[1]), (height, width)))
+            frame = (image.shape[0], image.shape[1])
+            people.append(persons.keypoints[number].crop(0, 0, frame).resize(frame, (height, width)))
             resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
             pictures.append(torch.tensor(np.asarray(resized)))
         xy, visibility = (torch.stack([getattr(person, part) for person in people]) for part in ("xy", "visibility"))

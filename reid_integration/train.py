@@ -80,12 +80,13 @@ def _run(config: ReidConfig, directory: Path, progress: bool, generator: nn.Modu
         changed = [] if before is None else [k for k, v in result.sources.items() if before["sources"].get(k) != v]
         if changed:
             raise BadInput(f"{directory}: started with other {changed[0]}; remove the folder to start again")
+        refine = _refinement(config, engine, progress)
         history = StatsLog(directory / STATS, "iteration", -1 if before is None else before["iterations"])
         try:
             if not config.test.evaluate:
                 training = Training(config, engine, result, history, before)
-                training.run(lambda: _evaluate(config, engine, result, history, progress), progress)
-            _evaluate(config, engine, result, history, progress)
+                training.run(lambda: _evaluate(config, engine, result, history, refine, progress), progress)
+            _evaluate(config, engine, result, history, refine, progress)
         finally:
             history.close()
     with atomic_write(directory / RESULT) as path:
@@ -122,7 +123,14 @@ def _fingerprint(entries: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, history: StatsLog, progress: bool) -> None:
+def _evaluate(
+    config: ReidConfig,
+    engine: Any,
+    result: TrainResult,
+    history: StatsLog,
+    refine: Callable[[Any, torch.Tensor, str], torch.Tensor] | None,
+    progress: bool,
+) -> None:
     """Evaluates on every target, without touching the random state of the training.
 
     The weights are written first, so that they are not lost if anything fails here.
@@ -138,7 +146,7 @@ def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, history: Sta
                     model, loaders["query"], loaders["gallery"],
                     config.test.dist_metric, config.test.normalize_feature, progress, config.test.rerank,
                     _sheets(config, result.directory / f"visrank_{name.strip('/').replace('/', '_')}", loaders),
-                    _posed(config, engine, model, progress),
+                    refine, max(50, *config.test.ranks),
                 )  # fmt: skip
             except ValueError as error:
                 raise BadInput(f"data.targets: {name}: {error}") from None
@@ -147,21 +155,34 @@ def _evaluate(config: ReidConfig, engine: Any, result: TrainResult, history: Sta
     result.evaluation_seconds = time.perf_counter() - started
 
 
-def _posed(
-    config: ReidConfig, engine: Any, model: nn.Module, progress: bool
+def _refinement(
+    config: ReidConfig, engine: Any, progress: bool
 ) -> Callable[[Any, torch.Tensor, str], torch.Tensor] | None:
-    """Averages the features with those of renderings, if `test.poses` is set."""
+    """Averages the features of a loader's images with those of renderings, if `test.poses` is set.
+
+    Raises:
+        BadInput: no keypoints of a target's query or gallery.
+    """
     chosen, data, test = config.augmentation, config.data, config.test
     if not test.poses or chosen is None:
         return None
-    posed = PosedFeatures(
-        engine.train_loader.augment, test.poses, chosen.annotations,
-        build_batch_chain([], config.image_size, data.norm_mean, data.norm_std),
-        test.normalize_feature or test.dist_metric == "cosine",
-    )  # fmt: skip
+    with unmoved_rng():
+        posed = PosedFeatures(
+            engine.train_loader.augment, test.poses, chosen.annotations,
+            build_batch_chain([], config.image_size, data.norm_mean, data.norm_std),
+            test.normalize_feature or test.dist_metric == "cosine",
+        )  # fmt: skip
+    for loaders in engine.test_loader.values():
+        for loader in loaders.values():
+            posed.require_keypoints(_paths(loader))
     return lambda loader, own, part: posed.mixed(
-        model, [entry[0] for entry in loader.dataset.data], own, progress, f"{part} in {test.poses} poses"
+        tested_model(engine), _paths(loader), own, progress, f"{part} in {test.poses} poses"
     )
+
+
+def _paths(loader: Any) -> list[str]:
+    """The image files of one of torchreid's loaders."""
+    return [entry[0] for entry in loader.dataset.data]
 
 
 def _sheets(config: ReidConfig, folder: Path, loaders: dict[str, Any]) -> Callable[[np.ndarray], None] | None:

@@ -1,22 +1,17 @@
 """A validation split: training identities that are held out and tested on, to choose settings without the test set."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from reid_integration.arms import write_annotations_of
+from reid_integration.arms import MADE_OF, facts_of, write_annotations_of
 from xingaug.data.market1501 import FOLDERS, read_split
 from xingaug.data.split import Split, SplitName
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
-from xingaug.inputs import MAX_ARRAY_BYTES, sha256_of
 from xingaug.offline.target import copy_or_link, require_linkable
 from xingaug.poses.draws import keyed_uniform
 from xingaug.runs import require_same_or_write
-
-MADE_OF = "validation.json"
-"""The file of a validation dataset that says of what it was made."""
 
 
 def write_validation(source: Path, out: Path, share: float, annotations: Path | None = None) -> Path:
@@ -41,11 +36,7 @@ def write_validation(source: Path, out: Path, share: float, annotations: Path | 
     train = read_split(source, "train")
     beside = source / "annotations.npz"
     keypoints = annotations or (beside if beside.is_file() else None)
-    made_of = {
-        "share": share,
-        "images": _digest(train),
-        "annotations": None if keypoints is None else sha256_of(keypoints, "annotations", MAX_ARRAY_BYTES),
-    }
+    made_of = {"share": share, **facts_of(train, keypoints)}
     if out.exists():
         require_same_or_write(out / MADE_OF, made_of, "remove the folder, and it is written again")
         return out
@@ -59,12 +50,6 @@ def write_validation(source: Path, out: Path, share: float, annotations: Path | 
                 copy_or_link(split.path(index), folder / FOLDERS[part] / str(split.names[index]), link=True)
         require_same_or_write(folder / MADE_OF, made_of, "")
     return out
-
-
-def _digest(split: Split) -> str:
-    """Hash of the names and sizes of a split's files."""
-    facts = [f"{name} {split.path(index).stat().st_size}" for index, name in enumerate(split.names)]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
 def _splits(source: Path, train: Split, share: float) -> dict[SplitName, Split]:

@@ -14,7 +14,7 @@ from reid_integration.arms import Cut, SyntheticConfig, chosen_rows, write_arm, 
 from reid_integration.compare import ComparisonResult, compare
 from reid_integration.config import reid_config
 from reid_integration.datamanager import build_datamanager
-from xingaug.data.annotations import read_annotations
+from xingaug.data.annotations import read_annotations, write_npz
 from xingaug.data.market1501 import read_split
 from xingaug.data.pedestrians import World, write_world
 from xingaug.errors import BadInput
@@ -73,6 +73,23 @@ def test_a_share_holds_links_and_annotations_of_its_images(world: Path, tmp_path
         assert os.path.samefile(path, world / "bounding_box_train" / path.name)
     for part in ("query", "bounding_box_test"):
         assert {p.name for p in (out / part).iterdir()} == {p.name for p in (world / part).glob("*.jpg")}
+
+
+def test_a_share_of_other_keypoints_is_not_taken_for_this_one(world: Path, tmp_path: Path) -> None:
+    shutil.copy(world / "annotations.npz", tmp_path / "mine.npz")
+    out = write_cut(world, tmp_path / "share" / "real", Cut(0.6), tmp_path / "mine.npz")
+    assert write_cut(world, out, Cut(0.6), tmp_path / "mine.npz") == out
+    table = read_annotations(tmp_path / "mine.npz")
+    write_npz(tmp_path / "mine.npz", table.names, table.xy + 1, table.visibility)
+    with pytest.raises(BadInput, match=r"made_of.json: was made with annotations = .*; remove .*share, and it is"):
+        write_cut(world, out, Cut(0.6), tmp_path / "mine.npz")
+
+
+def test_duplicates_have_their_sources_size(tmp_path: Path) -> None:
+    real = write_cut(write_tree(tmp_path / "tree", size=(64, 48)), tmp_path / "data" / "real", Cut())
+    split = read_split(write_arm("duplicates", real, tmp_path / "data" / "duplicates", ONCE), "train")
+    assert split.synthetic.any()
+    assert {read_image(split.path(i)).shape for i in range(len(split))} == {(64, 48, 3)}
 
 
 def test_kinds_have_the_same_names_and_identities(world: Path, real: Path) -> None:
@@ -187,8 +204,17 @@ def test_what_cannot_be_made_is_told_before_any_training(tmp_path: Path) -> None
         "oracle": ({"synthetic": "oracle"}, ONCE, "is no pedestrian world"),
         "missing": ({"synthetic": "offline"}, SyntheticConfig(generator="none"), "generator 'none': no such file"),
         "elsewhere": ({"data": {"targets": ["other"]}}, ONCE, r"arms.b: tests on \['other'\] in"),
+        "generator": ({"augment": {"generator": "none"}}, ONCE, "generator 'none': no such file"),
+        "bank": ({"augment": {"bank": "none"}}, ONCE, "none: "),
+        "sampler": ({"augment": {"sampler": "unifrom"}}, ONCE, "sampler: unknown 'unifrom'"),
+        "weights": ({"model": {"load_weights": "none.pth"}}, ONCE, "model.load_weights: none.pth"),
     }.items():
         config = comparison(tree, tmp_path / name, arms={"a": {}, "b": arm}, seeds=[1], synthetic=synthetic)
         with pytest.raises(BadInput, match=message):
             compare(config)
         assert not config.out.exists()
+    first = next((tree / "bounding_box_train").iterdir())
+    shutil.copy(first, first.with_name(f"{first.stem}_x000.jpg"))
+    half = replace(comparison(tree, tmp_path / "half", arms={"a": {}}, seeds=[1]), shares=[0.5])
+    with pytest.raises(BadInput, match=r"arms.a: 50 % of the images would be without the synthetic images that"):
+        compare(half)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reid_integration.arms import Cut
-from reid_integration.compare_page import answer, cost, plot_svg
+from reid_integration.compare_page import answer, cost, plot_svg, write_compare_page
 from reid_integration.comparison import CompareConfig, ComparisonResult
 from reid_integration.evaluation import ReidResult
 from reid_integration.result import TrainResult
@@ -70,6 +70,19 @@ def test_missing_cells_are_counted_and_not_averaged(tmp_path: Any) -> None:
     (gain,) = data["differences"]
     assert (gain["seeds"], gain["mAP"]["mean"]) == (1, pytest.approx(0.02))
     assert (gain["share"], gain["identity_share"]) == (0.2, 1.0)
+
+
+def test_a_mean_over_different_generators_is_said(tmp_path: Any) -> None:
+    comparison = result(tmp_path, [2.0, 4.0])
+    for (arm, _, seed), cell in comparison.cells.items():
+        cell.sources = {"images": "i", "rendering": f"on machine {seed}"} | (
+            {"generator": "g"} if arm != "real" else {}
+        )
+    assert comparison.mixed() == []
+    comparison.cells["online", CUTS[0], 2].sources |= {"generator": "h", "ground": "others"}
+    (sentence,) = comparison.mixed()
+    assert sentence.startswith("online, 20 % of the images: the seeds were made with different generator and ground,")
+    assert sentence in write_compare_page(tmp_path, comparison.to_mapping()).read_text()
 
 
 def test_a_headline_must_be_an_arm(tmp_path: Any) -> None:

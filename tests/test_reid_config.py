@@ -125,6 +125,9 @@ def test_augment_forms():
         ({"test": {"poses": 4}}, "test.poses: 4, needed `augment` too"),
         ({"augment": {"weight": float("inf")}}, "augment.weight: inf (a number), expected a finite number"),
         ({"model": {"resume": "x.pth"}}, "model.resume: 'x.pth' cannot be honoured"),
+        ({"cuhk03": {"labeled_images": True}}, "cuhk03.labeled_images: True cannot be honoured (use a YAML file with"),
+        ({"cuhk03": {"classic_split": True}}, "cuhk03.classic_split: True cannot be honoured"),
+        ({"data": {"split_id": 3}}, "data.split_id: 3 cannot be honoured"),
         ({"test": {"visrank_topk": 0}}, "visrank_topk: 0, needed a number from 1"),
     ],
 )

@@ -166,6 +166,10 @@ def test_model_is_evaluated_and_left_in_its_mode():
         model, batches([red, blue], [1, 2], [0, 0]), batches([blue, red, red], [2, 1, 1], [1, 1, 0])
     )
     assert result.mAP == 1
+    queries, gallery = [[red, blue], [1, 2], [0, 0]], [[blue] * 3 + [red] * 3, [1] * 3 + [2] * 3, [1] * 6]
+    for length in (2, 5, 50):
+        result = evaluate_model(model, batches(*queries), batches(*gallery), max_rank=length)
+        assert [result.rank(k) for k in (3, 4, 60)] == ([0, 0, 0] if length == 2 else [0, 1, 1])
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])

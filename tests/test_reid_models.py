@@ -133,6 +133,13 @@ def test_a_last_stride_of_one_doubles_the_last_map(tmp_path: Path, name: str) ->
     assert sizes == [(2, 1), (4, 2)]
 
 
+def test_a_stride_that_is_one_already_stays(tmp_path: Path) -> None:
+    asked = {"model__name": "resnet50_fc512", "model__last_stride": 1}
+    model = build_model(config(tmp_path, **asked), 5, CPU).eval()
+    with torch.no_grad():
+        assert model.featuremaps(torch.randn(1, 3, 64, 32)).shape[2:] == (4, 2)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

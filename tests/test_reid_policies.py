@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reid_integration.compat import load_torchreid
 from reid_integration.config import ReidConfig, reid_config
-from reid_integration.engines import PolicyStep
+from reid_integration.engines import PolicyStep, Teacher
 from reid_integration.policies import hardest_triplets, label_targets, supervised, weighted_cross_entropy
 from reid_integration.train import run
 from xingaug.errors import BadInput
@@ -170,13 +170,19 @@ def test_policies_train(tree: Path, tmp_path: Path, policy: dict[str, Any]) -> N
     assert [entry[key] for entry in result.history] != [entry[key] for entry in same.history]
 
 
-def test_a_teacher_is_an_earlier_runs_model(tree: Path, tmp_path: Path) -> None:
+def test_a_teacher_is_an_earlier_runs_model(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = run(configured(tree, tmp_path / "teacher"))
     asked = {"p": 1.0, "labels": "soft", "teacher": str(teacher.directory / "model.safetensors")}
     result = run(configured(tree, tmp_path / "run", augment=asked), generator=StandIn())
     same = run(configured(tree, tmp_path / "same", augment={"p": 1.0}), generator=StandIn())
     assert result.iterations == 4
     assert result.history[0]["loss"] != pytest.approx(same.history[0]["loss"], rel=1e-3)
+    rows: list[int] = []
+    forward = Teacher.forward
+    monkeypatch.setattr(Teacher, "forward", lambda self, images: rows.append(len(images)) or forward(self, images))
+    half = configured(tree, tmp_path / "half", augment=asked | {"p": 0.5})
+    result = run(half, generator=StandIn())
+    assert 0 < sum(rows) == result.synthetic_share * result.iterations * half.train.batch_size  # of real rows nothing
     other = write_tree(tmp_path / "other", identities=4)
     with pytest.raises(BadInput, match=r"augment.teacher: .*: not the weights of this model"):
         run(configured(other, tmp_path / "no", augment=asked), generator=StandIn())

@@ -13,6 +13,7 @@ from reid_integration.posed_features import PosedFeatures, central_rows
 from reid_integration.train import run
 from xingaug.augment.batch import build_batch_chain
 from xingaug.augment.transform import XingPose
+from xingaug.data.annotations import read_annotations, write_npz
 from xingaug.errors import BadInput
 from xingaug.keypoints import Keypoints
 from xingaug.poses.bank import PoseBank
@@ -75,6 +76,18 @@ def test_an_image_without_keypoints_keeps_its_own(tmp_path: Path) -> None:
     assert found[1].tolist() != own[1].tolist()
 
 
+def test_renderings_are_computed_as_in_training_and_without_joints_outside(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "world", identities=2)
+    paths = [str(path) for path in sorted((root / "query").iterdir())]
+    data = dict(np.load(root / "annotations.npz"))
+    data["xy"][:, 4] = (30, 200)
+    np.savez(root / "annotations.npz", **data)
+    augment = XingPose(StandIn(), bank_of(np.stack([BODY, BODY + 1])), p=0.5, dtype="float32", runtime="torch")
+    posed = PosedFeatures(augment, 1, None, CHAIN, False)
+    assert (posed.renderer.core.dtype, posed.renderer.core.runtime) == ("float32", "torch")
+    assert torch.isfinite(posed.mixed(MeanColour(), paths, torch.eye(2, 3))).all()
+
+
 def test_a_run_may_be_tested_with_poses(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "world")
     trained = run(reid_config(settings(root, tmp_path / "run")))
@@ -86,6 +99,14 @@ def test_a_run_may_be_tested_with_poses(tmp_path: Path) -> None:
     assert plain.reid.mAP == trained.reid.mAP
     assert posed.reid.queries == 6
     assert posed.sources["generator"] == "stand-in"
+    table = read_annotations(root / "annotations.npz")
+    rows = table.lookup(np.array([path.name for path in (root / "bounding_box_train").iterdir()]))
+    write_npz(tmp_path / "train.npz", table.names[rows], table.xy[rows], table.visibility[rows])
+    chosen = {"p": 0.5, "annotations": str(tmp_path / "train.npz")}
+    untested = reid_config(settings(root, tmp_path / "untested", augment=chosen, test__poses=2))
+    with pytest.raises(BadInput, match=r"train.npz: has keypoints for none of the 6 images, such as .*query"):
+        run(untested, generator=StandIn())
+    assert not (tmp_path / "untested" / "stats.jsonl").exists()  # before any training
     bare = write_tree(tmp_path / "bare", annotations=False, seed=2)
     elsewhere = settings(root, tmp_path / "x", **only, augment={"p": 0.5}, test__poses=2, data__targets=[str(bare)])
     with pytest.raises(BadInput, match=r"annotations\.npz"):
