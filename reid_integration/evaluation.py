@@ -23,6 +23,9 @@ QUERIES_PER_CHUNK = 128
 SHEETS = 100
 """Most queries whose ranked results are drawn."""
 
+Refine = Callable[[Any, Tensor, str], Tensor]
+"""Takes a loader, its images' features (N, D) and a name for the progress bar, gives the features to compare."""
+
 
 @dataclass(frozen=True, eq=False)
 class ReidResult:
@@ -261,7 +264,7 @@ def evaluate_model(
     progress: bool = False,
     rerank: bool = False,
     sheets: Callable[[np.ndarray], None] | None = None,
-    refine: Callable[[Any, Tensor, str], Tensor] | None = None,
+    refine: Refine | None = None,
     max_rank: int = 50,
 ) -> ReidResult:
     """Extracts features of query and gallery and evaluates their distances.
@@ -276,7 +279,7 @@ def evaluate_model(
         rerank: re-rank by k-reciprocal neighbours (Zhong et al., CVPR 2017; torchreid's function, k1 20, k2 6, lambda
             0.3), which needs the distances between all images in memory.
         sheets: called with the (Q, G) distances, to draw ranked results.
-        refine: called with a loader, its features and its name, returns the features to compare.
+        refine: of the features to compare.
         max_rank: as in `evaluate`.
     """
     query, q_pids, q_camids = extract_features(model, query_loader, progress, "query")

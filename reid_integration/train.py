@@ -18,7 +18,7 @@ from torch import nn
 from reid_integration.checkpoint import CHECKPOINT, load_checkpoint
 from reid_integration.config import ReidConfig, listed, load_reid_config
 from reid_integration.engines import build_engine, device_of, tested_model
-from reid_integration.evaluation import evaluate_model, write_ranked_sheets
+from reid_integration.evaluation import Refine, evaluate_model, write_ranked_sheets
 from reid_integration.loop import Training
 from reid_integration.posed_features import PosedFeatures
 from reid_integration.result import RESOLVED, RESULT, STATS, WEIGHTS, TrainResult, machine_of
@@ -128,7 +128,7 @@ def _evaluate(
     engine: Any,
     result: TrainResult,
     history: StatsLog,
-    refine: Callable[[Any, torch.Tensor, str], torch.Tensor] | None,
+    refine: Refine | None,
     progress: bool,
 ) -> None:
     """Evaluates on every target, without touching the random state of the training.
@@ -155,9 +155,7 @@ def _evaluate(
     result.evaluation_seconds = time.perf_counter() - started
 
 
-def _refinement(
-    config: ReidConfig, engine: Any, progress: bool
-) -> Callable[[Any, torch.Tensor, str], torch.Tensor] | None:
+def _refinement(config: ReidConfig, engine: Any, progress: bool) -> Refine | None:
     """Averages the features of a loader's images with those of renderings, if `test.poses` is set.
 
     Raises:
