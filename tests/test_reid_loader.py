@@ -360,7 +360,7 @@ def test_annotations_must_be_there_and_fit(tree, tmp_path):
     renamed = [
         path.replace("_c1s1_", "_c1s4_").replace("_c2s1_", "_c2s4_").replace("_c3s1_", "_c3s4_") for path in paths
     ]
-    with pytest.raises(BadInput, match="has keypoints for none of the 8 training images"):
+    with pytest.raises(BadInput, match="has keypoints for none of the 8 images"):
         TrainingImages.read(renamed, tree / "annotations.npz")
 
 

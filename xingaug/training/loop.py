@@ -13,7 +13,6 @@ from torchvision.utils import make_grid, save_image
 
 from xingaug.config import to_mapping, to_yaml
 from xingaug.data.pairs import PairData, pairs_from_pedestrians, pairs_from_tree
-from xingaug.data.pedestrians.workers import available_cores
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.generators.render import render
@@ -63,8 +62,7 @@ def train(
         run.require_own(config)
         processes.wait()  # so that no slow process checks the directory after the first one has written to it
         trainer = Trainer(config, processes, identity_network)
-        workers = max(1, available_cores() // processes.on_this_machine)
-        data, held_out = load_pairs(config, progress and processes.is_first, workers)
+        data, held_out = load_pairs(config, progress and processes.is_first, processes.on_this_machine)
         if run.checkpoints():
             trainer.restore(run.checkpoints()[-1])
         validator = validator_of(trainer, held_out) if processes.is_first else None
@@ -165,18 +163,19 @@ class Recorder:
             self.saved = time.monotonic()
 
 
-def load_pairs(
-    config: TrainConfig, progress: bool = True, workers: int | None = None
-) -> tuple[PairData, PairData | None]:
+def load_pairs(config: TrainConfig, progress: bool = True, at_once: int = 1) -> tuple[PairData, PairData | None]:
     """Loads the configured images: of the persons to train on, and of those held out, if any.
 
     Args:
         config: the run.
         progress: show a bar.
-        workers: processes that draw pedestrians; None is one per core.
+        at_once: processes of this machine that load them at the same time and share its cores.
     """
     d = config.data
     if isinstance(d, PedestrianData):
+        from xingaug.data.pedestrians.workers import available_cores  # imports OpenCV
+
+        workers = max(1, available_cores() // at_once)
         data = pairs_from_pedestrians(d.identities, d.tracklets, d.poses, d.seed, workers, progress).usable()
     else:
         size, memory = config.network.size, d.memory_mb * 1_000_000
