@@ -160,7 +160,7 @@ def _needs_folder(config: CompareConfig, arm: str, cut: Cut) -> bool:
 
 
 def _require_sources(config: CompareConfig, cells: Mapping[Cell, ReidConfig]) -> None:
-    """Raises `BadInput` unless the images, keypoints and generator of these cells can be used; each is read once."""
+    """Raises `BadInput` unless the images and keypoints of these cells can be used; each is read once."""
     keypoints: set[Path] = set()
     for (arm, cut, _), cell in cells.items():
         if _needs_folder(config, arm, cut):
@@ -174,11 +174,9 @@ def _require_sources(config: CompareConfig, cells: Mapping[Cell, ReidConfig]) ->
         keypoints.update(_keypoint_files(config, arm, cut, cell))
     for file in sorted(keypoints):
         read_annotations(file)
-    if any(config.arms[arm].get("synthetic", "none") != "none" for arm, *_ in cells):
-        load_generator(config.synthetic.generator)
 
 
-def _require_networks(cells: Mapping[Cell, ReidConfig], generator: nn.Module | None) -> None:
+def _require_networks(config: CompareConfig, cells: Mapping[Cell, ReidConfig], generator: nn.Module | None) -> None:
     """Raises `BadInput` unless the generators, banks, samplers and weights of these cells can be used.
 
     Weights of a teacher may come from an earlier cell.
@@ -186,7 +184,10 @@ def _require_networks(cells: Mapping[Cell, ReidConfig], generator: nn.Module | N
     for weights in {cell.model.load_weights for cell in cells.values()} - {""}:
         read_state(Path(weights))
     chosen = [cell.augmentation for cell in cells.values() if cell.augmentation is not None]
-    for name in {augment.generator for augment in chosen} if generator is None else ():
+    generators = {augment.generator for augment in chosen} if generator is None else set()
+    if any(config.arms[arm].get("synthetic", "none") != "none" for arm, *_ in cells):
+        generators.add(config.synthetic.generator)
+    for name in generators:
         load_generator(name)
     for bank in {augment.bank for augment in chosen if augment.bank is not None}:
         PoseBank.load(Path(bank))
@@ -245,7 +246,7 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
     finished = {key: _finished(cell, generator) for key, cell in cells.items()}
     unfinished = {key: cell for key, cell in cells.items() if not finished[key]}
     _require_sources(config, unfinished)
-    _require_networks(unfinished, generator)
+    _require_networks(config, unfinished, generator)
     comparison = ComparisonResult(
         config, {key: TrainResult.load(Path(cells[key].data.save_dir)) for key, done in finished.items() if done}
     )
