@@ -28,8 +28,17 @@ def has_bfloat16(device: torch.device | str) -> bool:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))
+    return has_amx() or _cpu_has("_is_avx512_bf16_supported")
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies matrices in tiles (Intel's AMX)."""
+    return _cpu_has("_is_amx_tile_supported")
+
+
+def _cpu_has(name: str) -> bool:
+    """The answer of a function of `torch.cpu`; False in versions that lack it."""
+    return hasattr(torch.cpu, name) and bool(getattr(torch.cpu, name)())
 
 
 def resolved_dtype(dtype: torch.dtype | str, device: torch.device | str) -> torch.dtype:

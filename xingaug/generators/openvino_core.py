@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.files import atomic_write
 from xingaug.generators.base import PoseGenerator
+from xingaug.generators.fast import has_amx
 from xingaug.generators.pose import Poses
 from xingaug.generators.signal_stack import signal_stack_kept
 
-ROWS = 16 if getattr(torch.cpu, "_is_amx_tile_supported", bool)() else 4
+ROWS = 16 if has_amx() else 4
 """Batch size, to which batches are padded: 16 with AMX (measured: 8 is slower, 32 no faster), else 4, as quick an image
 as 8 and 16 (measured on an AMD EPYC with AVX-512) and with fewer rows wasted."""
 
