@@ -15,9 +15,9 @@ from xingaug.bench.launches import LaunchCounter, launches_of
 from xingaug.bench.networks import example_keypoints
 from xingaug.generators import load_generator
 from xingaug.generators.base import PoseGenerator
-from xingaug.generators.core import Core, batches, filled
+from xingaug.generators.core import Core, batches
 from xingaug.generators.pose import PoseMaps, Poses
-from xingaug.generators.render import render
+from xingaug.generators.render import filled, render
 from xingaug.generators.warp import LimbWarp, ShiftWarp
 from xingaug.keypoints import Keypoints
 

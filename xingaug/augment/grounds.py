@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xingaug.generators.core import batches, filled
+from xingaug.generators.core import batches
 from xingaug.generators.fast import resolved_dtype
-from xingaug.generators.ground import SourceSplit
+from xingaug.generators.ground import SourceSplit, split_of
 from xingaug.generators.pose import SIGMA, PoseMaps, Poses
+from xingaug.generators.render import filled
 from xingaug.images import bytes_to_unit, signed_to_unit, unit_to_bytes, unit_to_signed
 from xingaug.keypoints import Keypoints
 from xingaug.poses.draws import keyed_uniform, keyed_uniforms
@@ -131,12 +132,6 @@ class Grounds(nn.Module):
                 for a, b, size in batches(len(images), images.device.type)
             ]
         return torch.cat(found).sigmoid()
-
-
-def split_of(generator: nn.Module) -> SourceSplit | None:
-    """The part of a generator that separates person and ground; None without `keep_ground`."""
-    split = getattr(generator, "split", None)
-    return split if isinstance(split, SourceSplit) else None
 
 
 def wanted_share(generator: nn.Module, share: float | None) -> float:

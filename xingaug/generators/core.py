@@ -13,7 +13,7 @@ from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import Dtype, resolved_dtype
 from xingaug.generators.openvino_core import PRECISIONS, OpenVinoCore, is_installed, require_openvino
 from xingaug.generators.pose import SIGMA
-from xingaug.generators.render import render
+from xingaug.generators.render import filled, render
 
 SIZES = (8, 16, 32, 64, 128, 256)
 """Batch sizes on a CUDA device; other sizes are padded to the next one."""
@@ -216,9 +216,3 @@ def batches(rows: int, device: str) -> list[tuple[int, int, int]]:
     largest = SIZES[-1] if device == "cuda" else CPU_SIZE
     cuts = [(start, min(start + largest, rows)) for start in range(0, rows, largest)]
     return [(a, b, next(s for s in SIZES if s >= b - a) if device == "cuda" else CPU_SIZE) for a, b in cuts]
-
-
-def filled(rows: Tensor, size: int) -> Tensor:
-    """(n, ...) to (size, ...), padded with copies of the last row."""
-    missing = size - len(rows)
-    return rows if not missing else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])

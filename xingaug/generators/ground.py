@@ -130,3 +130,9 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 def _up(inputs: int, outputs: int) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, 4 * outputs, 3, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(4 * outputs), nn.ReLU(inplace=True), nn.PixelShuffle(2))
+
+
+def split_of(generator: nn.Module) -> SourceSplit | None:
+    """The part of a generator that separates person and ground; None without `keep_ground`."""
+    split = getattr(generator, "split", None)
+    return split if isinstance(split, SourceSplit) else None

@@ -27,6 +27,7 @@ from xingaug.files import atomic_write
 from xingaug.generators.base import PoseGenerator
 from xingaug.generators.fast import has_amx
 from xingaug.generators.pose import Poses
+from xingaug.generators.render import filled
 from xingaug.generators.signal_stack import signal_stack_kept
 
 ROWS = 16 if has_amx() else 4
@@ -102,7 +103,7 @@ class OpenVinoCore:
         for start in range(0, len(images), ROWS):
             rows = [x[start : start + ROWS] for x in (images, xy, visibility)]
             count = len(rows[0])
-            inputs = [_array(x) for x in self._inputs(*(_filled(x) for x in rows))]
+            inputs = [_array(x) for x in self._inputs(*(filled(x, ROWS) for x in rows))]
             request = self._request(started, found)
             request.start_async(inputs, share_inputs=True)
             started.append((request, inputs, count))  # keeps the arrays alive while they are read
@@ -209,11 +210,6 @@ def _example(size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     images = torch.rand(ROWS, 3, *size, generator=rng) * 2 - 1
     xy = torch.rand(ROWS, 2, 18, 2, generator=rng) * torch.tensor([size[1] - 1.0, size[0] - 1.0])
     return images, xy, torch.ones(ROWS, 2, 18)
-
-
-def _filled(rows: Tensor) -> Tensor:
-    missing = ROWS - len(rows)
-    return rows if not missing else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -1,5 +1,6 @@
-"""Rendering as one pure function of tensors."""
+"""Rendering as one pure function of tensors, in batches of a fixed size."""
 
+import torch
 from torch import Tensor, nn
 
 from xingaug.generators.base import PoseGenerator
@@ -36,3 +37,9 @@ def render(
     source, target = draw_maps(poses, (images.shape[-2], images.shape[-1])).to(parameter.dtype).chunk(2, 1)
     rendered: Tensor = generator(images.to(parameter.dtype), source, target)
     return rendered
+
+
+def filled(rows: Tensor, size: int) -> Tensor:
+    """(n, ...) to (size, ...), padded with copies of the last row."""
+    missing = size - len(rows)
+    return rows if not missing else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])

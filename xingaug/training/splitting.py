@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xingaug.generators.ground import SourceSplit, widen
+from xingaug.generators.ground import SourceSplit, split_of, widen
 from xingaug.training.batches import Batch
 from xingaug.training.composites import composite_target
 
 
-def split_of(generator: nn.Module) -> SourceSplit:
-    """The part of a generator that splits its source into person and ground."""
-    split = generator.get_submodule("split")
-    assert isinstance(split, SourceSplit)
+def trained_split(generator: nn.Module) -> SourceSplit:
+    """The part of a generator with `keep_ground` that splits its source into person and ground."""
+    split = split_of(generator)
+    assert split is not None
     return split
 
 

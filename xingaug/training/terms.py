@@ -16,7 +16,7 @@ from xingaug.training import losses
 from xingaug.training.batches import Batch
 from xingaug.training.config import PerceptualConfig, TrainConfig
 from xingaug.training.perceptual import PerceptualLoss
-from xingaug.training.splitting import split_losses, split_of
+from xingaug.training.splitting import split_losses, trained_split
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class GeneratorTerms:
     def _split(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
         assert batch.persons is not None  # checked by `loop.load_pairs`
         person = batch.persons[:, :1]
-        found = split_losses(split_of(self._generator), batch.source, batch.source_means, person)
+        found = split_losses(trained_split(self._generator), batch.source, batch.source_means, person)
         return {"split": torch.stack(list(found.values())).sum()}
 
     def _adversarial(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from xingaug.training.config import TrainConfig
 from xingaug.training.pool import ImagePool
 from xingaug.training.processes import Processes
 from xingaug.training.rundir import read_checkpoint
-from xingaug.training.splitting import compose, split_of
+from xingaug.training.splitting import compose, trained_split
 from xingaug.training.steps import Statistics, problem_of, read, update_average
 from xingaug.training.terms import DiscriminatorLoss, GeneratorTerms, discriminator_terms
 
@@ -94,7 +94,7 @@ class Trainer:
             self.generator.load_state_dict(load_start(config.start, self.generator))
         self.average.load_state_dict(self.generator.state_dict())
         if config.keeps_ground and not config.losses.split:
-            split_of(self.generator).requires_grad_(False)
+            trained_split(self.generator).requires_grad_(False)
         chosen = config.discriminators
         self.discriminators = nn.ModuleDict()
         for name, channels in CONDITION_CHANNELS.items():
@@ -186,7 +186,7 @@ class Trainer:
         if self.config.target == "composite":
             with self.autocast():
                 for part in parts:
-                    part.batch = compose(part.batch, split_of(self.average.eval()))
+                    part.batch = compose(part.batch, trained_split(self.average.eval()))
 
     def _find_gradients(self, phase: Phase, parts: list[Part]) -> None:
         """A phase's gradients, means over parts and processes; they are exchanged with the last part only."""
