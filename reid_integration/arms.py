@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xingaug.data.annotations import read_annotations, write_npz
 from xingaug.data.market1501 import FOLDERS, read_split
-from xingaug.data.names import image_files
+from xingaug.data.names import MANIFEST_NAME, image_files
 from xingaug.data.pedestrians import World
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
@@ -18,7 +18,6 @@ from xingaug.files import atomic_directory
 from xingaug.images import read_image, write_image
 from xingaug.inputs import MAX_ARRAY_BYTES, sha256_of
 from xingaug.offline.config import GenerateConfig
-from xingaug.offline.describe import MANIFEST_NAME
 from xingaug.offline.generate import Summary, generate
 from xingaug.offline.manifest import read_manifest
 from xingaug.offline.target import copy_or_link, require_linkable

@@ -477,6 +477,21 @@ def test_an_import_fits_a_folder_of_images(run, tmp_path):
     assert read_npz(tmp_path / "images" / "annotations.npz").names.tolist() == ["p/a.png", "c.jpg"]
 
 
+def test_keypoints_of_another_origin_are_not_replaced_unasked(by_colour, folder, run, tmp_path):
+    write_npz(folder / "annotations.npz", ["0.png"], np.full((1, 18, 2), 5.0), np.ones((1, 18)), "by hand")
+    before = (folder / "annotations.npz").read_bytes()
+    line = f"annotate {folder} --estimator vitpose --weights w.onnx"
+    code, _, err = run(line)
+    assert code == 2
+    assert "annotations.npz: has keypoints of another origin ('by hand', now it is 'vitpose, w.onnx')" in err
+    write_npz(tmp_path / "n.npz", ["0.png"], np.full((1, 18, 2), 5.0), np.ones((1, 18)), "by a program")
+    assert "has keypoints of another origin" in run(f"annotate {folder} --from npz {tmp_path}/n.npz")[2]
+    assert (folder / "annotations.npz").read_bytes() == before
+    for _ in range(2):
+        assert run(f"{line} --out {folder}/annotations.npz")[0] == 0
+    assert run(line)[0] == 0  # its own
+
+
 def test_skeletons_lie_where_the_joints_are():
     from xingaug.report.figures import overlay
 

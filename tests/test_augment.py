@@ -22,13 +22,16 @@ from xingaug.cli import main
 from xingaug.data.annotations import Annotations, read_annotations, write_npz
 from xingaug.data.leaks import check_dataset
 from xingaug.data.market1501 import read_split
+from xingaug.data.market_tree import write_market_tree
 from xingaug.data.pedestrians import write_world
 from xingaug.data.readers import open_dataset
+from xingaug.errors import BadInput
 from xingaug.images import read_image
-from xingaug.offline.generate import generate
+from xingaug.offline.generate import UnreadableImages, generate
 from xingaug.offline.manifest import read_manifest
 from xingaug.offline.verify import verify
 from xingaug.poses import estimators
+from xingaug.poses.collect import bank_from_tree
 
 HERE = Path(__file__).resolve().parent
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
@@ -173,6 +176,84 @@ def test_a_layout_without_room_is_told_before_any_work(crops: Path, world: Path,
     assert not (tmp_path / "new").exists()
 
 
+def test_a_described_market_tree_keeps_its_layout_and_its_names(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "world.yaml").write_text(f"layout: market1501\nroot: {world}\n")
+    options = {"layout": "same", "annotations": world / "annotations.npz"}
+    assert augmented(tmp_path / "world.yaml", tmp_path / "new", **options)["synthetic"] == 12
+    state = files_of(tmp_path / "new")
+    assert augmented(tmp_path / "world.yaml", tmp_path / "new", **options)["synthetic"] == 12
+    assert files_of(tmp_path / "new") == state
+    names = read_annotations(tmp_path / "new" / "annotations.npz").names.tolist()
+    assert set(read_split(tmp_path / "new", "train").names.tolist()) == set(names)
+
+
+def test_another_work_folder_changes_nothing(crops: Path, tmp_path: Path) -> None:
+    first = augmented(crops, tmp_path / "new", layout="same")
+    assert augmented(crops, tmp_path / "new", layout="same", work=tmp_path / "other" / "work") == first
+
+
+def test_a_disk_that_cannot_be_linked_to_is_told_before_any_work(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folders: list[Path], out: Path) -> None:
+        raise BadInput(f"{out}: on another file system than {folders[0]}")
+
+    monkeypatch.setattr(augmenting, "require_linkable", refuse)
+    said = told(lambda: augmented(crops, tmp_path / "new", layout="same", generating={"real": "link"}))
+    assert "on another file system" in said
+    assert not (tmp_path / "work").exists()
+
+
+def test_renderings_in_another_layout_are_not_taken_for_real(crops: Path, tmp_path: Path) -> None:
+    augmented(crops, tmp_path / "new", layout="same")
+    described = tmp_path / "new" / "dataset.yaml"
+    assert open_dataset(described).read("train").synthetic.sum() == 12
+    assert "holds synthetic images already" in told(lambda: augmented(described, tmp_path / "more"))
+    assert "is synthetic; import the real dataset" in told(write_market_tree, described, tmp_path / "tree")
+    bank = bank_from_tree(described, tmp_path / "new" / "annotations.npz")
+    assert len(bank) == 12
+    (tmp_path / "new" / "manifest.jsonl").write_text('{"file": "train/1.jpg"}\n')  # another program's
+    assert not open_dataset(described).read("train").synthetic.any()
+
+
+# Images that cannot be read
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("layout", ["market", "same"])
+def test_unreadable_images_fail_at_the_end_with_the_rest_done(
+    layout: str, suffix: str, crops: Path, tmp_path: Path
+) -> None:
+    root, out = tmp_path / "crops", tmp_path / "new"
+    shutil.copytree(crops, root)
+    images = sorted(root.rglob("*.jpg"))
+    for image in images if suffix == ".png" else []:
+        Image.open(image).save(image.with_suffix(suffix))
+        image.unlink()
+    table = read_annotations(root / "annotations.npz")
+    names = [name.replace(".jpg", suffix) for name in table.names.tolist()]
+    write_npz(root / "annotations.npz", names, table.xy, table.visibility)
+    damaged = sorted((root / "train").glob("*"))[2], min((root / "query").glob("*"))
+    damaged[0].write_bytes(damaged[0].read_bytes()[:-300])  # its header is whole
+    damaged[1].write_bytes(b"no image")
+    files = sorted(str(path.relative_to(root)) for path in damaged)
+    for _ in range(2):
+        with pytest.raises(UnreadableImages, match=r"2 images cannot be read .*; everything else is done") as caught:
+            augmented(root, out, layout=layout)
+        assert all(file in str(caught.value) for file in files)
+        assert sorted((out / "unreadable.txt").read_text().splitlines()) == files
+    there = open_dataset(out / "dataset.yaml" if layout == "same" else out)
+    splits = {name: there.read(name) for name in ("train", "query")}  # type: ignore[arg-type]
+    assert (len(splits["train"]), int(splits["train"].synthetic.sum())) == (11 + 11, 11)
+    assert len(splits["query"]) == len(list((root / "query").glob("*"))) - 1
+    for split in splits.values():
+        for i in range(len(split)):
+            split.read(i)
+    if layout == "market":
+        assert verify(out, progress=False).problems == []
+        assert (out / "names.csv").exists()
+
+
 # Keypoints
 
 
@@ -203,7 +284,8 @@ def test_an_estimator_is_asked_once(crops: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(estimators, "load_estimator", lambda *_, **__: Knows())
     (tmp_path / "flat" / "201_c1_999.jpg").write_bytes(b"no image")
     for out, per_image in (("new", 1), ("other", 2)):  # the second is made of the same keypoints
-        augmented(tmp_path / "flat", tmp_path / out, generating={"per_image": per_image})
+        with pytest.raises(UnreadableImages, match=r"1 images cannot be read \(201_c1_999.jpg\)"):
+            augmented(tmp_path / "flat", tmp_path / out, generating={"per_image": per_image})
         assert sum(calls) == 12
         assert len(read_manifest(tmp_path / out / "manifest.jsonl")) == 12 * per_image
     assert "unreadable" in (tmp_path / "other" / "report.html").read_text()

@@ -92,12 +92,17 @@ def test_what_annotates_nothing_is_passed_over(tmp_path: Path, caplog: pytest.Lo
     root, names, paths = crops(tmp_path)
     assert find_beside(root, names, paths) is None
     (root / "annotations.npz").write_bytes(b"damaged")
+    (root / "gone_keypoints.json").symlink_to(root / "nowhere")
+    with (root / "large.csv").open("wb") as file:
+        file.truncate(300_000_000)
     write_patn_csv(root / "others.csv", table(["x.jpg"]))
     write("coco-json", root)
     found = find_beside(root, names, paths)
     assert found is not None
     assert found.kind == "coco-json"
     assert "annotations.npz: not an annotation .npz" in caplog.text
+    assert "large.csv: has 300 MB" in caplog.text
+    assert "gone_keypoints.json: no such annotation file" in caplog.text
     assert "others.csv: annotates none of the 3 training images; such as x.jpg" in caplog.text
 
 

@@ -433,6 +433,12 @@ def test_the_module_is_the_command(place):
     assert done.stderr == "error: full: exists and is not empty; name a new directory, or remove this one first\n"
 
 
+def test_without_standard_output_it_ends_well():
+    source = "import sys; sys.stdout = None; from xingaug.errors import guarded; sys.exit(guarded(lambda: None))"
+    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_closed_pipe_ends_quietly():
     source = "import sys; from xingaug.errors import guarded; sys.exit(guarded(lambda: print('figures')))"
     read, write = os.pipe()

@@ -116,6 +116,15 @@ def test_subset_of_a_tree_and_its_demo(tmp_path: Path) -> None:
     assert "load_weights: ''" in (tmp_path / "demo" / "compare.yaml").read_text()
 
 
+def test_query_and_gallery_may_have_images_of_one_name(tmp_path: Path) -> None:
+    world, part = tmp_path / "world", tmp_path / "part"
+    write_world(world, 6, 3, 3, workers=1, progress=False)
+    image = min((world / "query").glob("*.jpg"))
+    (world / "bounding_box_test" / image.name).write_bytes(image.read_bytes())
+    write_subset(world, world / "annotations.npz", part, 3)
+    assert image.name in read_annotations(part / "annotations.npz").names
+
+
 def test_annotated_test_images_are_the_pairs_of_a_dataset(tmp_path: Path) -> None:
     world, part = tmp_path / "world", tmp_path / "part"
     write_world(world, 12, 6, 3, workers=1, progress=False)

@@ -40,6 +40,11 @@ def named(form: str, persons: object = PERSONS, cameras: object = CAMERAS) -> li
         ("images/{p}/{c}{i}.jpeg", "*/{pid:d}/*", 1),
         ("{p:04d}_{c}{i}7.jpg", "{pid:d}_*", 1),
         ("{n}/{c}{i:05d}.png", "{pid}/*", 1),
+        ("{p:04d}/{c}_{i}.jpg", "{pid:d}/*", 1),
+        ("{p:04d}/{c}_{i:03d}_7.jpg", "{pid:d}/*", 1),
+        ("{n}/clip{c}_{i:02d}.jpg", "{pid}/*", 1),
+        ("{p:04d}/track{c}_frame{i:03d}.jpg", "{pid:d}/*", 1),
+        ("video{c}/{p}_{i:03d}.jpg", "*/{pid:d}_*", 1),
     ],
 )
 def test_a_pattern_is_guessed(tmp_path: Path, form: str, pattern: str, cameras: int) -> None:
@@ -79,6 +84,25 @@ def test_words_tell_person_and_camera_in_any_order(
     train = Dataset(root, root, guess.config).read("train")
     found = dict(zip(train.names.tolist(), zip(train.pids.tolist(), train.camids.tolist(), strict=True), strict=True))
     assert found == truth
+
+
+def test_of_two_folders_that_may_be_the_person_none_is_taken(tmp_path: Path) -> None:
+    root = touch(tmp_path / "nested", named("{p:04d}/{c}/{i}.jpg"))
+    message = told(guess_dataset, root)
+    assert 'may be the person; needed their pattern, such as --pattern "*/{pid}/*" or --pattern "{pid}/*/*"' in message
+    train = guess_dataset(root, "{pid}/*/*").config.train
+    assert train is not None
+    assert train.pattern == "{pid}/*/*"
+
+
+def test_images_beside_the_splits_are_counted(tmp_path: Path) -> None:
+    names = [f"{folder}{name}" for folder in ("train/", "val/", "") for name in named("{p:04d}_c{c}_{i}.jpg")]
+    assert "84 images outside these folders are left out" in guess_dataset(touch(tmp_path, names)).sentence
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
+    names = [f"{folder}/{name}" for folder in ("train", "gallery", "test") for name in named("{p:04d}_c{c}_{i}.jpg")]
+    assert "gallery and test both mean gallery" in told(guess_dataset, touch(tmp_path, names))
 
 
 def test_folders_tell_splits(tmp_path: Path) -> None:

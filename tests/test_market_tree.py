@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from trees import DEEPFASHION, describe, write_crops, write_cuhk03, write_deepfashion, write_msmt17, write_veri
 
 from xingaug.data import market_tree
@@ -95,6 +96,16 @@ def test_a_tree_that_is_there_already_stays_as_it_is(tmp_path, link):
     next(tree.rglob("*.jpg")).unlink()
     with pytest.raises(BadInput, match="tree: exists and is not empty"):
         write_market_tree(root, tree, link, progress=False)
+
+
+def test_an_image_that_changed_is_not_taken_for_the_old_one(tmp_path):
+    root, tree = write_cuhk03(tmp_path / "c"), tmp_path / "tree"
+    write_market_tree(root, tree, progress=False)
+    write_market_tree(root, tree, progress=False)
+    image = min((root / "images_detected").glob("1_001*.png"))
+    Image.new("RGB", (40, 80), "red").save(image)
+    with pytest.raises(BadInput, match="tree: exists and is not empty"):
+        write_market_tree(root, tree, progress=False)
 
 
 def test_a_link_that_cannot_be_made(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reid_world import BODY
+from scipy.io import savemat
 from trees import describe, rows, write_crops, write_cuhk03, write_deepfashion, write_msmt17, write_veri
 
 from xingaug.config import from_mapping, load_config
@@ -133,6 +134,12 @@ def test_cuhk03_with_things_missing(tmp_path):
         read_split(root, "train")
     (root / "cuhk03_new_protocol_config_detected.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\0" * 200)
     with pytest.raises(BadInput, match=r"detected\.mat: .*needed protocol file of CUHK03"):
+        read_split(root, "train")
+    cells = np.array([["a.png"], ["b.png"]], dtype=object)
+    savemat(root / "cuhk03_new_protocol_config_detected.mat", {"filelist": cells, "train_idx": "abc"})
+    with pytest.raises(
+        BadInput, match=r"detected\.mat: not a protocol file of CUHK03 .*; needed filelist and train_idx"
+    ):
         read_split(root, "train")
     (root / "images_detected").rename(root / "other")
     with pytest.raises(BadInput, match=r"holds no images_detected; needed the images of cuhk-03\.mat as files"):

@@ -22,8 +22,8 @@ from xingaug.data.annotations import Annotations, read_npz, write_npz
 from xingaug.data.beside import find_beside, read_given
 from xingaug.data.guess import guess_dataset
 from xingaug.data.leaks import check_dataset, content_hash
-from xingaug.data.market_tree import TABLE_NAME, write_market_tree
-from xingaug.data.names import SplitName
+from xingaug.data.market_tree import TABLE_NAME, old_names, write_market_tree
+from xingaug.data.names import FOLDERS, SplitName
 from xingaug.data.readers import Dataset, layout_of, open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput, say
@@ -39,14 +39,16 @@ from xingaug.generators.store import load_generator
 from xingaug.images import size_or_none
 from xingaug.inputs import MAX_ARRAY_BYTES, read_json, sha256_of
 from xingaug.offline.config import GenerateConfig
-from xingaug.offline.generate import generate
+from xingaug.offline.describe import write_unreadable
+from xingaug.offline.generate import UnreadableImages, generate
 from xingaug.offline.same_layout import require_same_layout, write_same_layout
-from xingaug.offline.target import CONFIG_NAME, HINT, copy_or_link
+from xingaug.offline.target import CONFIG_NAME, HINT, copy_or_link, require_linkable
 from xingaug.poses import estimators
 from xingaug.poses.annotate import NOBODY, annotate, count_rejected, rejected
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
 from xingaug.poses.estimators.public import is_address, published, require_options, weights_file
+from xingaug.programs import MAX_PROGRAM_BYTES
 from xingaug.report.annotations import annotation_sections
 from xingaug.report.page import paragraph, preformatted, table
 from xingaug.runs import require_own
@@ -143,6 +145,11 @@ class Found:
         """The training images."""
         return self.splits["train"]
 
+    @property
+    def is_market_tree(self) -> bool:
+        """Whether the dataset is rendered where it lies, as its layout and names are Market-1501's already."""
+        return self.dataset.config.layout == "market1501"
+
 
 def augment_folder(config: FolderConfig, progress: bool = True) -> dict[str, Any]:
     """Runs all steps and prints the result of each to standard error; an interrupted run is continued by the same call.
@@ -174,18 +181,21 @@ def _augmented(config: FolderConfig, found: Found, steps: "_Steps", progress: bo
     tree, keypoints = _tree(found, work, keypoints, progress)
     bank = _bank(tree, keypoints, work, steps)
     settings = config.generate_config(tree, keypoints, bank, config.out)
-    if tree != found.dataset.root:
+    if not found.is_market_tree:
         settings = replace(settings, follow_links=True)  # the tree links to the dataset's files, which were checked
-    if config.layout == "same" and tree != found.dataset.root:
-        summary = _generated_in_same_layout(config, found, settings, work, sections, progress)
+    if config.layout == "same" and not found.is_market_tree:
+        summary, unreadable = _generated_in_same_layout(config, found, settings, work, sections, progress)
     else:
-        summary = asdict(generate(settings, progress, sections=sections))
-        if tree != found.dataset.root:
+        summary, unreadable = _generated(settings, sections, progress)
+        if not found.is_market_tree:
             copy_or_link(tree / TABLE_NAME, config.out / TABLE_NAME, link=False)
     rendered = f"{summary['synthetic']} synthetic images of {summary['real']} real ones"
     steps.say(f"rendering: {rendered}; {summary['rejected']} were rejected by the gate")
     page = config.out / "report.html"
     steps.say(f"page: {page}")
+    if unreadable:
+        write_unreadable(config.out, unreadable)
+        raise UnreadableImages(config.root, unreadable, config.out, summary)
     return {"layout": found.dataset.config.layout, **summary, "written": str(config.out), "page": str(page)}
 
 
@@ -257,8 +267,10 @@ def _require_place(config: FolderConfig, found: Found) -> None:
         require_apart(what, path, found.dataset.root)
     if not config.generating.get("follow_links", False):
         found.dataset.require_own_images(found.splits)
-    if config.layout == "same" and found.dataset.config.layout != "market1501":
+    if config.layout == "same" and not found.is_market_tree:
         require_same_layout(found.dataset)
+        if config.generating.get("real") == "link":
+            require_linkable([found.dataset.root], config.out)
         if not (config.out / DONE_NAME).exists():
             require_new_directory(config.out)
     else:
@@ -366,10 +378,11 @@ def _read(file: Path) -> Annotations:
 
 def _tree(found: Found, work: Path, keypoints: Path, progress: bool) -> tuple[Path, Path]:
     """The dataset as a Market-1501 tree (itself if it is one), and the keypoints under the tree's names."""
-    if found.dataset.config.layout == "market1501" and found.dataset.where == found.dataset.root:
+    if found.is_market_tree:
         return found.dataset.root, keypoints
     tree = work / f"tree-{keypoints.stem.removeprefix('keypoints-')}"
-    write_market_tree(found.dataset, tree, "symbolic", keypoints, progress, follow_links=True)  # checked before
+    # Links were checked before; unreadable images are found when they are rendered.
+    write_market_tree(found.dataset, tree, "symbolic", keypoints, progress, follow_links=True, keep_unreadable=True)
     return tree, tree / "annotations.npz"
 
 
@@ -386,24 +399,49 @@ def _bank(tree: Path, keypoints: Path, work: Path, steps: _Steps) -> Path:
     return path
 
 
+def _generated(settings: GenerateConfig, sections: Any, progress: bool) -> tuple[dict[str, Any], list[str]]:
+    """The counts of `generate`, and the images that could not be read, as the dataset names them."""
+    try:
+        return asdict(generate(settings, progress, sections=sections)), []
+    except UnreadableImages as error:
+        summary, names = error.summary, error.names
+    old = old_names(settings.data) if (settings.data / TABLE_NAME).exists() else {}
+    files = [name if "/" in name else f"{FOLDERS['train']}/{name}" for name in names]
+    return summary, [old.get(file, name) for file, name in zip(files, names, strict=True)]
+
+
+def _facts(config: FolderConfig, found: Found, settings: GenerateConfig) -> str:
+    """SHA-256 of everything that a dataset in its own layout depends on; paths are none of it."""
+    gate = None
+    if settings.gate is not None:
+        features = None if settings.gate.features is None else sha256_of(settings.gate.features, most=MAX_PROGRAM_BYTES)
+        gate = {**asdict(settings.gate), "features": features}
+    facts = {
+        **asdict(settings), "data": found.content, "out": None, "gate": gate, "bank": None,  # of the annotations
+        "annotations": sha256_of(settings.annotations, "annotations", MAX_ARRAY_BYTES),
+        "generator": str(load_generator(config.generator).content_hash),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()
+
+
 def _generated_in_same_layout(
     config: FolderConfig, found: Found, settings: GenerateConfig, work: Path, sections: Any, progress: bool
-) -> dict[str, Any]:
-    """Renders into the work folder, and converts the result to the dataset's own layout."""
-    facts = {**asdict(settings), "generator": str(load_generator(config.generator).content_hash), "out": ""}
-    digest = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()
+) -> tuple[dict[str, Any], list[str]]:
+    """Renders into the work folder, and converts the result to the dataset's own layout; as `_generated`."""
+    digest = _facts(config, found, settings)
     done = config.out / DONE_NAME
     if done.exists():
         summary = read_json(done, "description of an augmented dataset", 1_000_000)
         if not isinstance(summary, dict) or summary.pop("made_of", None) != digest:
             raise BadInput(f"{config.out}: was made of other images or settings; name a new directory")
-        return summary
+        return summary, summary.pop("unreadable", [])
     rendered = work / f"rendered-{digest[:_HASHED]}"
     # The number of copies per identity depends on whether real images are kept.
     in_work: Literal["omit", "copy"] = "omit" if settings.real == "omit" else "copy"
-    summary = asdict(generate(replace(settings, out=rendered, real=in_work), progress, sections=sections))
+    summary, unreadable = _generated(replace(settings, out=rendered, real=in_work), sections, progress)
     with atomic_directory(config.out) as folder:
-        write_same_layout(found.dataset, settings.data, rendered, folder, settings.real, progress)
-        (folder / DONE_NAME).write_text(json.dumps({**summary, "made_of": digest}), encoding="utf-8")
+        write_same_layout(found.dataset, settings.data, rendered, folder, settings.real, progress, set(unreadable))
+        made = {**summary, "unreadable": unreadable, "made_of": digest}
+        (folder / DONE_NAME).write_text(json.dumps(made), encoding="utf-8")
     shutil.rmtree(rendered, ignore_errors=True)
-    return summary
+    return summary, unreadable

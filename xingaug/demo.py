@@ -224,7 +224,7 @@ def write_subset(data: Path, annotations: Path, out: Path, identities: int | Non
             for i in range(len(part)):
                 _link(part.path(i), folder / subfolder / str(part.names[i]))
             names += part.names.tolist()
-        rows = table.lookup(names)
+        rows = table.lookup(sorted(set(names)))  # query and gallery may have images of the same name
         kept = rows[rows >= 0]
         write_npz(folder / "annotations.npz", table.names[kept], table.xy[kept], table.visibility[kept], table.source)
 

@@ -74,7 +74,8 @@ def guarded(command: Callable[[], int | None]) -> int:
     try:
         with _ending_in_order(), _warnings_on_stderr():
             code = command() or 0
-            sys.stdout.flush()  # here, where a failure can still be handled
+            if sys.stdout is not None:  # a daemon's may be closed
+                sys.stdout.flush()  # here, where a failure can still be handled
         return code
     except BadInput as error:
         _complain(error)

@@ -159,6 +159,13 @@ def write_image(path: Path, image: np.ndarray, quality: int = 95) -> None:
         Image.fromarray(image).save(temporary, format=formats[suffix], quality=quality)
 
 
+def jpeg_bytes(image: np.ndarray, quality: int = 95) -> bytes:
+    """An image, uint8 (H, W, 3), as the bytes of a JPEG file; the same bytes for the same image."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, format="JPEG", quality=quality)
+    return stream.getvalue()
+
+
 def bytes_to_unit(images: Tensor) -> Tensor:
     """Uint8 (..., H, W, 3) to float32 (..., 3, H, W) in [0, 1]."""
     return images.movedim(-1, -3).float() / 255

@@ -102,6 +102,7 @@ def _annotate(args: argparse.Namespace) -> None:
     from xingaug.poses.annotate import NOBODY, count_rejected, rejected, write_rejected
     from xingaug.report.annotations import write_annotations_page
 
+    args.is_named = args.out is not None
     args.out = args.out or (args.root.parent if args.root.is_file() else args.root) / "annotations.npz"
     _require_annotate_options(args)
     names, paths = list_images(args.root, args.splits)
@@ -137,6 +138,20 @@ def _require_annotate_options(args: argparse.Namespace) -> None:
         raise BadInput(f"--min-confidence: {args.min_confidence:g}, needed at least 0 and below 1")
 
 
+def _require_same_origin(args: argparse.Namespace, source: str) -> None:
+    """Raises `BadInput` if the default file has keypoints of another origin, which may be somebody's work."""
+    from xingaug.data.annotations import read_npz
+
+    if args.is_named or not args.out.exists():
+        return
+    before = read_npz(args.out).source
+    if before != source:
+        raise BadInput(
+            f"{args.out}: has keypoints of another origin ('{before}', now it is '{source}'); name a file, or this one "
+            "to replace it (--out)"
+        )
+
+
 def _annotate_from(args: argparse.Namespace, names: list[str], paths: list[Path]) -> tuple[Any, dict[str, str], Any]:
     """Annotations from another program's file."""
     from dataclasses import replace
@@ -156,6 +171,7 @@ def _annotate_from(args: argparse.Namespace, names: list[str], paths: list[Path]
         raise BadInput(f"{file}: annotates none of the {len(names)} images of {args.root}{example}")
     require_somebody(annotations, file)
     reports = [report, match(annotations, names, paths)]
+    _require_same_origin(args, annotations.source)
     write_npz(args.out, annotations.names, annotations.xy, annotations.visibility, annotations.source)
     for report in reports:
         for line in report.lines():
@@ -167,7 +183,7 @@ def _annotate_by_estimator(
     args: argparse.Namespace, names: list[str], paths: list[Path]
 ) -> tuple[Any, dict[str, str], Any]:
     """Annotations from an estimator."""
-    from xingaug.poses.annotate import annotate
+    from xingaug.poses.annotate import annotate, source_of
     from xingaug.poses.estimators import ESTIMATORS, load_estimator
     from xingaug.poses.estimators.public import weights_file
 
@@ -177,6 +193,7 @@ def _annotate_by_estimator(
     weights = weights_file(args.estimator, args.weights, args.download, args.sha256)
     estimator = load_estimator(args.estimator, weights, args.device, args.mirror, **least)
     settings = {**least, "mirror": args.mirror, "device": args.device}
+    _require_same_origin(args, source_of(estimator, settings))
     done = annotate(names, paths, estimator, args.out, settings, args.batch_size or 16, args.workers, args.restart)
     figures = {
         "joints_outside": done.joints_outside,

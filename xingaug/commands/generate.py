@@ -27,6 +27,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print counts, bytes and time; write nothing")
 
     add_which_images(parser)
+    parser.add_argument("--allow-test", action="store_true", help="also use poses of query and gallery images")
     how = parser.add_argument_group("output format")
     how.add_argument("--format", choices=("folder", "webdataset"), default="folder",
                      help="Market-1501's layout, or tar shards of the training images")  # fmt: skip
@@ -80,7 +81,6 @@ def add_which_images(parser: argparse.ArgumentParser) -> None:
                       help="share of synthetic images with another image's background (default: 1 with a generator "
                       "that predicts a person mask, such as market1501-augment, else 0)")  # fmt: skip
     what.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    what.add_argument("--allow-test", action="store_true", help="also use poses of query and gallery images")
     what.add_argument("--follow-links", action="store_true",
                       help="also use images that symbolic links point to outside the dataset's folder")  # fmt: skip
     what.add_argument("--gate", nargs="*", metavar="KEY=VALUE",

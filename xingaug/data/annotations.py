@@ -245,14 +245,14 @@ def require_somebody(annotations: Annotations, where: Path) -> None:
 
 
 def annotated_training(root: Path, annotations: Path) -> tuple[Split, Annotations]:
-    """The training images of a dataset that have a row in an annotation file, and the file's content.
+    """The real training images of a dataset that have a row in an annotation file, and the file's content.
 
     Raises:
-        BadInput: unreadable input, or no training image is annotated.
+        BadInput: unreadable input, or no real training image is annotated.
     """
     split = read_split(root, "train")
     table = read_annotations(annotations)
-    known = table.lookup(split.names) >= 0
+    known = (table.lookup(split.names) >= 0) & ~split.synthetic
     if not known.any():
         raise BadInput(f"{annotations}: annotates none of the {len(split)} training images of {root}")
     return split.select(known), table

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def _candidates(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
     for name in _NPZ:
         if (folder / name).is_file():
             yield "npz", (folder / name,)
-    kinds = [(path, _kind_of(path)) for path in files if path.suffix.lower() in (".csv", ".json")]
+    kinds = [(path, _or_none(_kind_of, path)) for path in files if path.suffix.lower() in (".csv", ".json")]
     csvs = tuple(path for path, kind in kinds if kind == "patn-csv")
     if csvs:
         yield "patn-csv", csvs
@@ -140,12 +140,21 @@ def _candidates(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
             yield "lsp-mat", (folder / name,)
 
 
+def _or_none(read: Callable[[Path], str | None], path: Path) -> str | None:
+    """What `read` finds in a file; None, with a warning, for one that cannot be read."""
+    try:
+        return read(path)
+    except BadInput as error:
+        _log.warning("%s", error)
+        return None
+
+
 def _openpose_folders(root: Path) -> Iterator[Path]:
     """Folders at any depth that hold OpenPose files; hidden folders and links are skipped."""
     for folder, inner, files in os.walk(root):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         first = min((name for name in files if name.endswith(OPENPOSE_SUFFIX)), default=None)
-        if first is not None and '"people"' in _head(Path(folder) / first):
+        if first is not None and '"people"' in (_or_none(_head, Path(folder) / first) or ""):
             yield Path(folder)
 
 

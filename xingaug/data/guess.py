@@ -75,6 +75,7 @@ def guess_dataset(root: Path, pattern: str | None = None) -> Guess:
         raise BadInput(f"{root}: holds no image; needed crops of persons, each named by its identity")
     splits = _splits(root, files)
     paths = sorted({file for split in splits.values() for file in split[1]})
+    left_out = len(files) - sum(len(below) for _, below in splits.values())
     if pattern is None:
         pattern, how = _guessed(root, paths), "guessed"
     else:
@@ -98,6 +99,7 @@ def guess_dataset(root: Path, pattern: str | None = None) -> Guess:
     parts = [
         f"the pattern '{pattern}' ({how})",
         where or "all images are for training",
+        *([f"{left_out:,} images outside these folders are left out"] if left_out else []),
         *([] if says_camera else ["no camera in the names"]),
     ]
     return Guess(config, "; ".join(parts))
@@ -119,7 +121,11 @@ def _splits(root: Path, files: Sequence[str]) -> dict[SplitName, tuple[str, list
     found: dict[SplitName, tuple[str, list[str]]] = {}
     for folder, paths in by_folder.items():
         split = _split_of(folder)
-        if split is not None and split not in found:
+        if split is not None and split in found:
+            raise BadInput(
+                f"{root}: {found[split][0]} and {base}{folder} both mean {split}; needed one, or a YAML file"
+            )
+        if split is not None:
             found[split] = f"{base}{folder}", paths
     if not found:
         return {"train": (".", list(files))}
@@ -133,14 +139,16 @@ def _split_of(folder: str) -> SplitName | None:
 
 
 def _guessed(root: Path, paths: Sequence[str]) -> str:
-    seen = set()
     samples = [paths[i] for i in np.linspace(0, len(paths) - 1, min(_SAMPLES, len(paths))).astype(int).tolist()]
-    for rank in (True, False):  # patterns with a camera before those without
-        for choice in _choices(samples, paths):
-            if choice.says_camera == rank and choice.pattern not in seen:
-                seen.add(choice.pattern)
-                if _is_borne_out(choice, paths):
-                    return choice.pattern
+    # The likeliest identity first; of its patterns those with a camera before those without.
+    choices = sorted(_choices(samples, paths), key=lambda choice: (choice.rank, not choice.says_camera))
+    seen = set()
+    for choice in choices:
+        if choice.pattern not in seen:
+            seen.add(choice.pattern)
+            if _is_borne_out(choice, paths):
+                _require_one_folder(root, choice, paths)
+                return choice.pattern
     raise BadInput(
         f"{root}: no identities with several images each found in the names of its {len(paths)} images, such as "
         f'{paths[0]}; give their pattern, such as --pattern "{{pid:d}}_c{{camid:d}}_*"'
@@ -149,11 +157,21 @@ def _guessed(root: Path, paths: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A candidate pattern, whether it has a camera, and whether the camera is a number without a word."""
+    """A candidate pattern.
+
+    Attributes:
+        pattern: its text.
+        rank: the place of its identity among the candidates of its path, the likeliest first.
+        folder: the folder that is the identity as a whole, counted from the top; None if something else is.
+        says_camera: whether it has a camera.
+        is_bare: whether the camera is a number without a word.
+    """
 
     pattern: str
+    rank: int
+    folder: int | None
     says_camera: bool
-    is_bare: bool = False
+    is_bare: bool
 
 
 @dataclass(frozen=True)
@@ -170,7 +188,8 @@ def _choices(samples: Sequence[str], paths: Sequence[str]) -> Iterator[_Choice]:
     folder_first, words_differ = _folders_are_persons(paths), _first_words_differ(paths)
     for sample in samples:
         parts = [_TOKEN.findall(part) for part in _without_suffix(sample).split("/")]
-        for person in _person_slots(parts, folder_first, words_differ):
+        for rank, person in enumerate(_person_slots(parts, folder_first, words_differ)):
+            folder = person.part if person.token == -1 else None
             for camera, is_bare in _camera_slots(parts, person):
                 for number, camera_number, loose in itertools.product((True, False), (True, False), (False, True)):
                     fields = {person: "{pid:d}" if number else "{pid}"}
@@ -178,7 +197,7 @@ def _choices(samples: Sequence[str], paths: Sequence[str]) -> Iterator[_Choice]:
                         fields[camera] = "{camid:d}" if camera_number else "{camid}"
                     if (number and not person.text.isdigit()) or (camera is None and not camera_number):
                         continue
-                    yield _Choice(_pattern(parts, fields, loose), camera is not None, is_bare)
+                    yield _Choice(_pattern(parts, fields, loose), rank, folder, camera is not None, is_bare)
 
 
 def _person_slots(parts: list[list[str]], folder_first: bool, words_differ: bool) -> list[_Slot]:
@@ -198,11 +217,12 @@ def _person_slots(parts: list[list[str]], folder_first: bool, words_differ: bool
 
 
 def _camera_slots(parts: list[list[str]], person: _Slot) -> list[tuple[_Slot | None, bool]]:
-    """Candidates: numbers after a word for a camera; the next number after the person's; no camera."""
+    """Candidates: numbers after a word for a camera; the next after the person's, if others follow; no camera."""
     numbers = [slot for slot in _numbers(parts) if slot != person and (slot.part, -1) != (person.part, person.token)]
     named = [slot for slot in numbers if _word_before(parts, slot) in _CAMERA]
     behind = [slot for slot in numbers if slot.part == len(parts) - 1 and slot.token > person.token]
-    bare = behind[:1] if person.part == len(parts) - 1 and not named else []
+    # The last number counts the images.
+    bare = behind[:-1][:1] if person.part == len(parts) - 1 and not named else []
     return [*((slot, False) for slot in named), *((slot, True) for slot in bare), (None, False)]
 
 
@@ -283,6 +303,25 @@ def _between(tokens: list[str], loose: bool, at_start: bool = False) -> str:
     if len(ahead) + len(kept) >= len(tokens):
         return "".join(tokens)
     return "".join([*ahead, "*", *kept])
+
+
+def _require_one_folder(root: Path, choice: _Choice, paths: Sequence[str]) -> None:
+    """Raises `BadInput` if the identity is a folder, and a folder above or below it could be as well."""
+    if choice.folder is None:
+        return
+    depth = choice.pattern.count("/")
+    levels = zip(*(path.split("/")[:-1] for path in paths if path.count("/") == depth), strict=True)
+    for level, names in enumerate(levels):
+        word = re.match(r"[A-Za-z]*", names[0])
+        is_nobody = word is not None and word[0].lower() in _NOBODY
+        if level != choice.folder and not is_nobody and len(set(names)) > 1:
+            patterns = (
+                "/".join("{pid}" if i == one else "*" for i in range(depth + 1)) for one in (choice.folder, level)
+            )
+            raise BadInput(
+                f"{root}: two of the folders in {paths[0]} may be the person; needed their pattern, such as "
+                + " or ".join(f'--pattern "{pattern}"' for pattern in sorted(patterns))
+            )
 
 
 def _is_borne_out(choice: _Choice, paths: Sequence[str]) -> bool:

@@ -23,8 +23,8 @@ from xingaug.data.readers import Dataset, open_dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory, require_apart
-from xingaug.images import MAX_BYTES, write_image
-from xingaug.inputs import open_regular, read_bytes
+from xingaug.images import MAX_BYTES, jpeg_bytes, read_image
+from xingaug.inputs import open_regular, read_bytes, read_text
 from xingaug.progress import ProgressBar
 
 Link = Literal["copy", "hard", "symbolic"]
@@ -62,6 +62,7 @@ def write_market_tree(
     annotations: Path | None = None,
     progress: bool = True,
     follow_links: bool = False,
+    keep_unreadable: bool = False,
 ) -> ImportSummary:
     """Writes a dataset as a Market-1501 tree, with `names.csv` that maps the new names to the old ones.
 
@@ -77,6 +78,7 @@ def write_market_tree(
             `annotations.npz` of the tree.
         progress: show a bar on a terminal.
         follow_links: also copy images that symbolic links in the dataset's folder point to outside it.
+        keep_unreadable: copy or link images that would have to be encoded but cannot be read, rather than raise.
 
     Raises:
         BadInput: an unreadable dataset, image or annotation file; synthetic images; links out of the dataset; a
@@ -98,15 +100,16 @@ def write_market_tree(
     images = [
         (split, i, f"{FOLDERS[name]}/{names[name][i]}") for name, split in splits.items() for i in range(len(split))
     ]
-    if not _is_written(out, table, images, link, rows):
+    if not _is_written(out, table, images, link, rows, keep_unreadable):
         with atomic_directory(out) as folder:
             for name in splits:
                 (folder / FOLDERS[name]).mkdir()
             for split, i, file in ProgressBar(images, "import", shown=progress):
-                if _is_jpeg(split.path(i)):
+                encoded = _encoded(split.path(i), keep_unreadable)
+                if encoded is None:
                     _copy_or_link(split.path(i), folder / file, link)
                 else:
-                    write_image(folder / file, split.read(i))
+                    (folder / file).write_bytes(encoded)
             (folder / TABLE_NAME).write_text(table, encoding="utf-8", newline="")
             if rows is not None:
                 write_npz(folder / ANNOTATIONS_NAME, rows.names, rows.xy, rows.visibility, rows.source)
@@ -114,6 +117,16 @@ def write_market_tree(
     notes = tuple(dict.fromkeys(note for split in splits.values() for note in split.notes))
     counts = {name: len(split) for name, split in splits.items()}
     return ImportSummary(out, counts, int((known > 0).sum()), reencoded, 0 if rows is None else len(rows), notes)
+
+
+def old_names(tree: Path) -> dict[str, str]:
+    """Paths below the dataset's root, by the paths below a tree that `write_market_tree` wrote.
+
+    Raises:
+        BadInput: the tree has no table of names.
+    """
+    rows = csv.DictReader(io.StringIO(read_text(tree / TABLE_NAME, "table of names")))
+    return {row["new"]: row["old"] for row in rows}
 
 
 def _require_numbers(data: Path | Dataset, splits: Mapping[SplitName, Split]) -> None:
@@ -168,7 +181,12 @@ def _table(splits: Mapping[SplitName, Split], names: Mapping[SplitName, Sequence
 
 
 def _is_written(
-    out: Path, table: str, images: Sequence[tuple[Split, int, str]], link: Link, rows: Annotations | None
+    out: Path,
+    table: str,
+    images: Sequence[tuple[Split, int, str]],
+    link: Link,
+    rows: Annotations | None,
+    keep_unreadable: bool,
 ) -> bool:
     """Whether a folder already holds this tree, complete."""
     try:
@@ -179,19 +197,32 @@ def _is_written(
             pairs = [(getattr(there, name), getattr(rows, name)) for name in ("names", "xy", "visibility")]
             if not all(np.array_equal(a, b) for a, b in pairs):
                 return False
-        return all(_is_placed(split.path(i), out / file, link) for split, i, file in images)
+        return all(_is_placed(split.path(i), out / file, link, keep_unreadable) for split, i, file in images)
     except (BadInput, OSError):
         return False
 
 
-def _is_placed(source: Path, target: Path, link: Link) -> bool:
-    if not _is_jpeg(source):
-        return target.is_file()
+def _is_placed(source: Path, target: Path, link: Link, keep_unreadable: bool) -> bool:
+    encoded = _encoded(source, keep_unreadable)
+    if encoded is not None:
+        return not target.is_symlink() and target.read_bytes() == encoded
     if link == "symbolic":
         return target.readlink() == source.resolve()
     if link == "hard":
         return target.samefile(source)
     return filecmp.cmp(source, target, shallow=False)
+
+
+def _encoded(source: Path, keep_unreadable: bool) -> bytes | None:
+    """An image in another format as the bytes of a JPEG; None for one that is kept as it is."""
+    if _is_jpeg(source):
+        return None
+    try:
+        return jpeg_bytes(read_image(source))
+    except BadInput:
+        if keep_unreadable:
+            return None
+        raise
 
 
 def _is_jpeg(path: Path) -> bool:

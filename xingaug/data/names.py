@@ -11,6 +11,9 @@ from xingaug.errors import BadInput
 
 SplitName = Literal["train", "query", "gallery"]
 
+MANIFEST_NAME = "manifest.jsonl"
+"""File of a generated dataset with a line for each rendered image."""
+
 FOLDERS: dict[SplitName, str] = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 """The folder of each split below the root of the dataset."""
 

@@ -29,6 +29,7 @@ class Split:
         camids: (N,) int64, cameras, from 1.
         folder: the folder of the names below `root`; "" is `root` itself, None the split's folder in Market-1501.
         notes: sentences for the user on what was skipped or numbered.
+        renderings: paths below `root` that a manifest beside the images lists as rendered.
     """
 
     root: Path
@@ -38,6 +39,7 @@ class Split:
     camids: np.ndarray
     folder: str | None = None
     notes: tuple[str, ...] = ()
+    renderings: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuses names that cannot be written as UTF-8.
@@ -55,9 +57,10 @@ class Split:
 
     @property
     def synthetic(self) -> np.ndarray:
-        """(N,) bool: the images that are marked as rendered."""
+        """(N,) bool: the images that are marked as rendered, by their names or by the manifest."""
         found = [NAME.fullmatch(name.rpartition("/")[2]) for name in self.names.tolist()]
-        return np.array([name is not None and name["synthetic"] is not None for name in found], dtype=bool)
+        named = [name is not None and name["synthetic"] is not None for name in found]
+        return np.array([is_ or self.file(i) in self.renderings for i, is_ in enumerate(named)], dtype=bool)
 
     def path(self, index: int) -> Path:
         """The file of image `index`."""

@@ -8,6 +8,7 @@ import numpy as np
 from xingaug.augment.gate import KeptCounts
 from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import write_npz
+from xingaug.data.names import MANIFEST_NAME
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.images import read_image
@@ -21,7 +22,6 @@ from xingaug.offline.render import Renderer, WorkPart, decode, rounded, threads_
 from xingaug.poses.spacing import evenly_spaced
 from xingaug.report.dataset import DatasetFigures, PersonRow, write_dataset_page
 
-MANIFEST_NAME = "manifest.jsonl"
 ANNOTATIONS_NAME = "annotations.npz"
 PAGE_NAME = "report.html"
 REAL_NAME = "real.sha256"

@@ -8,18 +8,20 @@ written last, atomically.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from xingaug.data.names import MANIFEST_NAME
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.offline.config import GenerateConfig
-from xingaug.offline.describe import MANIFEST_NAME, UNREADABLE_NAME, Outcome, describe, write_unreadable
+from xingaug.offline.describe import UNREADABLE_NAME, Outcome, describe, write_unreadable
 from xingaug.offline.engines import join_processes, run_ray
 from xingaug.offline.formats import Expected
 from xingaug.offline.job import Job, prepare
@@ -62,6 +64,25 @@ class Summary:
     rendering: str
     seconds: float
     images_per_second: float
+
+
+class UnreadableImages(WorkFailed):
+    """Some images cannot be read; all else is done."""
+
+    def __init__(self, data: Path, names: Sequence[str], out: Path, summary: Mapping[str, Any]) -> None:
+        """Takes what was done.
+
+        Args:
+            data: where the images are.
+            names: of training images, and paths of test images, as `data` has them.
+            out: directory whose unreadable.txt lists them.
+            summary: the counts of the run, as of `Summary`.
+        """
+        self.names, self.summary = list(names), dict(summary)
+        super().__init__(
+            f"{data}: {len(names)} images cannot be read ({', '.join(names[:3])}), "
+            f"all are listed in {out / UNREADABLE_NAME}; everything else is done"
+        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +137,8 @@ def generate(
 
     Raises:
         BadInput: unusable input or output directory; nothing has been written.
-        WorkFailed: a write failed, or source images could not be read; in the latter case all else is done.
+        UnreadableImages: some images cannot be read; all else is done.
+        WorkFailed: a write failed.
     """
     started = time.perf_counter()
     if config.engine == "ray":
@@ -214,12 +236,7 @@ def _generated(
     lost = sorted({str(job.sources.split.names[row]) for row in outcome.lost()} | job.unreadable())
     if processes.is_first:
         write_unreadable(job.config.out, lost)
-    if lost:
-        raise WorkFailed(
-            f"{job.config.data}: {len(lost)} images cannot be read ({', '.join(lost[:3])}), "
-            f"all are listed in {job.config.out / UNREADABLE_NAME}; everything else is done"
-        )
-    return Summary(
+    summary = Summary(
         real=len(job.real),
         synthetic=outcome.count("kept"),
         rendered=written,
@@ -231,6 +248,9 @@ def _generated(
         seconds=time.perf_counter() - started,
         images_per_second=requested / rendering if requested else 0.0,
     )
+    if lost:
+        raise UnreadableImages(job.config.data, lost, job.config.out, asdict(summary))
+    return summary
 
 
 def _manifest(out: Path) -> list[ManifestLine] | None:

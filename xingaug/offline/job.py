@@ -22,8 +22,8 @@ from xingaug.errors import BadInput
 from xingaug.files import require_no_links_out
 from xingaug.generators.core import OPENVINO_PAYS, Runtime
 from xingaug.generators.fast import Dtype, has_bfloat16
-from xingaug.images import MAX_BYTES
-from xingaug.inputs import MAX_ARRAY_BYTES, sha256_of
+from xingaug.images import MAX_BYTES, decode_image
+from xingaug.inputs import MAX_ARRAY_BYTES, read_bytes, sha256_of
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.formats import FolderStore, ShardStore, Store
 from xingaug.offline.journal import Journal
@@ -50,7 +50,7 @@ class Job:
         config: what to generate.
         train: the real training images.
         listing: SHA-256 of every image of the dataset that is copied or re-rendered, by its path below the root; "" for
-            a file that cannot be read.
+            a file that cannot be read or decoded.
         annotations: keypoints of the training images.
         renderer: renders the images.
         sources: the training images that can be re-rendered.
@@ -73,8 +73,10 @@ class Job:
 
     @property
     def real(self) -> Split:
-        """The real training images of the new dataset."""
-        return self.train.select([]) if self.config.real == "omit" else self.train
+        """The real training images of the new dataset: the readable ones, or none."""
+        if self.config.real == "omit":
+            return self.train.select([])
+        return self.train.select([bool(self.listing[self.train.file(i)]) for i in range(len(self.train))])
 
     def real_files(self) -> list[str]:
         """Paths, below the root of both datasets, of the readable real images that are copied.
@@ -231,7 +233,9 @@ def _listing(train: Split) -> dict[str, str]:
 
     def hash_of_file(file: str) -> str:
         try:
-            return sha256_of(train.root / file, "image", MAX_BYTES)
+            data = read_bytes(train.root / file, "image", MAX_BYTES)
+            decode_image(data, file)
+            return hashlib.sha256(data).hexdigest()
         except (BadInput, OSError):
             return ""
 

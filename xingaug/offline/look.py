@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from xingaug.data.annotations import read_annotations
-from xingaug.data.names import FOLDERS
+from xingaug.data.names import FOLDERS, MANIFEST_NAME
 from xingaug.data.readers import Dataset, layout_of, open_dataset
 from xingaug.errors import BadInput
-from xingaug.offline.describe import ANNOTATIONS_NAME, MANIFEST_NAME
+from xingaug.offline.describe import ANNOTATIONS_NAME
 from xingaug.offline.journal import read_rejected
 from xingaug.offline.manifest import read_manifest
 from xingaug.offline.same_layout import DESCRIPTION_NAME

@@ -10,6 +10,7 @@ from typing import Any, get_origin, get_type_hints
 
 from xingaug.config import shown
 from xingaug.data.market1501 import parse_name
+from xingaug.data.renderings import MAX_LINE, MAX_MANIFEST_BYTES
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write
 from xingaug.inputs import open_regular, parse_json
@@ -17,11 +18,6 @@ from xingaug.keypoints import JOINTS
 
 MAX_COPIES = 1000
 """Most copies of one source, as file names have three digits for them."""
-
-MAX_MANIFEST_BYTES = 5_000_000_000
-"""Largest manifest that is read, about four million images (our choice)."""
-
-_MAX_LINE = 20_000
 
 
 @dataclass(frozen=True)
@@ -99,14 +95,14 @@ def read_manifest(path: Path) -> list[ManifestLine]:
     """
     lines: list[ManifestLine] = []
     with open_regular(path, "manifest", MAX_MANIFEST_BYTES) as stream:
-        while line := stream.readline(_MAX_LINE + 1):
+        while line := stream.readline(MAX_LINE + 1):
             lines.append(_parse(line, f"{path}, line {len(lines) + 1}"))
     return lines
 
 
 def _parse(line: bytes, where: str) -> ManifestLine:
-    if len(line) > _MAX_LINE:
-        raise BadInput(f"{where}: longer than {_MAX_LINE} bytes; needed a line of a manifest")
+    if len(line) > MAX_LINE:
+        raise BadInput(f"{where}: longer than {MAX_LINE} bytes; needed a line of a manifest")
     try:
         fields: Any = parse_json(line.decode(), where)
     except UnicodeDecodeError:

@@ -18,7 +18,7 @@ from xingaug.augment.grounds import Grounds, drawn_rows, wanted_share
 from xingaug.augment.transform import PoseDraw, XingPose
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.generators.store import load_generator
-from xingaug.images import bytes_to_unit, read_image, unit_to_bytes
+from xingaug.images import bytes_to_unit, jpeg_bytes, read_image, unit_to_bytes
 from xingaug.keypoints import Keypoints
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.formats import Sample, Store, hash_of
@@ -26,7 +26,6 @@ from xingaug.offline.journal import Entry, Journal
 from xingaug.offline.plan import Items, Sources
 from xingaug.poses.bank import PoseBank
 
-JPEG_QUALITY = 95
 GPU_THREADS = 4
 """Batches in flight on a GPU: one is rendered while others are decoded and encoded."""
 
@@ -180,7 +179,7 @@ class Renderer:
             if not kept[i]:
                 results.append((Entry(name, None, seen), None))
                 continue
-            data = encode(pictures[i])
+            data = jpeg_bytes(pictures[i])  # by Pillow, which is as fast as other encoders at this size
             results.append((Entry(name, hash_of(data), seen), Sample(name, data, about[i])))
         return results
 
@@ -234,15 +233,8 @@ def rounded(poses: Keypoints) -> list[list[list[float]]]:
     return joints.double().round(decimals=3).tolist()
 
 
-def encode(image: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) as a JPEG file, by Pillow, which is as fast as other encoders at this size."""
-    stream = BytesIO()
-    Image.fromarray(image).save(stream, format="JPEG", quality=JPEG_QUALITY)
-    return stream.getvalue()
-
-
 def decode(data: bytes) -> np.ndarray:
-    """uint8 (H, W, 3) of a file written by `encode`."""
+    """uint8 (H, W, 3) of a file written by the renderer."""
     return np.array(Image.open(BytesIO(data)))
 
 

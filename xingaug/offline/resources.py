@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from xingaug.errors import BadInput
-from xingaug.images import read_image
+from xingaug.images import jpeg_bytes, read_image
 from xingaug.offline.plan import Sources
-from xingaug.offline.render import GPU_THREADS, encode
+from xingaug.offline.render import GPU_THREADS
 from xingaug.poses.spacing import evenly_spaced
 
 CPU_BATCH, GPU_BATCH = 16, 256
@@ -56,7 +56,7 @@ def image_bytes(sources: Sources, size: tuple[int, int], block: int) -> float:
     found = []
     for row in evenly_spaced(len(sources), min(len(sources), _SAMPLES)).tolist():
         try:
-            length = len(encode(read_image(sources.split.path(row), size)))
+            length = len(jpeg_bytes(read_image(sources.split.path(row), size)))
             found.append(-(-length // block) * block)
         except BadInput:
             continue

@@ -1,34 +1,34 @@
 """Converts a generated Market-1501 tree back to the layout of its dataset, with file names that layout accepts."""
 
-import csv
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from xingaug.data.annotations import read_npz, write_npz
-from xingaug.data.market_tree import TABLE_NAME
-from xingaug.data.names import FOLDERS
+from xingaug.data.market_tree import old_names
+from xingaug.data.names import FOLDERS, MANIFEST_NAME, SplitName
 from xingaug.data.readers import Dataset
 from xingaug.data.readers.config import DatasetConfig, PatternSplit
 from xingaug.data.readers.template import parse_template
 from xingaug.data.split import Split
 from xingaug.errors import BadInput, WorkFailed
 from xingaug.inputs import read_text
-from xingaug.offline.describe import ANNOTATIONS_NAME, MANIFEST_NAME, PAGE_NAME
+from xingaug.offline.describe import ANNOTATIONS_NAME, PAGE_NAME
 from xingaug.offline.journal import REJECTED_NAME, Entry, read_rejected, write_entries
 from xingaug.offline.manifest import ManifestLine, read_manifest, write_manifest
 from xingaug.offline.target import copy_or_link
 from xingaug.progress import ProgressBar
 
 DESCRIPTION_NAME = "dataset.yaml"
-_LISTS = {
-    "msmt17": ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt"),
-    "veri": ("name_train.txt", "name_query.txt", "name_test.txt"),
-}
+_LISTS: dict[str, dict[str, SplitName]] = {
+    "msmt17": {
+        "list_train.txt": "train", "list_val.txt": "train", "list_query.txt": "query", "list_gallery.txt": "gallery",
+    },
+    "veri": {"name_train.txt": "train", "name_query.txt": "query", "name_test.txt": "gallery"},
+}  # fmt: skip
 _TRAIN_LISTS = ("list_train.txt", "list_val.txt", "name_train.txt")
 
 Namer = Callable[[str, int], str]
@@ -92,7 +92,15 @@ def _pattern(config: DatasetConfig) -> PatternSplit:
     return config.train
 
 
-def write_same_layout(dataset: Dataset, tree: Path, rendered: Path, out: Path, real: str, progress: bool = True) -> int:
+def write_same_layout(
+    dataset: Dataset,
+    tree: Path,
+    rendered: Path,
+    out: Path,
+    real: str,
+    progress: bool = True,
+    unreadable: Collection[str] = (),
+) -> int:
     """Writes the real images of a dataset and the synthetic ones of a generated tree in the dataset's layout.
 
     Beside them are `annotations.npz`, `manifest.jsonl`, `rejected.jsonl` and `report.html` of the generated tree, with
@@ -105,6 +113,7 @@ def write_same_layout(dataset: Dataset, tree: Path, rendered: Path, out: Path, r
         out: an empty directory.
         real: "copy", "link" or "omit", as for `GenerateConfig`; query and gallery are always written.
         progress: show a bar.
+        unreadable: paths of images below the dataset's root that are left out.
 
     Returns:
         The number of synthetic images.
@@ -115,31 +124,27 @@ def write_same_layout(dataset: Dataset, tree: Path, rendered: Path, out: Path, r
     """
     splits = dataset.read_all()
     files = {split.file(i) for split in splits.values() for i in range(len(split))}
-    namer, old = namer_of(dataset, files), _old_names(tree)
+    namer, old = namer_of(dataset, files), old_names(tree)
     lines = list(_renamed(read_manifest(rendered / MANIFEST_NAME), namer, old, splits["train"]))
     made = {f"{FOLDERS['train']}/{line.file.rpartition('/')[2]}": new.file for line, new in lines}
     kept = sorted(
         file for name, split in splits.items() if name != "train" or real != "omit"
-        for file in (split.file(i) for i in range(len(split)))
+        for file in (split.file(i) for i in range(len(split))) if file not in unreadable
     )  # fmt: skip
     for file in ProgressBar(kept, "real images", shown=progress):
         copy_or_link(dataset.root / file, out / file, link=real == "link")
     for line, new in ProgressBar(lines, "naming", shown=progress):
         _move(rendered / line.file, out / new.file)
-    _write_lists(dataset, out, [new for _, new in lines], real)
+    _write_lists(dataset, out, [new for _, new in lines], real, unreadable)
     _write_annotations(rendered / ANNOTATIONS_NAME, out, {**old, **made})
     write_manifest(out / MANIFEST_NAME, [new for _, new in lines])
     copy_or_link(rendered / PAGE_NAME, out / PAGE_NAME, link=False)
     if (rendered / REJECTED_NAME).exists():
         write_entries(out / REJECTED_NAME, (_entry(entry, namer, old) for entry in read_rejected(rendered)))
-    _require_read_back(dataset, out, [new for _, new in lines], 0 if real == "omit" else len(splits["train"]))
+    train = [splits["train"].file(i) for i in range(len(splits["train"]))]
+    readable = 0 if real == "omit" else len(set(train) - set(unreadable))
+    _require_read_back(dataset, out, [new for _, new in lines], readable)
     return len(lines)
-
-
-def _old_names(tree: Path) -> dict[str, str]:
-    """Paths below the dataset's root, by the paths below the imported tree."""
-    rows = csv.DictReader(io.StringIO(read_text(tree / TABLE_NAME, "table of names")))
-    return {row["new"]: row["old"] for row in rows}
 
 
 def _renamed(
@@ -168,13 +173,18 @@ def _move(source: Path, target: Path) -> None:
         copy_or_link(source, target, link=False)
 
 
-def _write_lists(dataset: Dataset, folder: Path, made: list[ManifestLine], real: str) -> None:
+def _write_lists(
+    dataset: Dataset, folder: Path, made: list[ManifestLine], real: str, unreadable: Collection[str]
+) -> None:
     """Writes the files that define the splits: a pattern's description, or published lists with synthetic images."""
     layout = dataset.config.layout
     if layout == "pattern":
         text = replace(dataset.config, root=Path()).to_yaml()
         (folder / DESCRIPTION_NAME).write_text(text, encoding="utf-8")
     lists = {name: _lines_of(dataset.root / name) for name in _LISTS.get(layout, ()) if (dataset.root / name).exists()}
+    for name in lists if unreadable else ():
+        top = dataset.read(_LISTS[layout][name]).file(0).partition("/")[0]
+        lists[name] = [line for line in lists[name] if f"{top}/{_path_of(line)}" not in unreadable]
     labels = dict(line.rpartition(" ")[::2] for name in _TRAIN_LISTS for line in lists.get(name, []))
     for name, lines in lists.items():
         kept = [] if name in _TRAIN_LISTS and real == "omit" else lines
@@ -184,6 +194,11 @@ def _write_lists(dataset: Dataset, folder: Path, made: list[ManifestLine], real:
         elif name == _TRAIN_LISTS[2]:
             kept = kept + [line.file.partition("/")[2] for line in made]
         (folder / name).write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _path_of(line: str) -> str:
+    """The path in a line of a list, which may have a label behind it."""
+    return line.rpartition(" ")[0] or line
 
 
 def _lines_of(path: Path) -> list[str]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from xingaug.data.annotations import read_npz
 from xingaug.data.market1501 import FOLDERS, parse_name
+from xingaug.data.names import MANIFEST_NAME
 from xingaug.errors import BadInput
 from xingaug.images import MAX_BYTES, decode_image
 from xingaug.inputs import parse_json, read_bytes
-from xingaug.offline.describe import ANNOTATIONS_NAME, MANIFEST_NAME, REAL_NAME, read_real
+from xingaug.offline.describe import ANNOTATIONS_NAME, REAL_NAME, read_real
 from xingaug.offline.formats import SHARDS, hash_of, labels_name, member_name, read_shard
 from xingaug.offline.manifest import ManifestLine, read_manifest, synthetic_name
 from xingaug.offline.target import CONFIG_NAME, read_facts

@@ -117,7 +117,10 @@ def annotate(
             reason = f"; {len(unreadable)} are unreadable, the first {first[0]}: {first[1]}" if first else ""
             raise WorkFailed(f"nobody was found in any of {len(names)} images{reason}")
         annotations = Annotations(
-            np.array(names, dtype=str)[found], whole.xy[found], whole.visibility[found], _source(estimator, facts)
+            np.array(names, dtype=str)[found],
+            whole.xy[found],
+            whole.visibility[found],
+            source_of(estimator, facts),
         )
         write_npz(out, annotations.names, annotations.xy, annotations.visibility, annotations.source)
         parts.remove()
@@ -279,7 +282,7 @@ def _concatenate(batches: Sequence[PosePart]) -> PosePart:
     return PosePart(*(np.concatenate([getattr(batch, key) for batch in batches]) for key in keys))
 
 
-def _source(estimator: Estimator, facts: Mapping[str, Any]) -> str:
+def source_of(estimator: Estimator, settings: Mapping[str, Any]) -> str:
     """One line for the file: the estimator, and the minimum confidence if one was set."""
-    least = facts.get("min_confidence")
+    least = settings.get("min_confidence")
     return estimator.name + (f", confidence {least:g} and above" if least is not None else "")

@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +13,7 @@ from xingaug.data import market1501
 from xingaug.data.names import FOLDERS, SplitName
 from xingaug.data.readers import cuhk03, deepfashion, msmt17, pattern, veri
 from xingaug.data.readers.config import DatasetConfig, Layout
+from xingaug.data.renderings import renderings_below
 from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
 from xingaug.files import require_no_links_out
@@ -67,7 +68,10 @@ class Dataset:
             "deepfashion": lambda: deepfashion.read(self.root, split),
             "pattern": lambda: pattern.read(self.config, self.root, split, self.where),
         }
-        return read[self.config.layout]()
+        found = read[self.config.layout]()
+        if self.config.layout == "market1501":  # its names tell
+            return found
+        return replace(found, renderings=renderings_below(self.root))
 
     def read_all(self) -> dict[SplitName, Split]:
         """The splits that the dataset has, at least one; a missing list of MSMT17 is logged as a warning.

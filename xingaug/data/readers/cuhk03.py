@@ -68,7 +68,7 @@ def _from_mat(path: Path, split: SplitName) -> list[str]:
     try:
         files, rows = stored["filelist"], stored[f"{split}_idx"]
         return [str(files[row - 1]) for row in rows.ravel().astype(int).tolist() if row > 0]
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, ValueError) as error:
         needed = f"needed filelist and {split}_idx"
         raise BadInput(f"{path}: not a protocol file of CUHK03 ({error}); {needed}") from None
 
