@@ -184,7 +184,8 @@ class ReidTrainConfig:
     print_freq: int = 20  # iterations between refreshed figures on the progress bar
     seed: int = 1
     # Ours: train for exactly this many iterations, over as many epochs as needed. The learning-rate schedule of
-    # max_epoch epochs is stretched over them, so that arms with more or fewer images follow the same schedule.
+    # max_epoch epochs is stretched over them, so that arms with more or fewer images follow the same schedule. The
+    # epochs of fixbase_epoch, and of augment's start_epoch, stop_epoch and warmup_epochs, stay passes over the images.
     max_iterations: int | None = None
     # Ours: autocast type of the model; weights stay float32, float16 has a gradient scaler and needs a GPU.
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
