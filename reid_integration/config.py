@@ -331,7 +331,9 @@ class AugmentConfig:
     """`augment`: how training images are re-rendered in other poses."""
 
     name: Literal["xinggan_pose"] = "xinggan_pose"
-    generator: str = "pedestrians-small"  # name of a bundled generator, or a .safetensors file
+    # Name of a bundled generator, or a .safetensors file: for photos market1501-augment (research only) or your own, as
+    # the default has seen drawn persons only.
+    generator: str = "pedestrians-small"
     bank: str | None = None  # saved PoseBank; null: the poses of the training images
     annotations: str | None = None  # .npz or .csv; null: annotations.npz in each source's folder
     p: float = 0.5  # share of the training images that is re-rendered

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reid_integration.comparison import CompareConfig
+from reid_integration.validation import held_out_rows
 from xingaug.config import from_mapping, override
 from xingaug.data.readers import read_split, require_market_tree
 from xingaug.data.split import MissingSplit
@@ -18,11 +19,15 @@ SEEDS = (1, 2)
 ITERATIONS_PER_IDENTITY, FEWEST_ITERATIONS, MOST_ITERATIONS = 2.4, 300, 3000
 """Of each arm: 1,800 for Market-1501's 751 (`examples/results.md`), of whom 300 teach next to nothing (measured)."""
 
+BATCH_SIZE = 64
+"""Of all arms, or the number of training images where there are fewer."""
+
 _SETTINGS: dict[str, Any] = {
     "model": {"name": "osnet_x0_25", "pretrained": False},
     "data": {"height": 128, "width": 64, "workers": 0, "transforms": ["random_flip", "random_crop", "random_erase"]},
     "train": {
-        "optim": "adam", "lr": 2e-3, "batch_size": 64, "lr_scheduler": "cosine", "warmup_iterations": 100, "ema": 0.99
+        "optim": "adam", "lr": 2e-3, "batch_size": BATCH_SIZE, "lr_scheduler": "cosine", "warmup_iterations": 100,
+        "ema": 0.99,
     },
     "loss": {"name": "softmax", "softmax": {"label_smooth": True}},
     "test": {"dist_metric": "cosine"},
@@ -60,16 +65,22 @@ def first_comparison(data: Path, overrides: Sequence[str] = ()) -> CompareConfig
             "augment": {"name": "xinggan_pose", "generator": "market1501-augment", "reuse": 4},
         }
     folder = {"root": str(whole.parent), "sources": [whole.name], "targets": [whole.name]}
+    settings = {**_SETTINGS, "data": {**_SETTINGS["data"], **folder}}
     mapping = {
         "out": str(data.with_name(f"{whole.name}_compare") if data.name else whole.with_name(f"{whole.name}_compare")),
-        "common": {**_SETTINGS, "data": {**_SETTINGS["data"], **folder}},
+        "common": settings,
         "arms": arms,
         "against": ["real", "duplicates"],
         "iterations": _iterations(len(np.unique(train.pids))),
         "seeds": list(SEEDS),
         "synthetic": {"per_image": 1},
     }
-    config = from_mapping(CompareConfig, override(mapping, overrides), f"--data {data}")
+    where = f"--data {data}"
+    share = from_mapping(CompareConfig, override(mapping, overrides), where).validation
+    left = int((~held_out_rows(train.pids, share) & ~train.synthetic).sum()) if share else int((~train.synthetic).sum())
+    if left < BATCH_SIZE:
+        settings["train"] = {**_SETTINGS["train"], "batch_size": max(2, left)}
+    config = from_mapping(CompareConfig, override(mapping, overrides), where)
     for split in () if config.validation else ("query", "gallery"):
         try:
             read_split(data, split)

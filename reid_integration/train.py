@@ -26,7 +26,7 @@ from reid_integration.weights import read_state, save_weights
 from xingaug.augment.batch import build_batch_chain
 from xingaug.commands.parser import Parser
 from xingaug.config import to_yaml
-from xingaug.errors import BadInput, guarded
+from xingaug.errors import BadInput, guarded, say
 from xingaug.files import atomic_write, claimed_directory
 from xingaug.runs import require_own, require_same_config
 from xingaug.stats import StatsLog
@@ -80,6 +80,8 @@ def _run(config: ReidConfig, directory: Path, progress: bool, generator: nn.Modu
         changed = [] if before is None else [k for k, v in result.sources.items() if before["sources"].get(k) != v]
         if changed:
             raise BadInput(f"{directory}: started with other {changed[0]}; remove the folder to start again")
+        if before is not None and progress:
+            say(f"{directory}: continues after iteration {before['iterations']}")
         refine = _refinement(config, engine, progress)
         history = StatsLog(directory / STATS, "iteration", -1 if before is None else before["iterations"])
         try:

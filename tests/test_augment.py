@@ -155,6 +155,11 @@ def test_the_same_layout_is_read_by_its_own_reader(
     assert {line.file for line in lines} <= set(annotated.names.tolist())
     for split in ("query", "gallery"):
         assert len(there.read(split)) == len(open_dataset(root).read(split)) if layout != "pattern" else True  # type: ignore[arg-type]
+    verdict = verify(out, progress=False)
+    assert (verdict.problems, verdict.synthetic) == ([], len(lines))
+    assert verdict.real == (int(figures["real"]) if real == "copy" else 0) + sum(  # type: ignore[call-overload]
+        len(split) for name, split in there.read_all().items() if name != "train"
+    )
     state = files_of(out)
     assert augmented(root, out, layout="same", allow_leaks=True, generating={"real": real})["synthetic"] == len(lines)
     assert files_of(out) == state
@@ -185,6 +190,18 @@ def test_a_described_market_tree_keeps_its_layout_and_its_names(world: Path, tmp
     assert files_of(tmp_path / "new") == state
     names = read_annotations(tmp_path / "new" / "annotations.npz").names.tolist()
     assert set(read_split(tmp_path / "new", "train").names.tolist()) == set(names)
+
+
+def test_what_is_wrong_in_the_same_layout_is_found(crops: Path, tmp_path: Path) -> None:
+    augmented(crops, tmp_path / "new", layout="same")
+    line, other = read_manifest(tmp_path / "new" / "manifest.jsonl")[:2]
+    (tmp_path / "new" / line.file).write_bytes((tmp_path / "new" / other.file).read_bytes())
+    stray = tmp_path / "new" / "train" / "201_c1_stray.jpg"
+    shutil.copyfile(tmp_path / "new" / other.file, stray)
+    assert verify(tmp_path / "new", progress=False).problems == [
+        f"{line.file}: has changed since it was written",
+        f"train/{stray.name}: neither in manifest.jsonl nor in real.sha256",
+    ]
 
 
 def test_another_work_folder_changes_nothing(crops: Path, tmp_path: Path) -> None:

@@ -448,6 +448,9 @@ def test_batch_statistics_are_stored_in_full_precision(tmp_path: Path) -> None:
 def test_bad_generator_files(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(BadInput, match=r"generator 'nobody': no such file .* bundled: "):
         load_generator("nobody")
+    (tmp_path / "g.onnx").touch()
+    with pytest.raises(BadInput, match=r"g.onnx': needed a .safetensors file, or a bundled name: "):
+        load_generator(tmp_path / "g.onnx")
     path = save_generator(seeded_network(), tmp_path / "g.safetensors")
     whole, description = path.read_bytes(), path.with_suffix(".json")
     text = description.read_text()

@@ -93,6 +93,16 @@ def test_a_ground_is_the_image_where_no_person_hides_it() -> None:
     assert (kept[0, :, :, :2].float() - 90).abs().max() <= 1
 
 
+def test_images_come_as_bytes_or_as_a_tensor() -> None:
+    generator = load_generator("market1501-augment")
+    units = torch.from_numpy(pictures(2)).permute(0, 3, 1, 2) / 255
+    given = [Grounds.of(generator, images, persons(2)).pictures.int() for images in (pictures(2), units)]
+    assert (given[0] - given[1]).abs().max() <= 1
+    for wrong in (units[..., :-1], pictures(2)[:, 1:], pictures(2).transpose(0, 3, 1, 2)):
+        with pytest.raises(ValueError, match=r"images: .*, needed"):
+            Grounds.of(generator, wrong, persons(2))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from telling import told
 
+from xingaug.cli import main
 from xingaug.data.guess import guess_dataset
 from xingaug.data.readers import Dataset
 
@@ -86,6 +87,19 @@ def test_words_tell_person_and_camera_in_any_order(
     assert found == truth
 
 
+def test_junk_and_distractors_of_the_gallery_are_no_persons(tmp_path: Path) -> None:
+    form = "{p:04d}_c{c}s1_{i:06d}_00.jpg"
+    names = [f"train/{name}" for name in named(form)] + [f"query/{name}" for name in named(form, (20, 21))]
+    extras = named("-1_c{c}s1_{i:06d}_00.jpg", (1,)) + named("0000_c{c}s1_{i:06d}_00.jpg", (1,))
+    names += [f"test/{name}" for name in named(form, (20, 21)) + extras]
+    guess = guess_dataset(touch(tmp_path / "tree", names))
+    assert "'{pid:d}_c{camid:d}s*' (guessed)" in guess.sentence
+    gallery = Dataset(tmp_path / "tree", tmp_path / "tree", guess.config).read("gallery")
+    assert sorted(set(gallery.pids.tolist())) == [0, 20, 21]
+    names = [f"train/{name}" for name in [*named(form), *extras]]
+    assert "give their pattern" in told(guess_dataset, touch(tmp_path / "junk", names))
+
+
 def test_of_two_folders_that_may_be_the_person_none_is_taken(tmp_path: Path) -> None:
     root = touch(tmp_path / "nested", named("{p:04d}/{c}/{i}.jpg"))
     message = told(guess_dataset, root)
@@ -103,6 +117,23 @@ def test_images_beside_the_splits_are_counted(tmp_path: Path) -> None:
 def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
     names = [f"{folder}/{name}" for folder in ("train", "gallery", "test") for name in named("{p:04d}_c{c}_{i}.jpg")]
     assert "gallery and test both mean gallery" in told(guess_dataset, touch(tmp_path, names))
+
+
+def test_a_folder_is_checked_as_it_would_be_augmented(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = touch(tmp_path / "crops", [f"train/{name}" for name in named("{p:04d}_c{c}_{i}.jpg")])
+    for path in root.rglob("*.jpg"):
+        path.write_text(path.name)  # images of two persons must differ
+    assert main(["check", str(root)]) == 0
+    out, err = capsys.readouterr()
+    assert out == "train: 42 images, 7 identities, 2 cameras\nno leaks\n"
+    assert "the pattern '{pid:d}_c{camid:d}_*' (guessed)" in err
+    described = "layout: pattern\nroot: .\ntrain: {folder: train, pattern: '*_c{pid:d}_{camid:d}*'}\n"
+    (root / "dataset.yaml").write_text("names: {0: person}\n")  # another program's
+    assert main(["check", str(root)]) == 0
+    assert capsys.readouterr().out == out
+    (root / "dataset.yaml").write_text(described.replace("{camid:d}", "*").replace("**", "*"))
+    assert main(["check", str(root)]) == 0
+    assert "2 identities" in capsys.readouterr().out
 
 
 def test_folders_tell_splits(tmp_path: Path) -> None:

@@ -98,6 +98,32 @@ def test_a_tree_that_is_there_already_stays_as_it_is(tmp_path, link):
         write_market_tree(root, tree, link, progress=False)
 
 
+def test_images_that_exif_turns_are_written_upright(tmp_path):
+    root = write_veri(tmp_path / "v")
+    image = min((root / "image_train").glob("*.jpg"))
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (80, 60), "red").save(image, exif=exif)
+    for link in ("copy", "symbolic"):
+        done = write_market_tree(root, tmp_path / link, link, progress=False)
+        assert done.reencoded == 1
+        (new,) = [row["new"] for row in table(tmp_path / link) if row["old"] == f"image_train/{image.name}"]
+        with Image.open(tmp_path / link / new) as written:
+            assert (written.size, written.getexif().get(274)) == ((60, 80), None)
+        assert write_market_tree(root, tmp_path / link, link, progress=False) == done
+
+
+def test_the_table_has_identities_and_cameras_as_the_names_have_them(tmp_path):
+    for name in ("Anna/left_1.jpg", "Anna/right_1.jpg", "Bo/left_1.jpg"):
+        (tmp_path / "crops" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 60)).save(tmp_path / "crops" / name)
+    text = 'layout: pattern\nroot: crops\ntrain: {folder: ., pattern: "{pid}/{camid}_*"}\n'
+    (tmp_path / "crops.yaml").write_text(text)
+    write_market_tree(tmp_path / "crops.yaml", tmp_path / "tree", progress=False)
+    rows = [(row["old_pid"], row["old_camid"]) for row in table(tmp_path / "tree")]
+    assert rows == [("Anna", "left"), ("Anna", "right"), ("Bo", "left")]
+
+
 def test_an_image_that_changed_is_not_taken_for_the_old_one(tmp_path):
     root, tree = write_cuhk03(tmp_path / "c"), tmp_path / "tree"
     write_market_tree(root, tree, progress=False)

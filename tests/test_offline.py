@@ -307,6 +307,9 @@ def test_images_that_changed_are_told_apart_from_those_that_did_not(config: Gene
     path.write_bytes(data)  # of the same size
     with pytest.raises(BadInput, match=r"config.json: was made with data = "):
         run(config)
+    path.unlink()
+    with pytest.raises(BadInput, match=r"config.json: was made with images.train = 9, now it is 8; data = "):
+        run(config)
 
 
 @pytest.mark.parametrize("kind", ["dangling link", "bomb"])

@@ -118,6 +118,8 @@ def test_rejected_images_are_tried_in_other_poses(config: GenerateConfig) -> Non
     assert all(entry["gate"]["contrast"] < 0.05 and entry["sha256"] is None for entry in rejected)
     once = run(replace(gated, tries=1, out=config.out.with_name("once")), GreyOrNot())
     assert once.synthetic + once.rejected == 27
+    assert once.given_up == once.rejected
+    assert summary.given_up == 27 - summary.synthetic
     assert once.synthetic < summary.synthetic <= 27
     # A further try is a further copy, in the pose of its epoch.
     aug = XingPose(Blend(), PoseBank.load(config.bank), p=1)

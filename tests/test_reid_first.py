@@ -53,6 +53,13 @@ def test_a_real_dataset_is_rendered_in_the_loop(tmp_path: Path) -> None:
         assert (cell.augmentation is not None) == (arm == "online")
 
 
+def test_few_images_are_one_batch(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree")
+    assert first_comparison(tree).common["train"]["batch_size"] == 24
+    assert first_comparison(tree, ["validation=0.5"]).common["train"]["batch_size"] < 24
+    assert first_comparison(tree, ["common.train.batch_size=8"]).common["train"]["batch_size"] == 8
+
+
 def test_more_persons_are_trained_for_longer(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree")
     assert first_comparison(tree).iterations == FEWEST_ITERATIONS

@@ -20,11 +20,11 @@ import numpy as np
 from xingaug.augment.gate import GateConfig
 from xingaug.data.annotations import Annotations, read_npz, write_npz
 from xingaug.data.beside import find_beside, read_given
-from xingaug.data.guess import guess_dataset
+from xingaug.data.guess import open_or_guess
 from xingaug.data.leaks import check_dataset, content_hash
 from xingaug.data.market_tree import TABLE_NAME, old_names, write_market_tree
 from xingaug.data.names import FOLDERS, SplitName
-from xingaug.data.readers import Dataset, layout_of, open_dataset
+from xingaug.data.readers import Dataset
 from xingaug.data.split import Split
 from xingaug.errors import BadInput, say
 from xingaug.files import (
@@ -41,7 +41,7 @@ from xingaug.inputs import MAX_ARRAY_BYTES, read_json, sha256_of
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.describe import write_unreadable
 from xingaug.offline.generate import UnreadableImages, generate
-from xingaug.offline.same_layout import require_same_layout, write_same_layout
+from xingaug.offline.same_layout import DONE_NAME, require_same_layout, write_same_layout
 from xingaug.offline.target import CONFIG_NAME, HINT, copy_or_link, require_linkable
 from xingaug.poses import estimators
 from xingaug.poses.annotate import NOBODY, annotate, count_rejected, rejected
@@ -52,9 +52,6 @@ from xingaug.programs import MAX_PROGRAM_BYTES
 from xingaug.report.annotations import annotation_sections
 from xingaug.report.page import paragraph, preformatted, table
 from xingaug.runs import require_own
-
-DONE_NAME = "augment.json"
-"""File in a directory of `layout: same` with the counts and a hash of images and settings."""
 
 WORST = 24
 """Number of skeletons on the page."""
@@ -216,15 +213,7 @@ class _Steps:
 
 def _find(config: FolderConfig) -> Found:
     root = config.root
-    described = root.is_file() or (root.is_dir() and layout_of(root) is not None)
-    if config.pattern is not None and described:
-        raise BadInput(f"--pattern: {root} is a dataset whose layout is known; leave it out")
-    if described:
-        dataset = open_dataset(root)
-        sentence = f"{dataset.config.layout} layout"
-    else:
-        guess = guess_dataset(root, config.pattern)
-        dataset, sentence = Dataset(root, root, guess.config), guess.sentence
+    dataset, sentence = open_or_guess(root, config.pattern)
     splits = dataset.read_all()
     if "train" not in splits:
         raise BadInput(f"{root}: has no training images; needed some to augment")

@@ -80,6 +80,15 @@ def size_or_none(path: Path | str) -> tuple[int, int] | None:
         return None
 
 
+def is_upright(path: Path | str) -> bool:
+    """Whether the stored pixels lie as an image is shown; True as well for a file that cannot be read."""
+    try:
+        with _opened(path) as image:
+            return _orientation(image) == 1
+    except BadInput:
+        return True
+
+
 def decode_image(data: bytes, where: str) -> np.ndarray:
     """As `read_image`, for an image in memory; `where`: its origin, for the message.
 

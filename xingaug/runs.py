@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ SHOWN = 4
 """Most differences that a message lists."""
 
 _MOST_BYTES = 1_000_000
+
+_HASH = re.compile(r"\b[0-9a-f]{32,}\b")
 
 
 def require_own(folder: Path, marker: str, hint: str) -> None:
@@ -45,7 +48,8 @@ def require_same(where: Path, before: Mapping[str, Any], now: Mapping[str, Any],
         now: the settings of this command.
         hint: what to do otherwise, for the message.
     """
-    different = differences(before, now)
+    # Hashes say least: counts and settings first.
+    different = sorted(differences(before, now), key=lambda one: _HASH.search(one) is not None)
     if different:
         more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         raise BadInput(f"{where}: was made with {'; '.join(different[:SHOWN])}{more}; {hint}")

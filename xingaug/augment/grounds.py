@@ -62,19 +62,20 @@ class Grounds(nn.Module):
     @classmethod
     @torch.no_grad()
     def of(
-        cls, generator: nn.Module, images: np.ndarray, keypoints: Keypoints, share: float = 0.5, seed: int = 0
+        cls, generator: nn.Module, images: np.ndarray | Tensor, keypoints: Keypoints, share: float = 0.5, seed: int = 0
     ) -> Self:
         """Removes the persons from images.
 
         Args:
             generator: one that keeps the ground (`keep_ground`), on its device.
-            images: (K, H, W, 3) uint8 at the generator's size; `COUNT` of them are enough.
+            images: at the generator's size, uint8 (K, H, W, 3), or a tensor (K, 3, H, W) in [0, 1]; `COUNT` of them
+                are enough.
             keypoints: (K,) in the images' frame.
             share: as above.
             seed: as above.
 
         Raises:
-            ValueError: a generator that keeps no ground, or what `__init__` refuses.
+            ValueError: a generator that keeps no ground, images of another size, or what `__init__` refuses.
         """
         split = split_of(generator)
         if split is None:
@@ -82,15 +83,19 @@ class Grounds(nn.Module):
                 "ground: this generator does not separate person and ground; needed one that does, such as "
                 "market1501-augment, or ground 0"
             )
-        device = next(split.parameters()).device
-        maps = PoseMaps((images.shape[1], images.shape[2])).to(device)
+        device, (height, width) = next(split.parameters()).device, generator.size  # type: ignore[misc]
+        wanted = (3, height, width) if isinstance(images, Tensor) else (height, width, 3)
+        if tuple(images.shape[1:]) != wanted:
+            raise ValueError(f"images: {tuple(images.shape)}, needed (K, {', '.join(map(str, wanted))})")
+        maps = PoseMaps((height, width)).to(device)
         found = []
         for start in range(0, len(images), 32):
             part = slice(start, start + 32)
-            pixels = unit_to_signed(bytes_to_unit(torch.from_numpy(images[part]).to(device)))
-            _, ground = split(pixels, _means(maps, keypoints[part].to(device)))
+            some = images[part]
+            units = some if isinstance(some, Tensor) else bytes_to_unit(torch.from_numpy(some))
+            _, ground = split(unit_to_signed(units.to(device)), _means(maps, keypoints[part].to(device)))
             found.append(unit_to_bytes(signed_to_unit(ground.clamp(-1, 1))).permute(0, 3, 1, 2).contiguous())
-        empty = torch.empty(0, 3, *images.shape[1:3], dtype=torch.uint8, device=device)
+        empty = torch.empty(0, 3, height, width, dtype=torch.uint8, device=device)
         return cls(split, torch.cat(found) if found else empty, share, seed)
 
     def describe(self) -> str:

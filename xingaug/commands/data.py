@@ -68,14 +68,20 @@ def _import(args: argparse.Namespace) -> None:
 def _add_check(commands: Any) -> None:
     text = "Count a dataset's images; exit code 1 if training and test overlap, or no query can be matched."
     parser = add_command(commands, "check", _check, text, "xingaug check ROOT --json", torch=False)
-    parser.add_argument("root", type=Path, help="folder of a known dataset, or a YAML file that describes one")
+    parser.add_argument("root", type=Path,
+                        help="folder of a known dataset, YAML file that describes one, or folder of crops whose names "
+                        "are guessed")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print counts and leaks as JSON")
 
 
 def _check(args: argparse.Namespace) -> int:
+    from xingaug.data.guess import open_or_guess
     from xingaug.data.leaks import check_dataset
 
-    counts, report, unmatched, notes = check_dataset(args.root)
+    dataset, sentence = open_or_guess(args.root)
+    if dataset.config.layout == "pattern" and dataset.where == args.root:
+        say(f"{args.root}: {sentence}")
+    counts, report, unmatched, notes = check_dataset(dataset)
     for note in notes:
         say(note)
     if args.json:

@@ -20,7 +20,9 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--data", type=Path, help="a Market-1501 tree")
     parser.add_argument("--annotations", type=Path, help="keypoints of its training images")
-    parser.add_argument("--generator", default="pedestrians-small", help="bundled name or .safetensors file")
+    parser.add_argument("--generator", default="pedestrians-small",
+                        help="bundled name or .safetensors file: for photos market1501-augment (research only) or your "
+                        "own, as the default has seen drawn persons only")  # fmt: skip
     parser.add_argument("--bank", type=Path, help="directory of the bank")
     parser.add_argument("--out", type=Path, help="directory to write, new or of the same run")
     parser.add_argument("--verify", type=Path, metavar="DIR", help="instead: check all files of a finished dataset")
@@ -123,6 +125,7 @@ def _verify(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(asdict(verdict)))
     else:
-        print("\n".join([*verdict.problems, f"real: {verdict.real}", f"synthetic: {verdict.synthetic}"]))
+        counts = [f"real, with query and gallery: {verdict.real}", f"synthetic: {verdict.synthetic}"]
+        print("\n".join([*verdict.problems, *counts]))
         print("whole" if not verdict.problems else f"{len(verdict.problems)} problems")
     return 1 if verdict.problems else 0

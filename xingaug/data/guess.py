@@ -16,6 +16,7 @@ import numpy as np
 
 from xingaug.data.listing import walk_images
 from xingaug.data.names import SplitName
+from xingaug.data.readers import Dataset, is_described, layout_of, open_dataset
 from xingaug.data.readers.config import DatasetConfig, PatternSplit
 from xingaug.data.readers.template import Template, parse_template
 from xingaug.errors import BadInput
@@ -56,6 +57,28 @@ class Guess:
     sentence: str
 
 
+def open_or_guess(root: Path, pattern: str | None = None) -> tuple[Dataset, str]:
+    """Opens a dataset whose layout is known, or guesses how the names of a folder of images are read.
+
+    Args:
+        root: a folder, or a YAML file that describes a dataset.
+        pattern: as for `guess_dataset`.
+
+    Returns:
+        The dataset, and a sentence on its layout for the user.
+
+    Raises:
+        BadInput: as `open_dataset` and `guess_dataset`, or a pattern for a known layout.
+    """
+    if root.is_file() or (root.is_dir() and (layout_of(root) is not None or is_described(root))):
+        if pattern is not None:
+            raise BadInput(f"--pattern: {root} is a dataset whose layout is known; leave it out")
+        dataset = open_dataset(root)
+        return dataset, f"{dataset.config.layout} layout"
+    guess = guess_dataset(root, pattern)
+    return Dataset(root, root, guess.config), guess.sentence
+
+
 def guess_dataset(root: Path, pattern: str | None = None) -> Guess:
     """Describes a folder of images by a pattern; opens no image.
 
@@ -74,7 +97,7 @@ def guess_dataset(root: Path, pattern: str | None = None) -> Guess:
     if not files:
         raise BadInput(f"{root}: holds no image; needed crops of persons, each named by its identity")
     splits = _splits(root, files)
-    paths = sorted({file for split in splits.values() for file in split[1]})
+    paths = sorted({file for split, (_, below) in splits.items() for file in below if not _is_extra(split, file)})
     left_out = len(files) - sum(len(below) for _, below in splits.values())
     if pattern is None:
         pattern, how = _guessed(root, paths), "guessed"
@@ -103,6 +126,14 @@ def guess_dataset(root: Path, pattern: str | None = None) -> Guess:
         *([] if says_camera else ["no camera in the names"]),
     ]
     return Guess(config, "; ".join(parts))
+
+
+_EXTRA = re.compile(r"(-1|0+)(?!\d)")
+
+
+def _is_extra(split: SplitName, path: str) -> bool:
+    """Whether an image of the gallery begins as Market-1501's junk (-1) and distractors (0) do, who are no persons."""
+    return split == "gallery" and _EXTRA.match(path) is not None
 
 
 def _splits(root: Path, files: Sequence[str]) -> dict[SplitName, tuple[str, list[str]]]:
@@ -333,6 +364,8 @@ def _is_borne_out(choice: _Choice, paths: Sequence[str]) -> bool:
     if len(found) < _FITTING * len(paths):
         return False
     persons = [fields["pid"] for fields in found]
+    if "-1" in persons:  # Market-1501's junk
+        return False
     if template.kinds["pid"] == "number" and any(int(person) == 0 for person in set(persons)):
         return False
     if not 2 <= len(set(persons)) <= len(found) / _IMAGES:

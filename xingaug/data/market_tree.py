@@ -20,10 +20,11 @@ import numpy as np
 from xingaug.data.annotations import Annotations, read_annotations, read_npz, require_somebody, write_npz
 from xingaug.data.names import FOLDERS, SplitName
 from xingaug.data.readers import Dataset, open_dataset
+from xingaug.data.readers.pattern import texts_of
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory, require_apart
-from xingaug.images import MAX_BYTES, jpeg_bytes, read_image
+from xingaug.images import MAX_BYTES, is_upright, jpeg_bytes, read_image
 from xingaug.inputs import open_regular, read_bytes, read_text
 from xingaug.progress import ProgressBar
 
@@ -42,7 +43,7 @@ class ImportSummary:
         root: the tree.
         images: number of images by split.
         identities: number of identities over all splits, without distractors.
-        reencoded: number of images that were not JPEG.
+        reencoded: number of images that were not JPEG, or turned by their EXIF data.
         annotations: number of annotation rows written.
         notes: notes from the reader, for the user.
     """
@@ -68,7 +69,8 @@ def write_market_tree(
 
     Identities are numbered from 1 in ascending order over all splits; distractors stay 0 and junk -1. Cameras keep
     their numbers. The frame in a name is the index of the image among those of its identity. JPEG files keep their
-    bytes; others are encoded as JPEG of quality 95 (our choice), whatever `link` is.
+    bytes; others, and those that EXIF data turn, are encoded upright as JPEG of quality 95 (our choice), whatever
+    `link` is.
 
     Args:
         data: the dataset, a folder or a YAML file, or an opened dataset.
@@ -96,7 +98,7 @@ def write_market_tree(
     known = np.unique(np.concatenate([split.pids for split in splits.values()]))
     names = _market_names(splits, known[known > 0])
     rows = None if annotations is None else _translated(read_annotations(annotations), splits, names, annotations)
-    table = _table(splits, names)
+    table = _table(dataset, splits, names)
     images = [
         (split, i, f"{FOLDERS[name]}/{names[name][i]}") for name, split in splits.items() for i in range(len(split))
     ]
@@ -113,7 +115,7 @@ def write_market_tree(
             (folder / TABLE_NAME).write_text(table, encoding="utf-8", newline="")
             if rows is not None:
                 write_npz(folder / ANNOTATIONS_NAME, rows.names, rows.xy, rows.visibility, rows.source)
-    reencoded = sum(not _is_jpeg(split.path(i)) for split, i, _ in images)
+    reencoded = sum(not _is_jpeg(split.path(i)) or not is_upright(split.path(i)) for split, i, _ in images)
     notes = tuple(dict.fromkeys(note for split in splits.values() for note in split.notes))
     counts = {name: len(split) for name, split in splits.items()}
     return ImportSummary(out, counts, int((known > 0).sum()), reencoded, 0 if rows is None else len(rows), notes)
@@ -169,14 +171,15 @@ def _translated(
     return translated
 
 
-def _table(splits: Mapping[SplitName, Split], names: Mapping[SplitName, Sequence[str]]) -> str:
-    """The text of `names.csv`."""
+def _table(dataset: Dataset, splits: Mapping[SplitName, Split], names: Mapping[SplitName, Sequence[str]]) -> str:
+    """The text of `names.csv`, with identities and cameras as the dataset's names have them."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["new", "old", "old_pid", "old_camid"])
     for name, split in splits.items():
-        for i, new in enumerate(names[name]):
-            writer.writerow([f"{FOLDERS[name]}/{new}", split.file(i), split.pids[i], split.camids[i]])
+        labels = texts_of(dataset.config, split) if dataset.config.layout == "pattern" else split.labels()
+        for i, (new, (pid, camid)) in enumerate(zip(names[name], labels, strict=True)):
+            writer.writerow([f"{FOLDERS[name]}/{new}", split.file(i), pid, camid])
     return text.getvalue()
 
 
@@ -214,8 +217,8 @@ def _is_placed(source: Path, target: Path, link: Link, keep_unreadable: bool) ->
 
 
 def _encoded(source: Path, keep_unreadable: bool) -> bytes | None:
-    """An image in another format as the bytes of a JPEG; None for one that is kept as it is."""
-    if _is_jpeg(source):
+    """An image in another format, or turned by its EXIF data, as a JPEG's bytes; None for one that is kept as it is."""
+    if _is_jpeg(source) and is_upright(source):  # others' readers may not turn it
         return None
     try:
         return jpeg_bytes(read_image(source))

@@ -148,7 +148,8 @@ class PairData:
         persons = np.unique(self.pids)
         if identities >= len(persons):
             raise BadInput(
-                f"validation.identities: {identities} held out of {len(persons)} persons with pairs; needed fewer"
+                f"validation.identities: {identities} held out of {len(persons)} persons with pairs; needed fewer, "
+                f"such as {max(1, len(persons) // 5)}"
             )
         held = np.isin(self.pids, np.random.default_rng([seed, 2]).permutation(persons)[:identities])
         parts = self.select(~held), self.select(held)

@@ -71,6 +71,10 @@ class Split:
         folder = FOLDERS[self.split] if self.folder is None else self.folder
         return f"{folder}/{self.names[index]}" if folder else str(self.names[index])
 
+    def labels(self) -> list[tuple[str, str]]:
+        """N times identity and camera, as text."""
+        return list(zip(map(str, self.pids.tolist()), map(str, self.camids.tolist()), strict=True))
+
     def read(self, index: int) -> np.ndarray:
         """Image `index` as uint8 (H, W, 3).
 

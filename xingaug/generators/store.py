@@ -227,6 +227,8 @@ def _locate(name_or_path: str | Path) -> Path:
     if path.suffix == ".safetensors" and path.is_file():
         return path
     names = ", ".join(bundled()) or "none"
+    if path.is_file():
+        raise BadInput(f"generator '{name_or_path}': needed a .safetensors file, or a bundled name: {names}")
     raise BadInput(f"generator '{name_or_path}': no such file (*.safetensors) and no bundled name; bundled: {names}")
 
 

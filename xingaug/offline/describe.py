@@ -113,9 +113,7 @@ def describe(
         _write_page(job, outcome, kept, sections)
     if config.gate is not None:
         write_entries(config.out / REJECTED_NAME, _rejected(job, outcome))
-    with atomic_write(config.out / REAL_NAME) as temporary:  # in the folder format, `sha256sum --check` can read it
-        lines = "".join(f"{sha256}  {file}\n" for file, sha256 in real.items())
-        temporary.write_text(lines, encoding="utf-8", newline="\n")
+    write_real(config.out, real)
     write_manifest(config.out / MANIFEST_NAME, _lines(job, outcome))
     renderer.journal.remove()
 
@@ -127,6 +125,13 @@ def write_unreadable(out: Path, names: Sequence[str]) -> None:
         return
     with atomic_write(out / UNREADABLE_NAME) as temporary:
         temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", newline="\n")
+
+
+def write_real(out: Path, hashes: Mapping[str, str]) -> None:
+    """Lists the real images, as paths below `out`, with their SHA-256; `sha256sum --check` reads it in a folder."""
+    with atomic_write(out / REAL_NAME) as temporary:
+        lines = "".join(f"{sha256}  {file}\n" for file, sha256 in hashes.items())
+        temporary.write_text(lines, encoding="utf-8", newline="\n")
 
 
 def read_real(out: Path) -> dict[str, str]:

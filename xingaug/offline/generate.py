@@ -46,6 +46,7 @@ class Summary:
         synthetic: number of synthetic images in the new dataset.
         rendered: synthetic images written by this run; the others existed already.
         rejected: images that the quality gate rejected, of all that were tried.
+        given_up: synthetic images that are missing, as the gate rejected all tries.
         without_annotation: real images that have no keypoints.
         unusable_keypoints: real images with fewer than 8 joints inside the image.
         copies_without_pose: synthetic images for which the sampler found no valid pose.
@@ -58,6 +59,7 @@ class Summary:
     synthetic: int
     rendered: int
     rejected: int
+    given_up: int
     without_annotation: int
     unusable_keypoints: int
     copies_without_pose: int
@@ -241,6 +243,7 @@ def _generated(
         synthetic=outcome.count("kept"),
         rendered=written,
         rejected=outcome.count("rejected"),
+        given_up=len(job.items) - outcome.count("kept") - outcome.count("lost"),
         without_annotation=job.sources.without_annotation,
         unusable_keypoints=job.sources.unusable_keypoints,
         copies_without_pose=job.without_pose,

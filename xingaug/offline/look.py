@@ -7,12 +7,11 @@ import numpy as np
 
 from xingaug.data.annotations import read_annotations
 from xingaug.data.names import FOLDERS, MANIFEST_NAME
-from xingaug.data.readers import Dataset, layout_of, open_dataset
+from xingaug.data.readers import open_dataset
 from xingaug.errors import BadInput
 from xingaug.offline.describe import ANNOTATIONS_NAME
 from xingaug.offline.journal import read_rejected
 from xingaug.offline.manifest import read_manifest
-from xingaug.offline.same_layout import DESCRIPTION_NAME
 from xingaug.report.show import Rendering, write_show_page
 
 
@@ -50,7 +49,7 @@ def show_dataset(where: Path, page: Path | None = None, annotations: Path | None
     page = page or folder / "show.html"
     if page.suffix != ".html":
         raise BadInput(f"--page: {page}, expected a name that ends in .html")
-    train = _dataset(where).read("train")
+    train = open_dataset(where).read("train")
     prefix = "" if train.folder == "" else f"{train.folder or FOLDERS['train']}/"
     file = annotations or folder / ANNOTATIONS_NAME
     poses = {}
@@ -67,10 +66,3 @@ def show_dataset(where: Path, page: Path | None = None, annotations: Path | None
     write_show_page(page, train, poses, renderings, rejected)
     there = sum(train.file(i) in renderings for i in range(len(train)))
     return Shown(page, len(train), len(np.unique(train.pids)), there, len(rejected))
-
-
-def _dataset(where: Path) -> Dataset:
-    described = where / DESCRIPTION_NAME
-    if where.is_dir() and layout_of(where) is None and described.is_file():
-        return open_dataset(described)
-    return open_dataset(where)

@@ -10,19 +10,22 @@ import numpy as np
 from xingaug.data.annotations import read_npz, write_npz
 from xingaug.data.market_tree import old_names
 from xingaug.data.names import FOLDERS, MANIFEST_NAME, SplitName
-from xingaug.data.readers import Dataset
+from xingaug.data.readers import DESCRIPTION_NAME, Dataset
 from xingaug.data.readers.config import DatasetConfig, PatternSplit
 from xingaug.data.readers.template import parse_template
 from xingaug.data.split import Split
 from xingaug.errors import BadInput, WorkFailed
-from xingaug.inputs import read_text
-from xingaug.offline.describe import ANNOTATIONS_NAME, PAGE_NAME
+from xingaug.images import MAX_BYTES
+from xingaug.inputs import read_text, sha256_of
+from xingaug.offline.describe import ANNOTATIONS_NAME, PAGE_NAME, write_real
 from xingaug.offline.journal import REJECTED_NAME, Entry, read_rejected, write_entries
 from xingaug.offline.manifest import ManifestLine, read_manifest, write_manifest
 from xingaug.offline.target import copy_or_link
 from xingaug.progress import ProgressBar
 
-DESCRIPTION_NAME = "dataset.yaml"
+DONE_NAME = "augment.json"
+"""File in a directory of `layout: same` with the counts and a hash of images and settings."""
+
 _LISTS: dict[str, dict[str, SplitName]] = {
     "msmt17": {
         "list_train.txt": "train", "list_val.txt": "train", "list_query.txt": "query", "list_gallery.txt": "gallery",
@@ -104,7 +107,7 @@ def write_same_layout(
     """Writes the real images of a dataset and the synthetic ones of a generated tree in the dataset's layout.
 
     Beside them are `annotations.npz`, `manifest.jsonl`, `rejected.jsonl` and `report.html` of the generated tree, with
-    the new names, and for a pattern layout its description `dataset.yaml`.
+    the new names, `real.sha256`, and for a pattern layout its description `dataset.yaml`.
 
     Args:
         dataset: the original dataset.
@@ -131,8 +134,11 @@ def write_same_layout(
         file for name, split in splits.items() if name != "train" or real != "omit"
         for file in (split.file(i) for i in range(len(split))) if file not in unreadable
     )  # fmt: skip
+    listed = {}
     for file in ProgressBar(kept, "real images", shown=progress):
         copy_or_link(dataset.root / file, out / file, link=real == "link")
+        listed[file] = sha256_of(out / file, "image", MAX_BYTES)
+    write_real(out, listed)
     for line, new in ProgressBar(lines, "naming", shown=progress):
         _move(rendered / line.file, out / new.file)
     _write_lists(dataset, out, [new for _, new in lines], real, unreadable)

@@ -1,7 +1,7 @@
 """Verifies a generated dataset: hashes, labels, counts, and that every image can be read."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +9,14 @@ from pathlib import Path
 from xingaug.data.annotations import read_npz
 from xingaug.data.market1501 import FOLDERS, parse_name
 from xingaug.data.names import MANIFEST_NAME
+from xingaug.data.readers import open_dataset
 from xingaug.errors import BadInput
 from xingaug.images import MAX_BYTES, decode_image
 from xingaug.inputs import parse_json, read_bytes
 from xingaug.offline.describe import ANNOTATIONS_NAME, REAL_NAME, read_real
 from xingaug.offline.formats import SHARDS, hash_of, labels_name, member_name, read_shard
 from xingaug.offline.manifest import ManifestLine, read_manifest, synthetic_name
+from xingaug.offline.same_layout import DONE_NAME
 from xingaug.offline.target import CONFIG_NAME, read_facts
 from xingaug.progress import ProgressBar
 
@@ -27,7 +29,7 @@ class Verdict:
     """Result of a verification.
 
     Attributes:
-        real: number of real images listed.
+        real: number of real images listed, in a folder those of query and gallery too.
         synthetic: number of synthetic images listed.
         problems: one line each; empty if the dataset is complete and intact.
     """
@@ -41,13 +43,15 @@ def verify(out: Path, progress: bool = True) -> Verdict:
     """Checks a dataset against its manifest and its list of real images; writes nothing.
 
     Args:
-        out: a directory written by `generate`.
+        out: a directory written by `generate`, or by `augment` in a dataset's own layout.
         progress: show a bar if stderr is a terminal.
 
     Raises:
         BadInput: it is another directory, or the run has not finished.
     """
     facts = read_facts(out)
+    if not facts and (out / DONE_NAME).is_file():
+        return _verify_own_layout(out, progress)
     if not facts:
         raise BadInput(f"{out}: holds no {CONFIG_NAME} of generate; needed a directory that generate wrote")
     if not (out / MANIFEST_NAME).exists():
@@ -64,9 +68,29 @@ def verify(out: Path, progress: bool = True) -> Verdict:
     if facts.get("format") == "webdataset":
         problems += _check_shards(out, hashes, {line.file: line for line in lines}, progress)
     else:
-        problems += _check_folders(out, hashes, progress)
-    problems += _wrong_keypoints(out, [line for line in lines if not wrong[id(line)]])
+        problems += _check_files(out, hashes, _images_in_folders(out), progress)
+    labelled = [synthetic_name(line.source, line.copy) for line in lines if not wrong[id(line)]]
+    problems += _wrong_keypoints(out, labelled)
     return Verdict(len(real), len(lines), problems)
+
+
+def _verify_own_layout(out: Path, progress: bool) -> Verdict:
+    """As `verify`, for a dataset in another layout than Market-1501's, whose reader tells the labels."""
+    lines, real = read_manifest(out / MANIFEST_NAME), read_real(out)
+    hashes = {**real, **{line.file: line.sha256 for line in lines}}
+    problems = [f"{file}: leaves the directory" for file in hashes if not _stays_inside(file)]
+    hashes = {file: sha256 for file, sha256 in hashes.items() if _stays_inside(file)}
+    splits = open_dataset(out).read_all()
+    present = {split.file(i) for split in splits.values() for i in range(len(split))}
+    problems += _check_files(out, hashes, present, progress)
+    train = splits["train"]
+    labels = {train.file(i): (int(train.pids[i]), int(train.camids[i])) for i in range(len(train))}
+    numbered = real.keys() & labels.keys()  # without real images, text identities get other numbers
+    for line in lines:
+        if line.file not in labels or (numbered and labels[line.file] != (line.pid, line.camid)):
+            read = labels.get(line.file, "not at all")
+            problems.append(f"{line.file}: labelled {line.pid}, camera {line.camid}, but read as {read}")
+    return Verdict(len(real), len(lines), problems + _wrong_keypoints(out, [line.file for line in lines]))
 
 
 def _stays_inside(file: str) -> bool:
@@ -93,13 +117,16 @@ def _wrong_labels(line: ManifestLine) -> Iterator[str]:
         yield f"{line.file}: rendered from {line.reference}, needed an image of the person and camera of {line.source}"
 
 
-def _check_folders(out: Path, hashes: Mapping[str, str], progress: bool) -> list[str]:
-    present = {
+def _images_in_folders(out: Path) -> set[str]:
+    return {
         f"{folder}/{path.name}"
         for folder in FOLDERS.values()
         for path in (out / folder).glob("*")
         if path.suffix.lower() in (".jpg", ".jpeg")  # a .png may be a mask
     }
+
+
+def _check_files(out: Path, hashes: Mapping[str, str], present: Set[str], progress: bool) -> list[str]:
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda file: _wrong_file(out, file, hashes[file]), hashes)
         bar = ProgressBar(found, "verifying", total=len(hashes), shown=progress)
@@ -164,13 +191,13 @@ def _wrong_image(data: bytes, file: str, sha256: str) -> str | None:
     return None
 
 
-def _wrong_keypoints(out: Path, lines: list[ManifestLine]) -> list[str]:
+def _wrong_keypoints(out: Path, names: Sequence[str]) -> list[str]:
     """Synthetic images without a row in the annotations."""
     try:
         known = set(read_npz(out / ANNOTATIONS_NAME).names.tolist())
     except BadInput as error:
         return [str(error)]
-    lacking = [line for line in lines if synthetic_name(line.source, line.copy) not in known]
+    lacking = [name for name in names if name not in known]
     if not lacking:
         return []
-    return [f"{ANNOTATIONS_NAME}: lacks {len(lacking)} synthetic images, such as {lacking[0].file}"]
+    return [f"{ANNOTATIONS_NAME}: lacks {len(lacking)} synthetic images, such as {lacking[0]}"]

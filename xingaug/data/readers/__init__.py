@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from xingaug.config import load_config
+from xingaug.config import load_config, read_yaml
 from xingaug.data import market1501
 from xingaug.data.names import FOLDERS, SplitName
 from xingaug.data.readers import cuhk03, deepfashion, msmt17, pattern, veri
@@ -28,6 +28,9 @@ _MARKERS: dict[Layout, tuple[str, ...]] = {
     "deepfashion": deepfashion.MARKERS,
 }
 """A folder that holds one of these has the layout; tried in this order."""
+
+DESCRIPTION_NAME = "dataset.yaml"
+"""A folder that holds a description of this name is the dataset that it describes."""
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -102,8 +105,8 @@ def open_dataset(where: "Path | Dataset") -> Dataset:
     """Detects the layout of a dataset; an unknown folder is opened as Market-1501, whose reader says what it lacks.
 
     Args:
-        where: the dataset's folder, a YAML file (see `xingaug.data.readers.config.DatasetConfig`), or an opened
-            dataset.
+        where: the dataset's folder, which may hold its description (`DESCRIPTION_NAME`), a YAML file (see
+            `xingaug.data.readers.config.DatasetConfig`), or an opened dataset.
 
     Raises:
         BadInput: a YAML file that describes no dataset, another file, or a folder whose subfolder is a dataset.
@@ -120,6 +123,8 @@ def open_dataset(where: "Path | Dataset") -> Dataset:
     if where.is_file():
         raise BadInput(f"{where}: is a file; needed the folder of a dataset, or a .yaml that describes one")
     layout = layout_of(where)
+    if layout is None and is_described(where):
+        return open_dataset(where / DESCRIPTION_NAME)
     if layout is None and where.is_dir():
         inner = [child for child in sorted(where.iterdir()) if child.is_dir() and layout_of(child)]
         if inner:
@@ -127,6 +132,14 @@ def open_dataset(where: "Path | Dataset") -> Dataset:
                 f"{where}: is no dataset, but {inner[0]} is one in the layout {layout_of(inner[0])}; name it"
             )
     return Dataset(where, where, DatasetConfig(layout or "market1501"))
+
+
+def is_described(folder: Path) -> bool:
+    """Whether a folder holds a description of itself, rather than another program's file of that name."""
+    try:
+        return "layout" in read_yaml(folder / DESCRIPTION_NAME)
+    except BadInput:
+        return False
 
 
 def layout_of(folder: Path) -> Layout | None:

@@ -69,6 +69,19 @@ def read(config: DatasetConfig, root: Path, split: SplitName, where: Path) -> Sp
     return Split(root, split, names, pids, camids, "", tuple(notes))
 
 
+def texts_of(config: DatasetConfig, split: Split) -> list[tuple[str, str]]:
+    """N times identity and camera: the text of the path where the pattern has one, else the number."""
+    described = getattr(config, split.split)
+    template = parse_template(described.pattern)
+    prefix = "" if described.folder == "." else f"{described.folder}/"
+    labels = []
+    for name, (pid, camid) in zip(split.names.tolist(), split.labels(), strict=True):
+        fields = template.fields(name.removeprefix(prefix)) or {}
+        texts = {field: fields[field] for field, kind in template.kinds.items() if kind == "text" and field in fields}
+        labels.append((texts.get("pid", pid), texts.get("camid", camid)))
+    return labels
+
+
 def _strays_note(folder: Path, template: Template, index: Index) -> str:
     examples = ", ".join(index.strays.tolist())
     return f"{folder}: {index.stray_count} files do not fit '{template.text}' or are no images: {examples}"
