@@ -490,6 +490,8 @@ def test_keypoints_of_another_origin_are_not_replaced_unasked(by_colour, folder,
     for _ in range(2):
         assert run(f"{line} --out {folder}/annotations.npz")[0] == 0
     assert run(line)[0] == 0  # its own
+    (folder / "annotations.npz").write_bytes(b"damaged")
+    assert "or this one to replace it (--out)" in run(line)[2]
 
 
 def test_skeletons_lie_where_the_joints_are():

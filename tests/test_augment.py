@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import annotating
@@ -28,7 +29,8 @@ from xingaug.data.readers import open_dataset
 from xingaug.errors import BadInput
 from xingaug.images import read_image
 from xingaug.offline.generate import UnreadableImages, generate
-from xingaug.offline.manifest import read_manifest
+from xingaug.offline.manifest import ManifestLine, read_manifest, write_manifest
+from xingaug.offline.same_layout import _write_lists
 from xingaug.offline.verify import verify
 from xingaug.poses import estimators
 from xingaug.poses.collect import bank_from_tree
@@ -202,11 +204,28 @@ def test_what_is_wrong_in_the_same_layout_is_found(crops: Path, tmp_path: Path) 
         f"{line.file}: has changed since it was written",
         f"train/{stray.name}: neither in manifest.jsonl nor in real.sha256",
     ]
+    stray.unlink()
+    lines = read_manifest(tmp_path / "new" / "manifest.jsonl")
+    stranger = next(one for one in lines if one.pid != line.pid)
+    wrong = replace(line, source=stranger.source)
+    write_manifest(tmp_path / "new" / "manifest.jsonl", [wrong, *lines[1:], lines[-1]])
+    problems = verify(tmp_path / "new", progress=False).problems
+    assert "manifest.jsonl: 1 images have two lines" in problems
+    assert f"{line.file}: made of {stranger.source}, which is of another person or camera" in problems
+    shutil.rmtree(tmp_path / "new" / "train")
+    assert f"{tmp_path / 'new'}: has no training images" in verify(tmp_path / "new", progress=False).problems
 
 
-def test_another_work_folder_changes_nothing(crops: Path, tmp_path: Path) -> None:
+def test_another_work_folder_or_place_changes_nothing(crops: Path, tmp_path: Path) -> None:
     first = augmented(crops, tmp_path / "new", layout="same")
     assert augmented(crops, tmp_path / "new", layout="same", work=tmp_path / "other" / "work") == first
+    shutil.copytree(crops, tmp_path / "moved")
+    assert augmented(tmp_path / "moved", tmp_path / "new", layout="same") == first
+
+
+def test_other_readings_of_the_same_images_do_not_block_one_another(crops: Path, tmp_path: Path) -> None:
+    for number, pattern in enumerate(("{pid:d}_c{camid:d}_*", "{pid}_c{camid}_*")):
+        assert augmented(crops, tmp_path / f"new{number}", pattern=pattern)["synthetic"] == 12
 
 
 def test_a_disk_that_cannot_be_linked_to_is_told_before_any_work(
@@ -229,7 +248,11 @@ def test_renderings_in_another_layout_are_not_taken_for_real(crops: Path, tmp_pa
     assert "is synthetic; import the real dataset" in told(write_market_tree, described, tmp_path / "tree")
     bank = bank_from_tree(described, tmp_path / "new" / "annotations.npz")
     assert len(bank) == 12
-    (tmp_path / "new" / "manifest.jsonl").write_text('{"file": "train/1.jpg"}\n')  # another program's
+    assert open_dataset(tmp_path / "new").where == described  # which the folder holds
+    manifest = tmp_path / "new" / "manifest.jsonl"
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    assert "manifest.jsonl, line 12: damaged" in told(lambda: open_dataset(described).read("train"))
+    manifest.write_text('{"file": "train/1.jpg"}\n')  # another program's
     assert not open_dataset(described).read("train").synthetic.any()
 
 
@@ -269,6 +292,52 @@ def test_unreadable_images_fail_at_the_end_with_the_rest_done(
     if layout == "market":
         assert verify(out, progress=False).problems == []
         assert (out / "names.csv").exists()
+
+
+def test_a_person_whose_only_image_cannot_be_read_is_left_out(crops: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "named", tmp_path / "new"
+    table = read_annotations(crops / "annotations.npz")
+    names = [name for name in table.names.tolist() if name.startswith("train/")]
+    moved = {name: f"{'abc'[int(name[6:9]) % 3]}/{Path(name).name}" for name in names}
+    for old, new in moved.items():
+        (root / new).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(crops / old, root / new)
+    rows = table.lookup(names)
+    write_npz(root / "annotations.npz", [moved[name] for name in names], table.xy[rows], table.visibility[rows])
+    (root / "a0").mkdir()  # numbered before the others
+    (root / "a0" / "201_c1_900.jpg").write_bytes(b"no image")
+    options = {"layout": "same", "pattern": "{pid}/*"}
+    for _ in range(2):
+        with pytest.raises(UnreadableImages, match=r"1 images cannot be read \(a0/201_c1_900.jpg\)"):
+            augmented(root, out, **options)
+    assert verify(out, progress=False).problems == []
+    assert not (out / "a0").exists()
+
+
+def test_a_source_may_be_unreadable_if_another_image_is_rendered(world: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(to_own_layout(write_msmt17(tmp_path / "data"), world))
+    files = [
+        f"train/{line.rpartition(' ')[0]}" for line in (dataset.root / "list_train.txt").read_text().split("\n") if line
+    ]
+    line = ManifestLine(
+        f"{files[0][:-4]}_x000.jpg", "", files[0], 1, 1, 0, 0, [], "", "", 0, {}, "", "", files[1]
+    )  # fmt: skip
+    (tmp_path / "new").mkdir()
+    _write_lists(dataset, tmp_path / "new", [line], "copy", {files[0]})
+    listed = (tmp_path / "new" / "list_train.txt").read_text().split("\n")
+    before = (dataset.root / "list_train.txt").read_text().split("\n")
+    label = before[0].rpartition(" ")[2]
+    assert listed == [*before[1:-1], f"{line.file.removeprefix('train/')} {label}", ""]
+
+
+def test_a_table_of_somebody_else_is_not_taken_for_ours(world: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "tree", tmp_path / "new"
+    shutil.copytree(world, root)
+    (root / "names.csv").write_text("pid,name\n1,Anna\n")
+    image = min((root / "bounding_box_train").glob("*.jpg"))
+    image.write_bytes(image.read_bytes()[:-300])
+    with pytest.raises(UnreadableImages, match=rf"1 images cannot be read \({image.name}\)"):
+        augmented(root, out)
 
 
 # Keypoints

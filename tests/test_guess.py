@@ -44,6 +44,9 @@ def named(form: str, persons: object = PERSONS, cameras: object = CAMERAS) -> li
         ("{p:04d}/{c}_{i}.jpg", "{pid:d}/*", 1),
         ("{p:04d}/{c}_{i:03d}_7.jpg", "{pid:d}/*", 1),
         ("{n}/clip{c}_{i:02d}.jpg", "{pid}/*", 1),
+        ("{p:04d}/{p:04d}C{c}T0001F{i:03d}.jpg", "{pid:d}/*C{camid:d}T*", 2),
+        ("{p:04d}/outdoor_cam{c}/{i:03d}.jpg", "{pid:d}/outdoor_cam{camid:d}/*", 2),
+        ("front_cam{c}/{p:04d}/{i:03d}.jpg", "front_cam{camid:d}/{pid:d}/*", 2),
         ("{p:04d}/track{c}_frame{i:03d}.jpg", "{pid:d}/*", 1),
         ("video{c}/{p}_{i:03d}.jpg", "*/{pid:d}_*", 1),
     ],
@@ -134,6 +137,22 @@ def test_a_folder_is_checked_as_it_would_be_augmented(tmp_path: Path, capsys: py
     (root / "dataset.yaml").write_text(described.replace("{camid:d}", "*").replace("**", "*"))
     assert main(["check", str(root)]) == 0
     assert "2 identities" in capsys.readouterr().out
+    (root / "dataset.yaml").write_text("layout: pattern\ntrain: {folder: train")
+    assert main(["check", str(root)]) == 2
+    assert "dataset.yaml" in capsys.readouterr().err
+
+
+def test_a_pattern_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = touch(tmp_path / "nested", named("{p:04d}/{c}/{i}.jpg"))
+    for path in root.rglob("*.jpg"):
+        path.write_text(str(path))
+    assert main(["check", str(root)]) == 2
+    assert main(["check", str(root), "--pattern", "{pid}/{camid}/*"]) == 0
+    assert "7 identities, 2 cameras" in capsys.readouterr().out
+    (tmp_path / "above" / "tree" / "bounding_box_train").mkdir(parents=True)
+    touch(tmp_path / "above", named("tree/bounding_box_train/{p:04d}_c{c}s1_00000{i}_00.jpg"))
+    assert main(["check", str(tmp_path / "above")]) == 2
+    assert "is no dataset, but" in capsys.readouterr().err
 
 
 def test_folders_tell_splits(tmp_path: Path) -> None:

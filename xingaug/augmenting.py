@@ -129,7 +129,7 @@ class Found:
         dataset: the opened dataset.
         splits: its splits.
         sentence: how its names are read, for the user.
-        content: SHA-256 of its images and their labels, hexadecimal.
+        content: SHA-256 of its images and their labels, hexadecimal; it does not depend on where they lie.
     """
 
     dataset: Dataset
@@ -141,6 +141,11 @@ class Found:
     def train(self) -> Split:
         """The training images."""
         return self.splits["train"]
+
+    @property
+    def key(self) -> str:
+        """The name of its work folder, which holds links to the images."""
+        return _short(f"{self.dataset.root.resolve()} {self.content}")
 
     @property
     def is_market_tree(self) -> bool:
@@ -166,12 +171,12 @@ def augment_folder(config: FolderConfig, progress: bool = True) -> dict[str, Any
     found = _find(config)
     _require_place(config, found)
     steps.say(f"dataset: {found.sentence}; {_counted(found.splits)}")
-    with claimed_directory(config.work_folder / found.content[:_HASHED], "augmenting these images"):
-        return _augmented(config, found, steps, progress)
+    work = config.work_folder / found.key
+    with claimed_directory(work, "augmenting these images"):
+        return _augmented(config, found, work, steps, progress)
 
 
-def _augmented(config: FolderConfig, found: Found, steps: "_Steps", progress: bool) -> dict[str, Any]:
-    work = config.work_folder / found.content[:_HASHED]
+def _augmented(config: FolderConfig, found: Found, work: Path, steps: "_Steps", progress: bool) -> dict[str, Any]:
     sections = [("What was found", _check(config, found, steps))]
     keypoints, pages = _keypoints(config, found, work, steps)
     sections += pages
@@ -183,7 +188,7 @@ def _augmented(config: FolderConfig, found: Found, steps: "_Steps", progress: bo
     if config.layout == "same" and not found.is_market_tree:
         summary, unreadable = _generated_in_same_layout(config, found, settings, work, sections, progress)
     else:
-        summary, unreadable = _generated(settings, sections, progress)
+        summary, unreadable = _generated(found, settings, sections, progress)
         if not found.is_market_tree:
             copy_or_link(tree / TABLE_NAME, config.out / TABLE_NAME, link=False)
     rendered = f"{summary['synthetic']} synthetic images of {summary['real']} real ones"
@@ -225,7 +230,7 @@ def _find(config: FolderConfig) -> Found:
 
 def _content(dataset: Dataset, splits: Mapping[SplitName, Split]) -> str:
     """SHA-256 of all images, with their names and labels."""
-    digest = hashlib.sha256(f"{dataset.config.layout} {dataset.root.resolve()}\n".encode())
+    digest = hashlib.sha256(f"{dataset.config.layout}\n".encode())
 
     def hash_of(path: Path) -> str:
         try:
@@ -236,9 +241,14 @@ def _content(dataset: Dataset, splits: Mapping[SplitName, Split]) -> str:
     with ThreadPoolExecutor(8) as pool:
         for name, split in splits.items():
             hashes = pool.map(hash_of, (split.path(i) for i in range(len(split))))
-            for i, one in enumerate(hashes):
-                digest.update(f"{name} {split.file(i)} {split.pids[i]} {split.camids[i]} {one}\n".encode())
+            for i, ((pid, camid), one) in enumerate(zip(dataset.labels(split), hashes, strict=True)):
+                numbers = f"{split.pids[i]} {split.camids[i]}"
+                digest.update(f"{name} {split.file(i)} {pid} {camid} {numbers} {one}\n".encode())
     return digest.hexdigest()
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASHED]
 
 
 def _counted(splits: Mapping[SplitName, Split]) -> str:
@@ -370,8 +380,9 @@ def _tree(found: Found, work: Path, keypoints: Path, progress: bool) -> tuple[Pa
     if found.is_market_tree:
         return found.dataset.root, keypoints
     tree = work / f"tree-{keypoints.stem.removeprefix('keypoints-')}"
-    # Links were checked before; unreadable images are found when they are rendered.
-    write_market_tree(found.dataset, tree, "symbolic", keypoints, progress, follow_links=True, keep_unreadable=True)
+    if not tree.exists():  # its content is in the work folder's name
+        # Links were checked before; unreadable images are found when they are rendered.
+        write_market_tree(found.dataset, tree, "symbolic", keypoints, progress, follow_links=True, keep_unreadable=True)
     return tree, tree / "annotations.npz"
 
 
@@ -388,13 +399,15 @@ def _bank(tree: Path, keypoints: Path, work: Path, steps: _Steps) -> Path:
     return path
 
 
-def _generated(settings: GenerateConfig, sections: Any, progress: bool) -> tuple[dict[str, Any], list[str]]:
+def _generated(
+    found: Found, settings: GenerateConfig, sections: Any, progress: bool
+) -> tuple[dict[str, Any], list[str]]:
     """The counts of `generate`, and the images that could not be read, as the dataset names them."""
     try:
         return asdict(generate(settings, progress, sections=sections)), []
     except UnreadableImages as error:
         summary, names = error.summary, error.names
-    old = old_names(settings.data) if (settings.data / TABLE_NAME).exists() else {}
+    old = {} if found.is_market_tree else old_names(settings.data)
     files = [name if "/" in name else f"{FOLDERS['train']}/{name}" for name in names]
     return summary, [old.get(file, name) for file, name in zip(files, names, strict=True)]
 
@@ -427,7 +440,7 @@ def _generated_in_same_layout(
     rendered = work / f"rendered-{digest[:_HASHED]}"
     # The number of copies per identity depends on whether real images are kept.
     in_work: Literal["omit", "copy"] = "omit" if settings.real == "omit" else "copy"
-    summary, unreadable = _generated(replace(settings, out=rendered, real=in_work), sections, progress)
+    summary, unreadable = _generated(found, replace(settings, out=rendered, real=in_work), sections, progress)
     with atomic_directory(config.out) as folder:
         write_same_layout(found.dataset, settings.data, rendered, folder, settings.real, progress, set(unreadable))
         made = {**summary, "unreadable": unreadable, "made_of": digest}

@@ -144,12 +144,13 @@ def _require_same_origin(args: argparse.Namespace, source: str) -> None:
 
     if args.is_named or not args.out.exists():
         return
-    before = read_npz(args.out).source
+    hint = "name a file, or this one to replace it (--out)"
+    try:
+        before = read_npz(args.out).source
+    except BadInput as error:
+        raise BadInput(f"{error}; {hint}") from None
     if before != source:
-        raise BadInput(
-            f"{args.out}: has keypoints of another origin ('{before}', now it is '{source}'); name a file, or this one "
-            "to replace it (--out)"
-        )
+        raise BadInput(f"{args.out}: has keypoints of another origin ('{before}', now it is '{source}'); {hint}")
 
 
 def _annotate_from(args: argparse.Namespace, names: list[str], paths: list[Path]) -> tuple[Any, dict[str, str], Any]:

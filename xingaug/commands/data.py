@@ -71,6 +71,7 @@ def _add_check(commands: Any) -> None:
     parser.add_argument("root", type=Path,
                         help="folder of a known dataset, YAML file that describes one, or folder of crops whose names "
                         "are guessed")  # fmt: skip
+    parser.add_argument("--pattern", help='how names are read, such as "{pid:d}_c{camid:d}_*" (default: guessed)')
     parser.add_argument("--json", action="store_true", help="print counts and leaks as JSON")
 
 
@@ -78,7 +79,7 @@ def _check(args: argparse.Namespace) -> int:
     from xingaug.data.guess import open_or_guess
     from xingaug.data.leaks import check_dataset
 
-    dataset, sentence = open_or_guess(args.root)
+    dataset, sentence = open_or_guess(args.root, args.pattern)
     if dataset.config.layout == "pattern" and dataset.where == args.root:
         say(f"{args.root}: {sentence}")
     counts, report, unmatched, notes = check_dataset(dataset)

@@ -16,7 +16,7 @@ import numpy as np
 
 from xingaug.data.listing import walk_images
 from xingaug.data.names import SplitName
-from xingaug.data.readers import Dataset, is_described, layout_of, open_dataset
+from xingaug.data.readers import Dataset, is_described, layout_of, open_dataset, require_none_inside
 from xingaug.data.readers.config import DatasetConfig, PatternSplit
 from xingaug.data.readers.template import Template, parse_template
 from xingaug.errors import BadInput
@@ -75,6 +75,7 @@ def open_or_guess(root: Path, pattern: str | None = None) -> tuple[Dataset, str]
             raise BadInput(f"--pattern: {root} is a dataset whose layout is known; leave it out")
         dataset = open_dataset(root)
         return dataset, f"{dataset.config.layout} layout"
+    require_none_inside(root)
     guess = guess_dataset(root, pattern)
     return Dataset(root, root, guess.config), guess.sentence
 
@@ -233,10 +234,11 @@ def _choices(samples: Sequence[str], paths: Sequence[str]) -> Iterator[_Choice]:
 
 def _person_slots(parts: list[list[str]], folder_first: bool, words_differ: bool) -> list[_Slot]:
     named = [slot for slot in _numbers(parts) if _word_before(parts, slot) in _PERSON]
+    cameras = {slot.part for slot in _numbers(parts) if _word_before(parts, slot) in _CAMERA}
     folders = [
         _Slot(i, -1, "".join(tokens))
         for i, tokens in reversed(list(enumerate(parts[:-1])))
-        if tokens and tokens[0].lower() not in _NOBODY
+        if tokens and tokens[0].lower() not in _NOBODY and i not in cameras
     ]
     last = len(parts) - 1
     others = [
@@ -329,7 +331,9 @@ def _between(tokens: list[str], loose: bool, at_start: bool = False) -> str:
     if not tokens or (not loose and not any(token.isdigit() for token in tokens)):
         return "".join(tokens)
     word = tokens[-1].lower() if tokens[-1].isalpha() else ""
-    kept = tokens[-2:] if word in (*_PERSON, *_CAMERA) and len(tokens) > 1 else tokens[-1:]
+    # The separator before a word belongs to it; a number there may be another in each name.
+    is_word = word in (*_PERSON, *_CAMERA) and len(tokens) > 1 and not tokens[-2].isdigit()
+    kept = tokens[-2:] if is_word else tokens[-1:]
     ahead = [] if at_start else tokens[:1]
     if len(ahead) + len(kept) >= len(tokens):
         return "".join(tokens)
@@ -337,15 +341,16 @@ def _between(tokens: list[str], loose: bool, at_start: bool = False) -> str:
 
 
 def _require_one_folder(root: Path, choice: _Choice, paths: Sequence[str]) -> None:
-    """Raises `BadInput` if the identity is a folder, and a folder above or below it could be as well."""
+    """Raises `BadInput` if the identity is a folder, and another folder without a field could be as well."""
     if choice.folder is None:
         return
-    depth = choice.pattern.count("/")
+    parts = choice.pattern.split("/")
+    depth = len(parts) - 1
     levels = zip(*(path.split("/")[:-1] for path in paths if path.count("/") == depth), strict=True)
     for level, names in enumerate(levels):
         word = re.match(r"[A-Za-z]*", names[0])
         is_nobody = word is not None and word[0].lower() in _NOBODY
-        if level != choice.folder and not is_nobody and len(set(names)) > 1:
+        if "{" not in parts[level] and not is_nobody and len(set(names)) > 1:
             patterns = (
                 "/".join("{pid}" if i == one else "*" for i in range(depth + 1)) for one in (choice.folder, level)
             )

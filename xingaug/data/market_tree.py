@@ -20,7 +20,6 @@ import numpy as np
 from xingaug.data.annotations import Annotations, read_annotations, read_npz, require_somebody, write_npz
 from xingaug.data.names import FOLDERS, SplitName
 from xingaug.data.readers import Dataset, open_dataset
-from xingaug.data.readers.pattern import texts_of
 from xingaug.data.split import Split
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory, require_apart
@@ -100,22 +99,23 @@ def write_market_tree(
     rows = None if annotations is None else _translated(read_annotations(annotations), splits, names, annotations)
     table = _table(dataset, splits, names)
     images = [
-        (split, i, f"{FOLDERS[name]}/{names[name][i]}") for name, split in splits.items() for i in range(len(split))
-    ]
-    if not _is_written(out, table, images, link, rows, keep_unreadable):
+        _Image(split.path(i), f"{FOLDERS[name]}/{names[name][i]}", _is_kept(split.path(i)))
+        for name, split in splits.items() for i in range(len(split))
+    ]  # fmt: skip
+    if not _is_written(out, table, images, link, rows):
         with atomic_directory(out) as folder:
             for name in splits:
                 (folder / FOLDERS[name]).mkdir()
-            for split, i, file in ProgressBar(images, "import", shown=progress):
-                encoded = _encoded(split.path(i), keep_unreadable)
+            for image in ProgressBar(images, "import", shown=progress):
+                encoded = None if image.is_kept else _encoded(image.source, keep_unreadable)
                 if encoded is None:
-                    _copy_or_link(split.path(i), folder / file, link)
+                    _copy_or_link(image.source, folder / image.file, link)
                 else:
-                    (folder / file).write_bytes(encoded)
+                    (folder / image.file).write_bytes(encoded)
             (folder / TABLE_NAME).write_text(table, encoding="utf-8", newline="")
             if rows is not None:
                 write_npz(folder / ANNOTATIONS_NAME, rows.names, rows.xy, rows.visibility, rows.source)
-    reencoded = sum(not _is_jpeg(split.path(i)) or not is_upright(split.path(i)) for split, i, _ in images)
+    reencoded = sum(not image.is_kept for image in images)
     notes = tuple(dict.fromkeys(note for split in splits.values() for note in split.notes))
     counts = {name: len(split) for name, split in splits.items()}
     return ImportSummary(out, counts, int((known > 0).sum()), reencoded, 0 if rows is None else len(rows), notes)
@@ -125,9 +125,11 @@ def old_names(tree: Path) -> dict[str, str]:
     """Paths below the dataset's root, by the paths below a tree that `write_market_tree` wrote.
 
     Raises:
-        BadInput: the tree has no table of names.
+        BadInput: the tree has no table of names, or another one.
     """
     rows = csv.DictReader(io.StringIO(read_text(tree / TABLE_NAME, "table of names")))
+    if not {"new", "old"} <= set(rows.fieldnames or ()):
+        raise BadInput(f"{tree / TABLE_NAME}: no table of new and old names; needed the one that import writes")
     return {row["new"]: row["old"] for row in rows}
 
 
@@ -177,20 +179,27 @@ def _table(dataset: Dataset, splits: Mapping[SplitName, Split], names: Mapping[S
     writer = csv.writer(text)
     writer.writerow(["new", "old", "old_pid", "old_camid"])
     for name, split in splits.items():
-        labels = texts_of(dataset.config, split) if dataset.config.layout == "pattern" else split.labels()
-        for i, (new, (pid, camid)) in enumerate(zip(names[name], labels, strict=True)):
+        for i, (new, (pid, camid)) in enumerate(zip(names[name], dataset.labels(split), strict=True)):
             writer.writerow([f"{FOLDERS[name]}/{new}", split.file(i), pid, camid])
     return text.getvalue()
 
 
-def _is_written(
-    out: Path,
-    table: str,
-    images: Sequence[tuple[Split, int, str]],
-    link: Link,
-    rows: Annotations | None,
-    keep_unreadable: bool,
-) -> bool:
+@dataclass(frozen=True)
+class _Image:
+    """An image to write.
+
+    Attributes:
+        source: its file in the dataset.
+        file: its path below the tree.
+        is_kept: whether its bytes are kept, rather than encoded anew.
+    """
+
+    source: Path
+    file: str
+    is_kept: bool
+
+
+def _is_written(out: Path, table: str, images: Sequence[_Image], link: Link, rows: Annotations | None) -> bool:
     """Whether a folder already holds this tree, complete."""
     try:
         if read_bytes(out / TABLE_NAME, "table of names") != table.encode():
@@ -200,26 +209,33 @@ def _is_written(
             pairs = [(getattr(there, name), getattr(rows, name)) for name in ("names", "xy", "visibility")]
             if not all(np.array_equal(a, b) for a, b in pairs):
                 return False
-        return all(_is_placed(split.path(i), out / file, link, keep_unreadable) for split, i, file in images)
+        written = (out / TABLE_NAME).stat().st_mtime_ns
+        return all(_is_placed(image, out / image.file, link, written) for image in images)
     except (BadInput, OSError):
         return False
 
 
-def _is_placed(source: Path, target: Path, link: Link, keep_unreadable: bool) -> bool:
-    encoded = _encoded(source, keep_unreadable)
-    if encoded is not None:
-        return not target.is_symlink() and target.read_bytes() == encoded
+def _is_placed(image: _Image, target: Path, link: Link, written: int) -> bool:
+    """Whether an image is there; one that did not change since the time `written` is not encoded again to see."""
+    if not image.is_kept:
+        state = image.source.stat()
+        if max(state.st_mtime_ns, state.st_ctime_ns) < written:
+            return target.is_file()
+        return target.read_bytes() == _encoded(image.source, keep_unreadable=False)
     if link == "symbolic":
-        return target.readlink() == source.resolve()
+        return target.readlink() == image.source.resolve()
     if link == "hard":
-        return target.samefile(source)
-    return filecmp.cmp(source, target, shallow=False)
+        return target.samefile(image.source)
+    return filecmp.cmp(image.source, target, shallow=False)
+
+
+def _is_kept(source: Path) -> bool:
+    """Whether an image's bytes are kept: those of an upright JPEG, as others' readers may not turn it."""
+    return _is_jpeg(source) and is_upright(source)
 
 
 def _encoded(source: Path, keep_unreadable: bool) -> bytes | None:
-    """An image in another format, or turned by its EXIF data, as a JPEG's bytes; None for one that is kept as it is."""
-    if _is_jpeg(source) and is_upright(source):  # others' readers may not turn it
-        return None
+    """An image as a JPEG's bytes; None for an unreadable one that is to be kept as it is."""
     try:
         return jpeg_bytes(read_image(source))
     except BadInput:

@@ -179,6 +179,11 @@ def _move(source: Path, target: Path) -> None:
         copy_or_link(source, target, link=False)
 
 
+def labels_of(dataset: Dataset, split: Split) -> dict[str, tuple[str, str]]:
+    """Identity and camera, as the dataset's names have them, by path below its root."""
+    return {split.file(i): labels for i, labels in enumerate(dataset.labels(split))}
+
+
 def _write_lists(
     dataset: Dataset, folder: Path, made: list[ManifestLine], real: str, unreadable: Collection[str]
 ) -> None:
@@ -188,10 +193,10 @@ def _write_lists(
         text = replace(dataset.config, root=Path()).to_yaml()
         (folder / DESCRIPTION_NAME).write_text(text, encoding="utf-8")
     lists = {name: _lines_of(dataset.root / name) for name in _LISTS.get(layout, ()) if (dataset.root / name).exists()}
+    labels = dict(line.rpartition(" ")[::2] for name in _TRAIN_LISTS for line in lists.get(name, []))
     for name in lists if unreadable else ():
         top = dataset.read(_LISTS[layout][name]).file(0).partition("/")[0]
         lists[name] = [line for line in lists[name] if f"{top}/{_path_of(line)}" not in unreadable]
-    labels = dict(line.rpartition(" ")[::2] for name in _TRAIN_LISTS for line in lists.get(name, []))
     for name, lines in lists.items():
         kept = [] if name in _TRAIN_LISTS and real == "omit" else lines
         if name == _TRAIN_LISTS[0]:
@@ -219,17 +224,11 @@ def _write_annotations(file: Path, folder: Path, names: Mapping[str, str]) -> No
 
 def _require_read_back(dataset: Dataset, folder: Path, lines: list[ManifestLine], real: int) -> None:
     """Raises `WorkFailed` unless the layout's reader reads every image with its identity and camera."""
-    there = replace(dataset, root=folder, where=folder).read("train")
-    row_of = {there.file(i): i for i in range(len(there))}
-    before = dataset.read("train")
-    of_source = {before.file(i): i for i in range(len(before))}
-    # Without real images, text identities and cameras get other numbers.
-    same_numbers = not (dataset.config.layout == "pattern" and real == 0)
+    written = replace(dataset, root=folder, where=folder)
+    there = written.read("train")
+    before, after = labels_of(dataset, dataset.read("train")), labels_of(written, there)
     for line in lines:
-        row = row_of.get(line.file)
-        source = of_source[line.source]
-        labels = (before.pids[source], before.camids[source])
-        if row is None or (same_numbers and (there.pids[row], there.camids[row]) != labels):
+        if after.get(line.file) != before[line.source]:
             raise WorkFailed(f"{line.file}: is not read back as {line.source}'s person; use --layout market")
     if len(there) != len(lines) + real or np.unique(there.names).size != len(there):
         raise WorkFailed(f"{folder}: reads {len(there)} training images, wrote {len(lines) + real}")

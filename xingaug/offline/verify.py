@@ -16,12 +16,11 @@ from xingaug.inputs import parse_json, read_bytes
 from xingaug.offline.describe import ANNOTATIONS_NAME, REAL_NAME, read_real
 from xingaug.offline.formats import SHARDS, hash_of, labels_name, member_name, read_shard
 from xingaug.offline.manifest import ManifestLine, read_manifest, synthetic_name
-from xingaug.offline.same_layout import DONE_NAME
+from xingaug.offline.same_layout import DONE_NAME, labels_of
 from xingaug.offline.target import CONFIG_NAME, read_facts
 from xingaug.progress import ProgressBar
 
 THREADS = 8
-_SYNTHETIC = re.compile(r"_x\d{3}\.jpg$")
 
 
 @dataclass(frozen=True)
@@ -59,16 +58,15 @@ def verify(out: Path, progress: bool = True) -> Verdict:
     lines, real = read_manifest(out / MANIFEST_NAME), read_real(out)
     wrong = {id(line): list(_wrong_labels(line)) for line in lines}
     problems = [problem for line in lines for problem in wrong[id(line)]]
-    doubled = len(lines) - len({line.file for line in lines})
-    if doubled:
-        problems.append(f"{MANIFEST_NAME}: {doubled} images have two lines")
+    problems += _doubled(lines)
     problems += [f"{REAL_NAME}: {file} leaves the directory" for file in real if not _stays_inside(file)]
     hashes = {**real, **{line.file: line.sha256 for line in lines}}
     hashes = {file: sha256 for file, sha256 in hashes.items() if _stays_inside(file)}
     if facts.get("format") == "webdataset":
         problems += _check_shards(out, hashes, {line.file: line for line in lines}, progress)
     else:
-        problems += _check_files(out, hashes, _images_in_folders(out), progress)
+        rendered = {line.file for line in lines}
+        problems += _check_files(out, hashes, _images_in_folders(out), rendered, progress)
     labelled = [synthetic_name(line.source, line.copy) for line in lines if not wrong[id(line)]]
     problems += _wrong_keypoints(out, labelled)
     return Verdict(len(real), len(lines), problems)
@@ -76,21 +74,29 @@ def verify(out: Path, progress: bool = True) -> Verdict:
 
 def _verify_own_layout(out: Path, progress: bool) -> Verdict:
     """As `verify`, for a dataset in another layout than Market-1501's, whose reader tells the labels."""
-    lines, real = read_manifest(out / MANIFEST_NAME), read_real(out)
+    lines, real, dataset = read_manifest(out / MANIFEST_NAME), read_real(out), open_dataset(out)
     hashes = {**real, **{line.file: line.sha256 for line in lines}}
-    problems = [f"{file}: leaves the directory" for file in hashes if not _stays_inside(file)]
+    problems = _doubled(lines) + [f"{file}: leaves the directory" for file in hashes if not _stays_inside(file)]
     hashes = {file: sha256 for file, sha256 in hashes.items() if _stays_inside(file)}
-    splits = open_dataset(out).read_all()
-    present = {split.file(i) for split in splits.values() for i in range(len(split))}
-    problems += _check_files(out, hashes, present, progress)
-    train = splits["train"]
-    labels = {train.file(i): (int(train.pids[i]), int(train.camids[i])) for i in range(len(train))}
-    numbered = real.keys() & labels.keys()  # without real images, text identities get other numbers
+    splits = dataset.read_all()
+    labels = {file: read for split in splits.values() for file, read in labels_of(dataset, split).items()}
+    problems += _check_files(out, hashes, labels.keys(), {line.file for line in lines}, progress)
+    numbers: dict[tuple[int, int], tuple[str, str]] = {}  # the manifest's, of labels that are text
     for line in lines:
-        if line.file not in labels or (numbered and labels[line.file] != (line.pid, line.camid)):
-            read = labels.get(line.file, "not at all")
+        read = labels.get(line.file)
+        if read is not None and numbers.setdefault((line.pid, line.camid), read) != read:
             problems.append(f"{line.file}: labelled {line.pid}, camera {line.camid}, but read as {read}")
+        for name in dict.fromkeys((line.source, line.reference)):
+            if read is not None and labels.get(name, read) != read:
+                problems.append(f"{line.file}: made of {name}, which is of another person or camera")
+    if "train" not in splits:
+        problems.append(f"{out}: has no training images")
     return Verdict(len(real), len(lines), problems + _wrong_keypoints(out, [line.file for line in lines]))
+
+
+def _doubled(lines: Sequence[ManifestLine]) -> list[str]:
+    count = len(lines) - len({line.file for line in lines})
+    return [f"{MANIFEST_NAME}: {count} images have two lines"] if count else []
 
 
 def _stays_inside(file: str) -> bool:
@@ -126,9 +132,11 @@ def _images_in_folders(out: Path) -> set[str]:
     }
 
 
-def _check_files(out: Path, hashes: Mapping[str, str], present: Set[str], progress: bool) -> list[str]:
+def _check_files(
+    out: Path, hashes: Mapping[str, str], present: Set[str], rendered: Set[str], progress: bool
+) -> list[str]:
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda file: _wrong_file(out, file, hashes[file]), hashes)
+        found = pool.map(lambda file: _wrong_file(out, file, hashes[file], file in rendered), hashes)
         bar = ProgressBar(found, "verifying", total=len(hashes), shown=progress)
         problems = [problem for problem in bar if problem]
     return problems + [_unlisted(file) for file in sorted(present - hashes.keys())]
@@ -146,7 +154,7 @@ def _check_shards(out: Path, hashes: Mapping[str, str], lines: Mapping[str, Mani
             continue
         for file, data in ((f"{shard}/{name}", data) for name, data in members.items() if name.endswith(".jpg")):
             seen.add(file)
-            wrong = _wrong_image(data, file, hashes[file]) if file in hashes else _unlisted(file)
+            wrong = _wrong_image(data, file, hashes[file], file in lines) if file in hashes else _unlisted(file)
             problems += [wrong] if wrong else []
             if not _fits(members.get(labels_name(file.rpartition("/")[2])), file, lines.get(file)):
                 problems.append(f"{labels_name(file)}: missing, or its labels do not match the image")
@@ -172,21 +180,21 @@ def _unlisted(file: str) -> str:
     return f"{file}: neither in {MANIFEST_NAME} nor in {REAL_NAME}"
 
 
-def _wrong_file(out: Path, file: str, sha256: str) -> str | None:
+def _wrong_file(out: Path, file: str, sha256: str, is_rendered: bool) -> str | None:
     try:
-        return _wrong_image(read_bytes(out / file, "image", MAX_BYTES), file, sha256)
+        return _wrong_image(read_bytes(out / file, "image", MAX_BYTES), file, sha256, is_rendered)
     except (BadInput, OSError) as error:
         return str(error).removeprefix(f"{out}/")
 
 
-def _wrong_image(data: bytes, file: str, sha256: str) -> str | None:
+def _wrong_image(data: bytes, file: str, sha256: str, is_rendered: bool) -> str | None:
     if hash_of(data) != sha256:
         return f"{file}: has changed since it was written"
     try:
         image = decode_image(data, file)
     except BadInput as error:
         return str(error)
-    if _SYNTHETIC.search(file) and (image == image[0, 0]).all():
+    if is_rendered and (image == image[0, 0]).all():
         return f"{file}: has one colour throughout and shows no person; generate it with other weights"
     return None
 

@@ -3,8 +3,10 @@
 import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +19,7 @@ from xingaug.data.renderings import renderings_below
 from xingaug.data.split import MissingSplit, Split
 from xingaug.errors import BadInput
 from xingaug.files import require_no_links_out
+from xingaug.inputs import read_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +77,18 @@ class Dataset:
         found = read[self.config.layout]()
         if self.config.layout == "market1501":  # its names tell
             return found
-        return replace(found, renderings=renderings_below(self.root))
+        return replace(found, renderings=self._renderings)
+
+    @cached_property
+    def _renderings(self) -> frozenset[str]:
+        return renderings_below(self.root)
+
+    def labels(self, split: Split) -> list[tuple[str, str]]:
+        """N times identity and camera of a split of this dataset, as its names have them.
+
+        Numbers may differ between two folders of one layout, as texts are numbered over all images that are there.
+        """
+        return pattern.texts_of(self.config, split) if self.config.layout == "pattern" else split.labels()
 
     def read_all(self) -> dict[SplitName, Split]:
         """The splits that the dataset has, at least one; a missing list of MSMT17 is logged as a warning.
@@ -125,20 +139,33 @@ def open_dataset(where: "Path | Dataset") -> Dataset:
     layout = layout_of(where)
     if layout is None and is_described(where):
         return open_dataset(where / DESCRIPTION_NAME)
-    if layout is None and where.is_dir():
-        inner = [child for child in sorted(where.iterdir()) if child.is_dir() and layout_of(child)]
-        if inner:
-            raise BadInput(
-                f"{where}: is no dataset, but {inner[0]} is one in the layout {layout_of(inner[0])}; name it"
-            )
+    if layout is None:
+        require_none_inside(where)
     return Dataset(where, where, DatasetConfig(layout or "market1501"))
 
 
+def require_none_inside(folder: Path) -> None:
+    """Raises `BadInput` if a subfolder of a folder that is no dataset is one."""
+    inner = [child for child in sorted(folder.iterdir()) if child.is_dir()] if folder.is_dir() else []
+    found = [child for child in inner if layout_of(child)]
+    if found:
+        raise BadInput(f"{folder}: is no dataset, but {found[0]} is one in the layout {layout_of(found[0])}; name it")
+
+
 def is_described(folder: Path) -> bool:
-    """Whether a folder holds a description of itself, rather than another program's file of that name."""
+    """Whether a folder holds a description of itself, rather than another program's file of that name.
+
+    Raises:
+        BadInput: a description that is not YAML.
+    """
+    file = folder / DESCRIPTION_NAME
+    if not file.is_file():
+        return False
     try:
-        return "layout" in read_yaml(folder / DESCRIPTION_NAME)
+        return "layout" in read_yaml(file)
     except BadInput:
+        if re.search(rb"^layout\s*:", read_bytes(file, "description"), re.MULTILINE):
+            raise
         return False
 
 
