@@ -80,7 +80,7 @@ def _check(args: argparse.Namespace) -> int:
     from xingaug.data.leaks import check_dataset
 
     dataset, sentence = open_or_guess(args.root, args.pattern)
-    if dataset.config.layout == "pattern" and dataset.where == args.root:
+    if args.root.is_dir() and dataset.config.layout == "pattern" and dataset.where == args.root:
         say(f"{args.root}: {sentence}")
     counts, report, unmatched, notes = check_dataset(dataset)
     for note in notes:
