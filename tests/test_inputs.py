@@ -158,6 +158,12 @@ def test_odd_archives(tmp_path: Path) -> None:
         assert "no characters" in told(read_arrays, path, "array")
 
 
+def test_names_of_several_lines_are_told_in_one(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("two\nlines.txt", b"")
+    assert "(two lines.txt: no array" in told(read_arrays, tmp_path / "a.npz", "array")
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=4), st.integers(0, len(GOOD)))
 def test_a_damaged_archive_is_read_or_told(tmp_path_factory: Any, changes: list[tuple[int, int]], cut: int) -> None:

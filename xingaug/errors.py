@@ -51,7 +51,7 @@ _IN_WORKER = re.compile(r"Caught \w+ in .*?\.\nOriginal Traceback .*\n(?:[\w.]+\
 
 def _unwrapped(message: object) -> str:
     wrapped = _IN_WORKER.fullmatch(str(message))
-    return wrapped[1].rstrip() if wrapped else str(message)
+    return " ".join((wrapped[1].rstrip() if wrapped else str(message)).splitlines())
 
 
 class Ended(BaseException):
