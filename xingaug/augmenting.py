@@ -41,6 +41,7 @@ from xingaug.inputs import MAX_ARRAY_BYTES, read_json, sha256_of
 from xingaug.offline.config import GenerateConfig
 from xingaug.offline.describe import write_unreadable
 from xingaug.offline.generate import UnreadableImages, generate
+from xingaug.offline.job import gate_facts
 from xingaug.offline.same_layout import DONE_NAME, require_same_layout, write_same_layout
 from xingaug.offline.target import CONFIG_NAME, HINT, copy_or_link, require_linkable
 from xingaug.poses import estimators
@@ -48,7 +49,6 @@ from xingaug.poses.annotate import NOBODY, annotate, count_rejected, rejected
 from xingaug.poses.bank import PoseBank
 from xingaug.poses.collect import bank_from_tree
 from xingaug.poses.estimators.public import is_address, published, require_options, weights_file
-from xingaug.programs import MAX_PROGRAM_BYTES
 from xingaug.report.annotations import annotation_sections
 from xingaug.report.page import paragraph, preformatted, table
 from xingaug.runs import require_own
@@ -414,12 +414,9 @@ def _generated(
 
 def _facts(config: FolderConfig, found: Found, settings: GenerateConfig) -> str:
     """SHA-256 of everything that a dataset in its own layout depends on; paths are none of it."""
-    gate = None
-    if settings.gate is not None:
-        features = None if settings.gate.features is None else sha256_of(settings.gate.features, most=MAX_PROGRAM_BYTES)
-        gate = {**asdict(settings.gate), "features": features}
     facts = {
-        **asdict(settings), "data": found.content, "out": None, "gate": gate, "bank": None,  # of the annotations
+        **asdict(settings), "data": found.content, "out": None, "bank": None,  # of the annotations
+        "gate": gate_facts(settings.gate),
         "annotations": sha256_of(settings.annotations, "annotations", MAX_ARRAY_BYTES),
         "generator": str(load_generator(config.generator).content_hash),
     }  # fmt: skip

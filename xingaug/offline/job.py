@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from xingaug.augment.gate import GateConfig
 from xingaug.augment.transform import XingPose
 from xingaug.data.annotations import Annotations, read_annotations
 from xingaug.data.market1501 import FOLDERS, Split, read_split
@@ -243,15 +244,19 @@ def _listing(train: Split) -> dict[str, str]:
         return dict(zip(files, pool.map(hash_of_file, files), strict=True))
 
 
+def gate_facts(gate: GateConfig | None) -> dict[str, Any] | None:
+    """The gate's settings, with the hash of its network in place of the path."""
+    if gate is None:
+        return None
+    features = None if gate.features is None else sha256_of(gate.features, most=MAX_PROGRAM_BYTES)
+    return {**vars(gate), "features": features}
+
+
 def _facts(
     config: GenerateConfig, renderer: Renderer, splits: Sequence[Split], listing: Mapping[str, str]
 ) -> dict[str, Any]:
     """Exactly what the bytes of the new dataset depend on (no path, no time, no engine)."""
     images = "".join(f"{file} {sha256}\n" for file, sha256 in listing.items())
-    gate = None
-    if config.gate is not None:
-        features = None if config.gate.features is None else sha256_of(config.gate.features, most=MAX_PROGRAM_BYTES)
-        gate = {**vars(config.gate), "features": features}
     return {
         "version": 2,
         "format": config.format,
@@ -269,8 +274,8 @@ def _facts(
         "reference": None if config.reference == "image" else config.reference,  # None: as before it existed
         "ground": None if renderer.aug.grounds is None else renderer.aug.grounds.share,
         "seed": config.seed,
-        "gate": gate,
-        "tries": config.tries if gate else None,
+        "gate": gate_facts(config.gate),
+        "tries": config.tries if config.gate else None,
         "batch_size": renderer.batch_size,
         "precision": config.dtype,
         "runtime": None if config.runtime == "torch" else config.runtime,
