@@ -77,9 +77,9 @@ def first_comparison(data: Path, overrides: Sequence[str] = ()) -> CompareConfig
     }
     where = f"--data {data}"
     share = from_mapping(CompareConfig, override(mapping, overrides), where).validation
-    left = int((~held_out_rows(train.pids, share) & ~train.synthetic).sum()) if share else int((~train.synthetic).sum())
-    if left < BATCH_SIZE:
-        settings["train"] = {**_SETTINGS["train"], "batch_size": max(2, left)}
+    trained = ~train.synthetic & ~held_out_rows(train.pids, share) if share else ~train.synthetic
+    batch_size = min(BATCH_SIZE, max(2, int(trained.sum())))
+    settings["train"] = {**_SETTINGS["train"], "batch_size": batch_size}
     config = from_mapping(CompareConfig, override(mapping, overrides), where)
     for split in () if config.validation else ("query", "gallery"):
         try:
