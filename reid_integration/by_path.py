@@ -151,7 +151,7 @@ class PathLoader(PoseLoader):
             self.chain, self._finished_size = self._finish(size), size
         if self.steps_per_epoch is not None:
             epoch, step = epoch + step // self.steps_per_epoch, step % self.steps_per_epoch
-        done = super().rendered({"img": images, **self._sources(rows)}, epoch, step)
+        done = super().rendered({"img": images, **self._sources(rows, epoch)}, epoch, step)
         entries[self.fields.images] = done["img"]
         if isinstance(batch, Mapping):
             return {**entries, "is_synthetic": done["is_synthetic"]}
@@ -165,21 +165,20 @@ class PathLoader(PoseLoader):
             known = self._persons.paths[0]
             raise BadInput(f"{error.args[0]}: is in a batch but none of the records, such as {known}") from None
 
-    def _sources(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Clean images and their keypoints at the generator's size."""
+    def _sources(self, rows: Sequence[int], epoch: int) -> dict[str, Tensor]:
+        """Clean images and their keypoints at the generator's size; zeros in rows that are not chosen for rendering."""
         size, persons = self.augment.size, self._persons
-        images = list(self._pool.map(lambda row: read_image(Path(persons.paths[row])), rows))
-        joints = []
-        for row, image in zip(rows, images, strict=True):
+        clean = torch.zeros(len(rows), *size, 3, dtype=torch.uint8)
+        xy, visibility = (torch.zeros_like(each[rows]) for each in (persons.keypoints.xy, persons.keypoints.visibility))
+        chosen = self.augment.chosen([persons.names[row] for row in rows], epoch) & self.renders_in(epoch)
+        places = np.flatnonzero(chosen).tolist()  # only their files are read
+        images = self._pool.map(lambda place: read_image(Path(persons.paths[rows[place]])), places)
+        for place, image in zip(places, images, strict=True):
             frame = (image.shape[0], image.shape[1])
-            joints.append(persons.keypoints[row].crop(0, 0, frame).resize(frame, size))
-        clean = [torch.from_numpy(_resized(image, size)) for image in images]
-        return {
-            "source": torch.stack(clean),
-            "source_xy": torch.stack([one.xy for one in joints]),
-            "source_visibility": torch.stack([one.visibility for one in joints]),
-            "row": torch.tensor(rows),
-        }
+            joints = persons.keypoints[rows[place]].crop(0, 0, frame).resize(frame, size)
+            clean[place] = torch.from_numpy(_resized(image, size))
+            xy[place], visibility[place] = joints.xy, joints.visibility
+        return {"source": clean, "source_xy": xy, "source_visibility": visibility, "row": torch.tensor(rows)}
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

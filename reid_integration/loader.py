@@ -5,6 +5,7 @@ fit its tensor. The dataset therefore returns a clean uint8 image and its keypoi
 decode; the generator renders from those, and rendered rows are flipped, cropped, normalised and erased afterwards.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -277,8 +278,7 @@ class PoseLoader(RenderingLoader):
         source, xy, visibility, row = (batch.pop(key) for key in ("source", "source_xy", "source_visibility", "row"))
         batch["is_synthetic"] = torch.zeros(len(row), dtype=torch.bool)
         batch["img"] = batch["img"].to(self.device, non_blocking=True)  # even if no row is rendered
-        active = epoch >= self.start_epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
-        if active and self.augment.p > 0:
+        if self.renders_in(epoch):
             out = self._posed(source, Keypoints(xy, visibility), row.numpy(), epoch)
             for reason, count in vars(out.skipped).items():
                 self.skipped[reason] += count
@@ -288,6 +288,10 @@ class PoseLoader(RenderingLoader):
         self.rows += len(batch["is_synthetic"])
         self.synthetic += int(batch["is_synthetic"].sum())
         return batch
+
+    def renders_in(self, epoch: int) -> bool:
+        """Whether any image of an epoch may be rendered, by `p`, `start_epoch` and `stop_epoch`."""
+        return self.augment.p > 0 and self.start_epoch <= epoch < (self.stop_epoch or math.inf)
 
     def _posed(self, source: Tensor, keypoints: Keypoints, rows: np.ndarray, epoch: int) -> XingPoseOutput:
         """Draws for the whole batch and renders the selected rows, on the generator's device."""

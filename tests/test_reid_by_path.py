@@ -119,6 +119,18 @@ def test_nothing_is_drawn_with_p_0(tree: Path) -> None:
         assert torch.equal(ours[0], theirs[0])
 
 
+def test_only_files_of_chosen_rows_are_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, read = Plain(tree), []
+    loader = render_by_path(DataLoader(data, batch_size=5), data.records, tree / "annotations.npz", p=0.5)
+    monkeypatch.setattr(by_path, "read_image", lambda path: read.append(str(path)) or read_image(path))
+    for epoch in range(2):
+        read.clear()
+        list(loader)
+        chosen = loader.augment.chosen(loader.persons.names, epoch)
+        assert 0 < chosen.sum() < len(data)
+        assert sorted(read) == sorted(path for path, use in zip(loader.persons.paths, chosen, strict=True) if use)
+
+
 @pytest.mark.parametrize("erasing", [0.0, 1.0])
 def test_fast_reids_batches(tree: Path, erasing: float) -> None:
     data = CommDataset(tree)

@@ -308,7 +308,7 @@ def be_terminated():
 @pytest.mark.parametrize(
     ("augment", "minutes", "stop"), [(None, 60, be_terminated), ({"p": 0.5, "reuse": 2}, 0, be_stopped)]
 )
-def test_a_stopped_run_goes_on_to_the_same_figures(tree, tmp_path, monkeypatch, augment, minutes, stop):
+def test_a_stopped_run_goes_on_to_the_same_figures(tree, tmp_path, monkeypatch, capsys, augment, minutes, stop):
     asked = {"train__max_iterations": 12, "train__checkpoint_minutes": minutes, "augment": augment}
     asked |= {"train__ema": 0.5, "train__warmup_iterations": 9} if augment is None else {}
     whole = run(reid_config(settings(tree, tmp_path / "whole", **asked)), generator=StandIn())
@@ -330,7 +330,9 @@ def test_a_stopped_run_goes_on_to_the_same_figures(tree, tmp_path, monkeypatch, 
     assert (tmp_path / "stopped" / "checkpoint.pt").exists()
     with (tmp_path / "stopped" / "stats.jsonl").open("a") as stats:
         stats.write('{"iteration": 8, "torn')
-    again = run(config, generator=StandIn())
+    capsys.readouterr()
+    again = run(config, progress=True, generator=StandIn())
+    assert f"{tmp_path / 'stopped'}: continues after iteration " in capsys.readouterr().err
     assert again.reid.to_mapping() == whole.reid.to_mapping()
     assert without_times(again.history) == without_times(whole.history)
     for name in ("iterations", "epochs", "synthetic_share", "skipped"):

@@ -204,6 +204,10 @@ class XingPose(nn.Module):
             draw = self.draw(persons, keys, pids, camids, epoch, size=_size(images))
         return self._render(images, keypoints, persons, draw, keys, pids)
 
+    def chosen(self, keys: Sequence[str], epoch: int = 0) -> np.ndarray:
+        """(B,) bool: the images that `p` chooses to be re-rendered in an epoch, by their keys alone."""
+        return keyed_uniform(self.seed, epoch, list(keys), "p") < self.p
+
     def draw(
         self,
         keypoints: Keypoints,
@@ -233,7 +237,7 @@ class XingPose(nn.Module):
             return PoseDraw.nothing(batch)
         names = checked_keys(keys, batch)
         identities, cameras = checked_integers("pids", pids, batch), checked_integers("camids", camids, batch)
-        selected = keyed_uniform(self.seed, epoch, names, "p") < self.p
+        selected = self.chosen(names, epoch)
         poses = keypoints.to("cpu").resize(size or self.bank.frame, self.bank.frame)
         candidates = np.flatnonzero(selected & usable(poses).numpy())
         chosen = [names[i] for i in candidates.tolist()]
