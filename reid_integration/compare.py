@@ -10,6 +10,7 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from reid_integration.arms import Cut, require_world, write_arm, write_cut
 from reid_integration.comparison import FIGURES, HELD_OUT, Cell, CompareConfig, ComparisonResult
 from reid_integration.config import DataConfig, ReidConfig, listed, reid_config
 from reid_integration.first import first_comparison
-from reid_integration.result import RESOLVED, RESULT, TrainResult
+from reid_integration.models import bare_model
+from reid_integration.result import RESOLVED, RESULT, TrainResult, placeless
 from reid_integration.train import run
 from reid_integration.validation import write_validation
 from reid_integration.weights import read_state
+from xingaug.augment.gate import GateConfig, build_gate
+from xingaug.augment.grounds import wanted_share
 from xingaug.commands.parser import Parser
 from xingaug.config import load_config, read_yaml, to_mapping
 from xingaug.data.annotations import read_annotations
@@ -50,15 +54,13 @@ def cell_configs(config: CompareConfig) -> dict[Cell, ReidConfig]:
     """The checked configuration of every cell, ordered by seed, so that early results can be compared.
 
     Raises:
-        BadInput: an arm has an unknown key or a wrong value, or sets a key that the comparison sets.
+        BadInput: an arm has an unknown key or a wrong value, or it or `common` sets a key that the comparison sets.
     """
-    for arm, changes in config.arms.items():
+    for where, changes in {"common": config.common, **{f"arms.{arm}": c for arm, c in config.arms.items()}}.items():
         for section, key in (("train", "seed"), ("train", "max_iterations"), ("data", "save_dir")):
             chosen = changes.get(section) or {}
             if isinstance(chosen, Mapping) and key in chosen:
-                raise BadInput(
-                    f"arms.{arm}: sets {section}.{key}, which the comparison sets for all cells; leave it out"
-                )
+                raise BadInput(f"{where}: sets {section}.{key}, which the comparison sets for all cells; leave it out")
     settings = {arm: _arm_settings(config, arm) for arm in config.arms}
     cells = {
         (arm, cut, seed): _cell_config(config, settings[arm], arm, cut, seed)
@@ -177,22 +179,38 @@ def _require_sources(config: CompareConfig, cells: Mapping[Cell, ReidConfig]) ->
 
 
 def _require_networks(config: CompareConfig, cells: Mapping[Cell, ReidConfig], generator: nn.Module | None) -> None:
-    """Raises `BadInput` unless the generators, banks, samplers and weights of these cells can be used.
+    """Raises `BadInput` unless the models, generators, banks, samplers, gates and weights of these cells can be used.
 
-    Weights of a teacher may come from an earlier cell.
+    Weights of a teacher may come from an earlier cell, and so may the network of a gate.
     """
+    for cell in {cell.model: cell for cell in cells.values()}.values():
+        bare_model(cell, classes=2, pretrained=False, device=torch.device("cpu"))
     for weights in {cell.model.load_weights for cell in cells.values()} - {""}:
         read_state(Path(weights))
     chosen = [cell.augmentation for cell in cells.values() if cell.augmentation is not None]
-    generators = {augment.generator for augment in chosen} if generator is None else set()
-    if any(config.arms[arm].get("synthetic", "none") != "none" for arm, *_ in cells):
-        generators.add(config.synthetic.generator)
-    for name in generators:
-        load_generator(name)
+    makes_images = any(config.arms[arm].get("synthetic", "none") != "none" for arm, *_ in cells)
+    if makes_images:
+        load_generator(config.synthetic.generator)
+    for name in {augment.generator for augment in chosen}:
+        network = generator or load_generator(name)
+        for augment in chosen:
+            if augment.generator == name:
+                _require_ground(network, augment.ground)
     for bank in {augment.bank for augment in chosen if augment.bank is not None}:
         PoseBank.load(Path(bank))
-    for sampler in {augment.sampler for augment in chosen}:
+    for sampler in {augment.sampler for augment in chosen} | ({config.synthetic.sampler} if makes_images else set()):
         parse_sampler(sampler)
+    out = config.out.resolve()
+    for gate in {augment.gate for augment in chosen if isinstance(augment.gate, GateConfig)}:
+        if gate.features is not None and not Path(gate.features).resolve().is_relative_to(out):
+            build_gate(gate, (128, 64), torch.device("cpu"))
+
+
+def _require_ground(generator: nn.Module, share: float | None) -> None:
+    try:
+        wanted_share(generator, share)
+    except ValueError as error:
+        raise BadInput(f"augment.{error}") from None
 
 
 def _keypoint_files(config: CompareConfig, arm: str, cut: Cut, cell: ReidConfig) -> list[Path]:
@@ -243,7 +261,8 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
         print(f"{len(cells)} trainings of {config.iterations} iterations; see {config.out}/report.html after each",
               file=sys.stderr, flush=True)  # fmt: skip
     # Report bad input before any work.
-    finished = {key: _finished(cell, generator) for key, cell in cells.items()}
+    hashes = _hashes(cells, generator)
+    finished = {key: _finished(cell, hashes) for key, cell in cells.items()}
     unfinished = {key: cell for key, cell in cells.items() if not finished[key]}
     _require_sources(config, unfinished)
     _require_networks(config, unfinished, generator)
@@ -264,15 +283,27 @@ def compare(config: CompareConfig, progress: bool = False, generator: nn.Module 
     return comparison
 
 
-def _finished(cell: ReidConfig, generator: nn.Module | None) -> bool:
-    """Whether the cell is finished; `BadInput` if with another configuration or generator."""
+def _hashes(cells: Mapping[Cell, ReidConfig], generator: nn.Module | None) -> dict[str, str]:
+    """The content hash of each generator that finished cells name, but of files that are gone."""
+    done = [cell for cell in cells.values() if (Path(cell.data.save_dir) / RESULT).exists()]
+    found = {}
+    for name in {cell.augmentation.generator for cell in done if cell.augmentation is not None}:
+        with suppress(BadInput):
+            found[name] = str((generator or load_generator(name)).content_hash)
+    return found
+
+
+def _finished(cell: ReidConfig, hashes: Mapping[str, str]) -> bool:
+    """Whether the cell is finished; `BadInput` if with another configuration, or another generator than now."""
     directory = Path(cell.data.save_dir)
     if not (directory / RESULT).exists():
         return False
-    before, now = settings_of(directory / RESOLVED, type(cell)), to_mapping(cell)
-    if generator is not None and cell.augmentation is not None:
+    before, now = (
+        placeless(settings) for settings in (settings_of(directory / RESOLVED, type(cell)), to_mapping(cell))
+    )
+    if cell.augmentation is not None and cell.augmentation.generator in hashes:
         before["generator"] = TrainResult.load(directory).sources.get("generator")
-        now["generator"] = str(generator.content_hash)
+        now["generator"] = hashes[cell.augmentation.generator]
     require_same(directory, before, now, "choose another `out`, or remove the folder to run it again")
     return True
 

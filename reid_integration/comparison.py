@@ -40,7 +40,8 @@ class CompareConfig:
         iterations: optimiser steps of every cell.
         synthetic: how synthetic images on disk are made.
         against: controls that every other arm is compared with, seed by seed; empty is the first arm.
-        headline: the arm that the page's first sentence is about; empty is the last one.
+        headline: the arm that the page's first sentence is about, other than the first control; empty is the last one
+            of these.
 
     Raises:
         ValueError: no arm, seed or share, a repeated one or one outside its range, a name that cannot be a folder or
@@ -75,11 +76,15 @@ class CompareConfig:
             unknown = [name for name in names if name not in self.arms]
             if unknown:
                 raise ValueError(f"{key}: '{unknown[0]}' is none of the arms ({', '.join(self.arms)})")
+        if len(self.arms) > 1 and self.headline == self.controls[0]:
+            raise ValueError(f"headline: '{self.headline}' is the first control; needed another arm")
         for key, values in (("shares", self.shares), ("identity_shares", self.identity_shares)):
             if len(set(values)) != len(values) or not all(0 < share <= 1 for share in values):
                 raise ValueError(f"{key}: {values}, needed numbers above 0 and up to 1, each once")
         if not self.cuts or len(set(self.cuts)) != len(self.cuts):
             raise ValueError(f"shares, identity_shares: {len(self.cuts)}, needed at least one, and the whole only once")
+        if len({cut.name for cut in self.cuts}) != len(self.cuts):
+            raise ValueError(f"shares, identity_shares: {values}, some are too close to tell apart")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation: {self.validation}, needed a share of the identities, at least 0 and below 1")
         if min(self.seeds) < 0:
@@ -96,6 +101,12 @@ class CompareConfig:
     def controls(self) -> list[str]:
         """The arms that the others are compared with."""
         return self.against or [next(iter(self.arms))]
+
+    @property
+    def main(self) -> str:
+        """The arm of `headline`; the first control if there is no other arm."""
+        others = [arm for arm in self.arms if arm != self.controls[0]]
+        return self.headline or (others or self.controls)[-1]
 
 
 Cell = tuple[str, Cut, int]
@@ -171,12 +182,15 @@ class ComparisonResult:
                     if arm in controls[: number + 1] or not shared:  # each pair of controls only once
                         continue
                     base = self.figures(other, cut, shared)
-                    gains = {k: statistics_of(v - base[k]) for k, v in self.figures(arm, cut, shared).items()}
-                    found.append({**_columns(arm, cut), "against": other, "seeds": len(shared), **gains})
+                    figures = self.figures(arm, cut, shared)
+                    gains = {key: statistics_of(values - base[key]) for key, values in figures.items()}
+                    of_shared = {arm: float(figures["mAP"].mean()), other: float(base["mAP"].mean())}
+                    row = {**_columns(arm, cut), "against": other, "seeds": len(shared), "mean_mAP": of_shared}
+                    found.append({**row, **gains})
         return found
 
     def mixed(self) -> list[str]:
-        """A sentence for each row of `summary` whose seeds were not made with the same files."""
+        """A sentence where seeds of an arm, or arms of the same training images, were made with different files."""
         found = []
         for cut in self.config.cuts:
             for arm in self.config.arms:
@@ -188,6 +202,23 @@ class ComparisonResult:
                         f"{arm}, {cut.label}: the seeds were made with different {' and '.join(differing)}, so their "
                         "mean and interval mix these."
                     )
+            for kind in (None, "none"):
+                trained_on = self._first_arms(cut, kind)
+                if len(trained_on) > 1:
+                    found.append(
+                        f"{' and '.join(trained_on.values())}, {cut.label}: trained on different real images, so their "
+                        "difference mixes these."
+                    )
+        return found
+
+    def _first_arms(self, cut: Cut, kind: str | None) -> dict[str, str]:
+        """By hash of the training images, the first arm with these, of those that choose no others by `data`."""
+        found: dict[str, str] = {}
+        for arm, changes in self.config.arms.items():
+            if changes.get("synthetic") == kind and "data" not in changes:
+                hashes = [self.cells[arm, cut, seed].sources.get("images") for seed in self.seeds(arm, cut)]
+                for images in filter(None, hashes):
+                    found.setdefault(images, arm)
         return found
 
     def to_mapping(self) -> dict[str, Any]:
@@ -200,7 +231,7 @@ class ComparisonResult:
         return {
             "arms": list(config.arms), "cuts": [vars(cut) for cut in config.cuts], "seeds": config.seeds,
             "validation": config.validation, "iterations": config.iterations,
-            "headline": config.headline or list(config.arms)[-1], "controls": config.controls,
+            "headline": config.main, "controls": config.controls,
             "missing": wanted - len(cells), "mixed": self.mixed(), "cells": cells,
             "summary": self.summary(), "differences": self.differences(),
         }  # fmt: skip

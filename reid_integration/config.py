@@ -406,6 +406,7 @@ class ReidConfig:
         if isinstance(self.augment, str):
             object.__setattr__(self, "augment", AugmentConfig())
         self._require_policies_that_act()
+        self._require_negatives()
         refused = {
             "model.resume": (self.model.resume, "a stopped run resumes by itself; use model.load_weights"),
             "data.load_train_targets": (self.data.load_train_targets, "no image engine here trains on targets"),
@@ -426,6 +427,16 @@ class ReidConfig:
                     f"needed at most {MAX_PIXELS:.2g} pixels in a batch"
                 )
 
+    def _require_negatives(self) -> None:
+        """Raises ValueError if every batch would hold one identity, among whose images there are no triplets."""
+        sampler, rows = self.sampler, self.train.batch_size
+        by_identity = self.loss.name == "triplet" and sampler.train_sampler == "RandomIdentitySampler"
+        if by_identity and rows < 2 * sampler.num_instances:
+            raise ValueError(
+                f"train.batch_size: {rows}, holds one identity of sampler.num_instances: {sampler.num_instances}; "
+                f"the triplet loss needs two, at least {2 * sampler.num_instances}"
+            )
+
     def _require_policies_that_act(self) -> None:
         """Raises ValueError for a policy that has no effect on the loss, and for test poses without a generator."""
         chosen, loss = self.augmentation, self.loss
@@ -435,6 +446,11 @@ class ReidConfig:
             )
         if chosen is None:
             return
+        if self.train.max_iterations is None and chosen.start_epoch >= self.train.max_epoch and not self.test.poses:
+            raise ValueError(
+                f"augment.start_epoch: {chosen.start_epoch}, is after all epochs of train.max_epoch: "
+                f"{self.train.max_epoch}; nothing would be rendered"
+            )
         classifies = loss.name == "softmax" or loss.triplet.weight_x > 0
         if not classifies and (chosen.labels != "same_id" or chosen.weight != 1 or chosen.warmup_epochs):
             raise ValueError(

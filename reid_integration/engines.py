@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reid_integration.compat import load_torchreid, quiet
-from reid_integration.config import AugmentConfig, ReidConfig
+from reid_integration.config import AugmentConfig, ReidConfig, ReidTrainConfig, listed
 from reid_integration.loader import synthetic_rows
 from reid_integration.models import Neck, bare_model, build_model, logits_of
 from reid_integration.policies import hardest_triplets, label_targets, supervised, weighted_cross_entropy
@@ -20,7 +20,9 @@ _CHANNELS_LAST = ("osnet", "resnet", "mobilenet")
 
 
 def device_of(config: ReidConfig) -> torch.device:
-    """The device of model and rendering."""
+    """The device of model and rendering; `BadInput` if a GPU is asked for and there is none."""
+    if config.use_gpu and not torch.cuda.is_available():
+        raise BadInput("use_gpu: true, but torch finds no CUDA device; needed null (a GPU if there is one) or false")
     return torch.device("cuda" if config.use_gpu is not False and torch.cuda.is_available() else "cpu")
 
 
@@ -28,6 +30,9 @@ def build_engine(config: ReidConfig, manager: Any) -> Any:
     """The stock engine with its model, optimiser and schedule."""
     torchreid, train, loss = load_torchreid(), config.train, config.loss
     model = build_model(config, manager.num_train_pids, device_of(config)).to(device_of(config))
+    _require_layers(model, train)
+    if loss.name == "triplet" and manager.num_train_pids < 2:
+        raise BadInput(f"data.sources: {manager.num_train_pids} identity; the triplet loss needs at least two")
     if config.model.name.startswith(_CHANNELS_LAST):
         model.to(memory_format=torch.channels_last)  # makes OSNet a third faster
     with quiet():
@@ -60,12 +65,23 @@ def build_engine(config: ReidConfig, manager: Any) -> Any:
             weights = {"weight_t": loss.triplet.weight_t, "weight_x": loss.triplet.weight_x}
             margin = loss.triplet.margin
             engine = torchreid.engine.ImageTripletEngine(manager, model, optimizer, margin, **weights, **common)
-    if config.has_policy or train.precision != "float32":
+    if config.has_policy or train.precision != "float32" or loss.name == "triplet":
         teacher = _teacher(config, manager.num_train_pids)
         # Only the step of the stock engine is replaced.
         engine.forward_backward = PolicyStep(config, engine, teacher)
     engine.average = copy.deepcopy(model).requires_grad_(False) if train.ema else None
     return engine
+
+
+def _require_layers(model: nn.Module, train: ReidTrainConfig) -> None:
+    """Raises `BadInput` unless the model has the layers that `train` names, where it uses them."""
+    there = [name for name, _ in model.named_children()]
+    for key, names, is_used in (
+        ("open_layers", train.open_layers, train.fixbase_epoch > 0), ("new_layers", train.new_layers, train.staged_lr)
+    ):  # fmt: skip
+        unknown = [name for name in listed(names) if name not in there]
+        if is_used and unknown:
+            raise BadInput(f"train.{key}: '{unknown[0]}', expected some of the model's: {', '.join(there)}")
 
 
 def tested_model(engine: Any) -> nn.Module:
@@ -98,7 +114,7 @@ class PolicyStep:
         """One step; returns what torchreid's engine returns."""
         images, pids = data["img"].to(self.device), data["pid"].to(self.device)
         synthetic = synthetic_rows(data).to(self.device)
-        if self._is_stock(synthetic):
+        if self._is_stock(data["pid"], synthetic):
             terms: dict[str, float] = self._stock(data)
             return terms
         dtype = getattr(torch, self.config.train.precision)
@@ -111,9 +127,10 @@ class PolicyStep:
         self.scaler.update()
         return terms
 
-    def _is_stock(self, synthetic: Tensor) -> bool:
-        """Whether torchreid's own step would do the same."""
-        return self.config.train.precision == "float32" and not bool(synthetic.any())
+    def _is_stock(self, pids: Tensor, synthetic: Tensor) -> bool:
+        """Whether torchreid's own step would do the same; its triplet loss fails on a batch of one identity."""
+        lacks_negatives = self.config.loss.name == "triplet" and bool((pids == pids[0]).all())
+        return self.config.train.precision == "float32" and not bool(synthetic.any()) and not lacks_negatives
 
     def _losses(self, outputs: Any, images: Tensor, pids: Tensor, synthetic: Tensor) -> tuple[Tensor, dict[str, float]]:
         if self.config.loss.name == "softmax":

@@ -5,7 +5,6 @@ fit its tensor. The dataset therefore returns a clean uint8 image and its keypoi
 decode; the generator renders from those, and rendered rows are flipped, cropped, normalised and erased afterwards.
 """
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -291,7 +290,8 @@ class PoseLoader(RenderingLoader):
 
     def renders_in(self, epoch: int) -> bool:
         """Whether any image of an epoch may be rendered, by `p`, `start_epoch` and `stop_epoch`."""
-        return self.augment.p > 0 and self.start_epoch <= epoch < (self.stop_epoch or math.inf)
+        before_end = self.stop_epoch is None or epoch < self.stop_epoch
+        return self.augment.p > 0 and epoch >= self.start_epoch and before_end
 
     def _posed(self, source: Tensor, keypoints: Keypoints, rows: np.ndarray, epoch: int) -> XingPoseOutput:
         """Draws for the whole batch and renders the selected rows, on the generator's device."""

@@ -59,7 +59,7 @@ class PosedFeatures:
 
         Args:
             augment: gives generator with dtype and runtime, bank and `fit`.
-            count: poses for each image.
+            count: poses for each image, or as many as the bank has.
             annotations: keypoints of the images; None is `annotations.npz` in their dataset's folder.
             chain: from images in [0, 1] to the model's input (`build_batch_chain` without transforms).
             normalize: L2-normalise features before averaging, as when they are compared by cosine.

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from reid_integration.evaluation import ReidResult
 from xingaug.errors import BadInput
 
 RESULT, STATS, WEIGHTS, RESOLVED = "result.json", "stats.jsonl", "model.safetensors", "config.yaml"
+
+
+def placeless(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings but for `data.save_dir`, its own place, which may be written in several ways."""
+    return {**settings, "data": {key: value for key, value in settings["data"].items() if key != "save_dir"}}
 
 
 @dataclass

@@ -21,14 +21,14 @@ from reid_integration.engines import build_engine, device_of, tested_model
 from reid_integration.evaluation import Refine, evaluate_model, write_ranked_sheets
 from reid_integration.loop import Training
 from reid_integration.posed_features import PosedFeatures
-from reid_integration.result import RESOLVED, RESULT, STATS, WEIGHTS, TrainResult, machine_of
+from reid_integration.result import RESOLVED, RESULT, STATS, WEIGHTS, TrainResult, machine_of, placeless
 from reid_integration.weights import read_state, save_weights
 from xingaug.augment.batch import build_batch_chain
 from xingaug.commands.parser import Parser
-from xingaug.config import to_yaml
+from xingaug.config import to_mapping, to_yaml
 from xingaug.errors import BadInput, guarded, say
 from xingaug.files import atomic_write, claimed_directory
-from xingaug.runs import require_own, require_same_config
+from xingaug.runs import require_own, require_same, settings_of
 from xingaug.stats import StatsLog
 
 
@@ -102,7 +102,8 @@ def _require_own_directory(config: ReidConfig, directory: Path) -> None:
     hint = "give another data.save_dir, or remove it first"
     require_own(directory, RESOLVED, hint)
     if (directory / RESOLVED).exists():
-        require_same_config(directory / RESOLVED, config, hint)
+        before = settings_of(directory / RESOLVED, type(config))
+        require_same(directory, placeless(before), placeless(to_mapping(config)), hint)
 
 
 def _attach(config: ReidConfig, manager: Any, generator: nn.Module | None) -> dict[str, str]:
@@ -176,7 +177,7 @@ def _refinement(config: ReidConfig, engine: Any, progress: bool) -> Refine | Non
         for loader in loaders.values():
             posed.require_keypoints(_paths(loader))
     return lambda loader, own, part: posed.mixed(
-        tested_model(engine), _paths(loader), own, progress, f"{part} in {test.poses} poses"
+        tested_model(engine), _paths(loader), own, progress, f"{part} in {len(posed.rows)} poses"
     )
 
 

@@ -76,6 +76,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "pairs_fields.csv").write_text(f"from,to\n{a},{b}\n{a}\n")
     (place / "pairs_names.csv").write_text(f"from,to\n{a},none.jpg\n")
     (place / "pairs_persons.csv").write_text(f"from,to\n{a},{c}\n")
+    (place / "pairs_itself.csv").write_text(f"from,to\n{a},{a}\n")
     (place / "pairs_none.csv").write_text("from,to\n")
     rows = annotations.lookup([b])
     write_npz(place / "one.npz", annotations.names[rows], annotations.xy[rows], annotations.visibility[rows])

@@ -4,6 +4,7 @@ import copy
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from xingaug.poses.estimators.posenet import (
     load_posenet,
     save_posenet,
 )
-from xingaug.training.config import PedestrianData
+from xingaug.training.config import PedestrianData, TreeData
 from xingaug.training.estimator import (
     Crops,
     EstimatorConfig,
@@ -146,6 +147,23 @@ def test_images_without_joints_are_no_crops(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("xingaug.training.estimator.FEWEST_JOINTS", 19)
     with pytest.raises(BadInput, match=r"data: the drawn persons: none of 6 images shows 19 joints; needed one"):
         load_crops(SMALL.data, progress=False)
+
+
+def test_the_images_that_show_joints_are_the_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = pairs_from_pedestrians(2, 1, 3, 5, progress=False)
+    shown = np.array([False, True, True, False, True, True])
+    drawn.visibility[~shown] = 0
+    monkeypatch.setattr("xingaug.training.estimator.pairs_from_pedestrians", lambda *_, **__: drawn)
+    (crops,) = load_crops(SMALL.data, progress=False)
+    assert crops.names.tolist() == drawn.names[shown].tolist()
+    assert (crops.visibility > 0).any(1).all()
+
+
+@pytest.mark.parametrize("unused", [{"pairs": Path("a.csv")}, {"min_visible": 3}, {"within": "identity"}])
+def test_settings_about_pairs_are_refused(unused: dict[str, Any]) -> None:
+    name = next(iter(unused))
+    with pytest.raises(ValueError, match=rf"^data.{name}: is about pairs of images"):
+        EstimatorConfig(data=[TreeData(Path("tree"), Path("joints.csv"), **unused)])
 
 
 def test_one_batch_is_learned_by_heart() -> None:

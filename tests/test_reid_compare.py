@@ -9,7 +9,7 @@ import yaml
 from reid_world import StandIn, comparison, settings, write_tree
 
 from reid_integration import compare as compare_module
-from reid_integration.arms import Cut
+from reid_integration.arms import Cut, SyntheticConfig
 from reid_integration.compare import compare, load_compare_config
 from reid_integration.compare import main as compare_main
 from reid_integration.train import run
@@ -64,6 +64,9 @@ def test_a_stale_cell_is_not_passed_off_as_the_result(tree, tmp_path):
     compare(comparison(tree, tmp_path, arms=arms, seeds=[1]), generator=StandIn())
     with pytest.raises(BadInput, match=r"seed_1: was made with train.max_iterations = 2, now it is 3"):
         compare(comparison(tree, tmp_path, arms=arms, seeds=[1], iterations=3))
+    moved = comparison(tree, tmp_path, arms=arms, seeds=[1], out=tmp_path / "here" / ".." / "compare")
+    (tmp_path / "here").mkdir()
+    assert compare(moved, generator=StandIn()).cells
     other = StandIn()
     other.content_hash = "other"
     with pytest.raises(BadInput, match="generator = stand-in, now it is other"):
@@ -112,6 +115,15 @@ def test_an_arm_may_train_on_another_folder(tree, tmp_path):
         ),
         ({"against": ["b"]}, "against: 'b' is none of the arms (real, xinggan_pose)"),
         ({"iterations": 0}, "iterations: 0"),
+        ({"common": {"train": {"seed": 3}}}, "common: sets train.seed, which the comparison sets"),
+        ({"shares": [0.3333333, 0.3333334]}, "some are too close to tell apart"),
+        (
+            {"arms": {"a": {"synthetic": "offline"}}, "synthetic": SyntheticConfig(sampler="nope")},
+            "sampler: unknown 'nope'",
+        ),
+        ({"arms": {"a": {"model": {"name": "osnet_x9"}}}}, "model.name: Unknown model: osnet_x9"),
+        ({"arms": {"a": {"augment": {"ground": 0.5}}}}, "augment.ground: this generator does not separate"),
+        ({"arms": {"a": {"augment": {"gate": {"features": "nope.onnx"}}}}}, "nope.onnx: no such file"),
     ],
 )
 def test_bad_comparisons_are_named(tree, tmp_path, changes, message):

@@ -55,6 +55,29 @@ def test_the_interval_is_in_the_answer(tmp_path: Any) -> None:
     assert answer(result(tmp_path, [2.0, 2.1, 1.9]).to_mapping()).endswith(": +2.0 (+1.8 to +2.2) points over 3 seeds.")
 
 
+def test_the_means_are_of_the_seeds_that_both_have(tmp_path: Any) -> None:
+    found = result(tmp_path, [2.0, 2.0, 2.0])
+    del found.cells["online", CUTS[0], 3]
+    said = answer(found.to_mapping())
+    assert "online reaches an mAP of 43.5 % and real one of 41.5 %: +2.0 (+2.0 to +2.0) points over 2 seeds." in said
+
+
+def test_the_answer_is_about_another_arm_than_the_first_control(tmp_path: Any) -> None:
+    said = answer(result(tmp_path, [2.0], against=["online"]).to_mapping())
+    assert said.startswith("With 20 % of the images, real reaches an mAP of 41.0 % and online one of 43.0 %")
+    with pytest.raises(ValueError, match="headline: 'real' is the first control; needed another arm"):
+        result(tmp_path, [], headline="real")
+
+
+def test_arms_of_different_images_are_told(tmp_path: Any) -> None:
+    found = result(tmp_path, [2.0])
+    for arm, images in (("real", "a"), ("online", "b")):
+        found.cells[arm, CUTS[0], 1].sources = {"images": images}
+    assert found.mixed() == [
+        "real and online, 20 % of the images: trained on different real images, so their difference mixes these."
+    ]
+
+
 def test_what_it_cost(tmp_path: Any) -> None:
     assert cost(result(tmp_path, [2.0, 2.1]).to_mapping()) == (
         "What it cost: a training of online takes 2.00 times as long as one of real; 4 cells took 0.2 hours on a core."

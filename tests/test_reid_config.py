@@ -90,6 +90,16 @@ def test_augment_forms():
             {"augment": {"start_epoch": 3, "stop_epoch": 2}},
             "stop_epoch: 2, needed null, or a number not below start_epoch",
         ),
+        ({"augment": {"gate": {"min_identity": 0.6}}}, "min_identity: 0.6, is a cosine of `features`"),
+        ({"augment": {"start_epoch": 60}}, "augment.start_epoch: 60, is after all epochs of train.max_epoch: 60"),
+        (
+            {
+                "loss": {"name": "triplet"},
+                "train": {"batch_size": 7},
+                "sampler": {"train_sampler": "RandomIdentitySampler"},
+            },
+            "train.batch_size: 7, holds one identity of sampler.num_instances: 4; the triplet loss needs two",
+        ),
         ({"data": {"transforms": ["random_flip", "xinggan_pose"]}}, "write `augment: xinggan_pose` at the top level"),
         ({"data": {"transforms": ["random_flpi"]}}, "unknown 'random_flpi'; known: random_flip, random_crop"),
         ({"data": {"type": "video"}}, "only image models are supported"),

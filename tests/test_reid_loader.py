@@ -262,6 +262,10 @@ def test_epochs_without_rendering(tree):
     assert [any(drawn(ours).values()) for _ in range(3)] == [False, True, False]
 
 
+def test_epoch_0_may_be_the_first_without_rendering(tree):
+    assert not any(drawn(posed(tree, p=1.0, stop_epoch=0)).values())
+
+
 def test_append_lengthens_the_batch_and_labels_follow(tree):
     for batch in posed(tree, mode="append"):
         chosen = batch["is_synthetic"]

@@ -52,6 +52,35 @@ def test_p_0_trains_exactly_as_without_augmentation(tree, tmp_path, loss):
     assert half.sources["generator"] == "stand-in"
 
 
+def test_batches_of_one_identity_have_no_triplets(tree, tmp_path, monkeypatch):
+    def one_identity(engine, batch, epoch, iteration):
+        return step(engine, {**batch, "pid": torch.zeros_like(batch["pid"])}, epoch, iteration)
+
+    step = loop_module.step
+    monkeypatch.setattr(loop_module, "step", one_identity)
+    result = finish(tree, tmp_path / "run", loss__name="triplet")
+    assert [entry["loss_t"] for entry in result.history] == [0.0] * 4
+    with pytest.raises(BadInput, match=r"data.sources: 1 identity; the triplet loss needs at least two"):
+        finish(
+            write_tree(tmp_path / "one", identities=1), tmp_path / "alone", loss__name="triplet", train__batch_size=4
+        )
+
+
+@pytest.mark.parametrize(
+    ("layers", "used"), [("open_layers", {"fixbase_epoch": 1}), ("new_layers", {"staged_lr": True})]
+)
+def test_layers_that_the_model_lacks_are_named(tree, tmp_path, layers, used):
+    changes = {f"train__{key}": value for key, value in {layers: ["classifier", "nope"], **used}.items()}
+    with pytest.raises(BadInput, match=rf"train.{layers}: 'nope', expected some of the model's: conv1, "):
+        finish(tree, tmp_path / "run", **changes)
+
+
+def test_a_gpu_that_is_not_there_is_told(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match="use_gpu: true, but torch finds no CUDA device"):
+        finish(tree, tmp_path / "run", use_gpu=True)
+
+
 def test_the_same_run_twice_and_no_trace_in_the_global_rng(tree, tmp_path):
     def state():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()

@@ -97,7 +97,8 @@ def test_names_cannot_leave_the_data(made: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("gate", "doubt"),
-    [({}, 0), ({"contrast": 0.05, "saturated": 0}, 1), ({"contrast": 0.2, "saturated": 0.03}, 0.25),
+    [({}, 0), ({"contrast": 0.0}, 1), ({"contrast": 0.05, "saturated": 0}, 1),
+     ({"contrast": 0.2, "saturated": 0.03}, 0.25),
      ({"contrast": 0.5, "identity": 0.9}, 0.2), ({"contrast": 0.5, "pose": 0.2}, 1)],
 )  # fmt: skip
 def test_doubt_is_the_nearness_of_a_threshold(gate: dict[str, float], doubt: float) -> None:

@@ -377,8 +377,14 @@ def test_training_goes_on_from_given_weights(given: PairData, tmp_path: Path) ->
     ("bad", "said"),
     [
         ({"steps": 0}, "steps: 0, needed at least 1"),
-        ({"lr": 0.0}, "lr: 0.0, needed above 0"),
-        ({"seed": -1}, "seed: -1, needed at least 0"),
+        ({"lr": 0.0}, "lr: 0.0, needed above 0, up to 1"),
+        ({"lr": 1e6}, "lr: 1000000.0, needed above 0, up to 1"),
+        ({"seed": -1}, "seed: -1, needed 0 to 4294967295"),
+        ({"seed": 20240601123000}, "seed: 20240601123000, needed 0 to 4294967295"),
+        (
+            {"data": {"root": "x", "annotations": "y", "pairs": "z", "same_camera": 0.5}},
+            "same_camera: 0.5, but data.pairs lists the pairs; needed 0",
+        ),
         ({"ema_decay": 1.0}, r"ema_decay, betas: needed in \[0, 1\)"),
         ({"discriminators": {"start": 2.0}}, r"start: needed in \[0, 1\]"),
         ({"discriminators": {"loss": "wgan"}}, "expected one of hinge, bce, least_squares"),
@@ -388,7 +394,7 @@ def test_training_goes_on_from_given_weights(given: PairData, tmp_path: Path) ->
         ({"perceptual": "nothing"}, "perceptual"),
         ({"validation": {"every": 0}}, "pairs: 1 to 100,000; every: at least 1"),
         ({"data": {"root": "x", "annotations": "y", "min_visible": 19}}, "min_visible: needed 1 to 18"),
-        ({"generator": "huge"}, "expected one of xinggan"),
+        ({"generator": "huge"}, "generator: 'huge', expected one of xinggan"),
         ({"device": "nonsense"}, "device: 'nonsense' is not available here"),
     ],
 )

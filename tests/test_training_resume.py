@@ -15,9 +15,12 @@ import torch
 import yaml
 from training_runs import GENERATOR, SMALL, config, stats_of, trainer
 
+from xingaug.data.market1501 import read_split
 from xingaug.data.pairs import PairData
+from xingaug.data.pedestrians import write_world
 from xingaug.errors import BadInput, WorkFailed
-from xingaug.training.loop import train
+from xingaug.training.estimator import EstimatorConfig, train_estimator
+from xingaug.training.loop import plan, train
 from xingaug.training.rundir import RunDirectory
 from xingaug.training.trainer import Trainer
 
@@ -158,6 +161,39 @@ def test_another_configuration_on_a_run_is_refused(given: PairData, tmp_path: Pa
     train(config(steps=1), tmp_path / "run", progress=False)
     with pytest.raises(BadInput, match=r"run: was made with lr = .*, now it is 0.1; name another directory"):
         train(config(steps=1, lr=0.1), tmp_path / "run", progress=False)
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    write_world(tree, 4, 4, 0, workers=1, progress=False)
+    data = {"root": str(tree), "annotations": str(tree / "annotations.npz"), "within": "identity"}
+    asked = config(data=data, steps=1)
+    train(asked, tmp_path / "run", progress=False)
+    train(asked, tmp_path / "run", progress=False)
+    read_split(tree, "train").path(0).unlink()
+    for go_on in (train, plan):
+        with pytest.raises(BadInput, match=r"made_of.json: was made with images = .*; name another directory"):
+            go_on(asked, tmp_path / "run")
+
+
+def test_a_run_of_one_batch_is_not_passed_off_as_a_whole_one(given: PairData, tmp_path: Path) -> None:
+    train(config(steps=1), tmp_path / "run", progress=False, overfit_one_batch=True)
+    with pytest.raises(BadInput, match="was made with overfit_one_batch = True, now it is False"):
+        train(config(steps=1), tmp_path / "run", progress=False)
+
+
+def test_a_signal_while_data_is_read_ends_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads(*_: Any) -> None:
+        assert signal.getsignal(signal.SIGTERM) is before
+        raise ZeroDivisionError
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("xingaug.training.loop.load_pairs", reads)
+    monkeypatch.setattr("xingaug.training.estimator.load_crops", reads)
+    with pytest.raises(ZeroDivisionError):
+        train(config(), tmp_path / "run", progress=False)
+    with pytest.raises(ZeroDivisionError):
+        train_estimator(EstimatorConfig(), tmp_path / "estimator", progress=False)
 
 
 def test_two_runs_do_not_share_a_directory_and_one_that_wrote_nothing_leaves_none(tmp_path: Path) -> None:

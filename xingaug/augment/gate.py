@@ -48,6 +48,8 @@ class GateConfig:
         """Checks ranges."""
         if not (-1 <= self.min_identity <= 1 and 0 <= self.min_contrast <= 1 and 0 <= self.max_saturated <= 1):
             raise ValueError("needed min_identity in [-1, 1], min_contrast and max_saturated in [0, 1]")
+        if self.features is None and self.min_identity != 0.5:
+            raise ValueError(f"min_identity: {self.min_identity}, is a cosine of `features`, which names no network")
 
 
 class KeptCounts:

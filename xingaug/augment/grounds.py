@@ -77,12 +77,7 @@ class Grounds(nn.Module):
         Raises:
             ValueError: a generator that keeps no ground, images of another size, or what `__init__` refuses.
         """
-        split = split_of(generator)
-        if split is None:
-            raise ValueError(
-                "ground: this generator does not separate person and ground; needed one that does, such as "
-                "market1501-augment, or ground 0"
-            )
+        split = _required_split(generator)
         device, (height, width) = next(split.parameters()).device, generator.size  # type: ignore[misc]
         wanted = (3, height, width) if isinstance(images, Tensor) else (height, width, 3)
         if tuple(images.shape[1:]) != wanted:
@@ -143,13 +138,30 @@ def wanted_share(generator: nn.Module, share: float | None) -> float:
     """The share, or its default for None: 1 if the generator separates person and ground, else 0.
 
     On Market-1501 a share of 1 was far better than 0 (examples/results.md).
+
+    Raises:
+        ValueError: a share above 0 with a generator that does not separate person and ground.
     """
-    return float(split_of(generator) is not None) if share is None else share
+    if share is None:
+        return float(split_of(generator) is not None)
+    if share > 0:
+        _required_split(generator)
+    return share
 
 
 def drawn_rows(names: Sequence[str], seed: int, count: int = COUNT) -> np.ndarray:
     """Rows of the images whose grounds are used, at most `count`, sorted; they depend on names and seed only."""
     return np.sort(np.argsort(keyed_uniform(seed, 0, names, "some"), kind="stable")[:count])
+
+
+def _required_split(generator: nn.Module) -> SourceSplit:
+    split = split_of(generator)
+    if split is None:
+        raise ValueError(
+            "ground: this generator does not separate person and ground; needed one that does, such as "
+            "market1501-augment, or ground 0"
+        )
+    return split
 
 
 def _laid_out(x: Tensor) -> Tensor:

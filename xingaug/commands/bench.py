@@ -21,8 +21,9 @@ def add(commands: Any) -> None:
         help="what to measure; gpu: all measurements for a CUDA device, printed as JSON",
     )
     parser.add_argument("--generator", nargs="+", metavar="NAME",
-                        help="sizes (xinggan, xinggan_pp, xinggan_pp_small), bundled names or .safetensors files "
-                        "(default: all sizes in the parts generator and train, else pedestrians-small)")  # fmt: skip
+                        help="sizes (xinggan, xinggan_pp, xinggan_pp_small), and but for the part train bundled "
+                        "names or .safetensors files (default: all sizes in the parts generator and train, else "
+                        "pedestrians-small)")  # fmt: skip
     parser.add_argument("--bank", type=Path, help="part bank: a saved bank to take the poses from")
     parser.add_argument("--sizes", type=int, nargs="+", default=[13_000, 100_000], metavar="N",
                         help="part bank: numbers of poses")  # fmt: skip

@@ -39,7 +39,8 @@ def _train(args: argparse.Namespace) -> None:
 
     out = args.out or Path("runs") / args.config.stem
     config = load_config(TrainConfig, args.config, args.overrides)
-    said = plan(config, out) if args.dry_run else f"{train(config, out, overfit_one_batch=args.overfit_one_batch)}\n"
+    one_batch = args.overfit_one_batch
+    said = plan(config, out, one_batch) if args.dry_run else f"{train(config, out, overfit_one_batch=one_batch)}\n"
     if is_first_process():
         print(said, end="")
 

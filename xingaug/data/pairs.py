@@ -1,6 +1,7 @@
 """Training pairs: two images of one identity, held in memory as bytes, drawn by (seed, epoch, index)."""
 
 import csv
+import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,13 @@ class PairData:
             columns[name] = None if getattr(self, name) is None else getattr(self, name)[rows]
         masks = None if self.masks is None else _rows_of(self.masks, rows)
         return replace(self, **columns, images=_rows_of(self.images, rows), masks=masks, listed=listed)
+
+    def content_hash(self) -> str:
+        """SHA-256 of names, persons, keypoints and listed pairs, to tell whether a run goes on with them."""
+        digest = hashlib.sha256("\n".join(self.names.tolist()).encode(errors="surrogateescape"))
+        for values in (self.pids, self.groups, self.xy, self.visibility, self.listed):
+            digest.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
     def tracks(self) -> np.ndarray:
         """(N,) int64, a number for each combination of person and camera."""

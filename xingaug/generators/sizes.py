@@ -23,5 +23,5 @@ def size_config(name: str) -> XingGANConfig | XingGANPlusPlusConfig:
         BadInput: no such size.
     """
     if name not in SIZES:
-        raise BadInput(f"size: '{name}', expected one of {', '.join(SIZES)}")
+        raise BadInput(f"generator: '{name}', expected one of {', '.join(SIZES)}")
     return SIZES[name]

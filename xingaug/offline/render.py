@@ -91,13 +91,13 @@ def put_on_other_grounds(aug: XingPose, sources: Sources, share: float | None) -
     Raises:
         BadInput: a share above 0 with a generator that does not predict a person mask.
     """
-    wanted = wanted_share(aug.generator, share)
-    if not wanted or not len(sources):
-        return
-    rows = drawn_rows(sources.split.names.tolist(), aug.seed)
-    read = [(row, image) for row in rows.tolist() if (image := _read_source(sources, row, aug.size)) is not None]
-    pictures = np.stack([image for _, image in read]) if read else np.empty((0, *aug.size, 3), np.uint8)
     try:
+        wanted = wanted_share(aug.generator, share)
+        if not wanted or not len(sources):
+            return
+        rows = drawn_rows(sources.split.names.tolist(), aug.seed)
+        read = [(row, image) for row in rows.tolist() if (image := _read_source(sources, row, aug.size)) is not None]
+        pictures = np.stack([image for _, image in read]) if read else np.empty((0, *aug.size, 3), np.uint8)
         aug.grounds = Grounds.of(aug.generator, pictures, sources.keypoints[[row for row, _ in read]], wanted, aug.seed)
     except ValueError as error:
         raise BadInput(str(error)) from None

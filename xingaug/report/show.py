@@ -59,9 +59,7 @@ def doubt_of_pose(visibility: np.ndarray) -> float:
 
 def doubt_of_rendering(gate: Mapping[str, float]) -> float:
     """How close an image is to the gate's default thresholds, in [0, 1]; 1 is at or beyond one of them (our choice)."""
-    parts = [0.0]
-    if gate.get("contrast", 0) > 0:
-        parts.append(0.05 / gate["contrast"])
+    parts = [0.05 / max(gate["contrast"], 1e-9)] if "contrast" in gate else [0.0]
     parts.append(gate.get("saturated", 0) / 0.3)
     parts += [(1 - gate[name]) / 0.5 for name in ("identity", "pose") if name in gate]
     return min(1.0, max(parts))

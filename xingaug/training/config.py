@@ -5,13 +5,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from xingaug.generators.sizes import size_config
+from xingaug.generators.sizes import SIZES, size_config
 from xingaug.generators.xinggan import XingGANConfig
 from xingaug.generators.xinggan_pp_config import XingGANPlusPlusConfig
 from xingaug.keypoints import MIN_VISIBLE
 from xingaug.programs import device_problem
 
 PEDESTRIAN_SIZE = (128, 64)
+
+MAX_SEED = 2**32 - 1
+"""Largest seed: torch's generators take a step's seed, a billion times as large, as 64 bits."""
 
 MOST_PEDESTRIANS = 150_000
 """Most rendered images of a run: 3.7 GB (our choice)."""
@@ -53,7 +56,8 @@ class TreeData:
         within: which images of one identity make a pair: "camera", two of one camera (and background);
             "identity", any two; "cross-camera", two of different cameras.
         same_camera: share of the pairs that is from one camera, regardless of `within`.
-        pairs: a CSV with the header `from,to` that lists the pairs to draw from; `within` is then ignored.
+        pairs: a CSV with the header `from,to` that lists the pairs to draw from; `within` is then ignored, and
+            `same_camera` is 0.
         masks: a folder of PNG files named like the images, white on the person; None uses those beside the images.
         min_visible: joints that both images of a pair must show (our choice: 8).
         memory_mb: most memory for decoded images; above it they are read from disk in every step.
@@ -72,6 +76,8 @@ class TreeData:
         """Checks ranges."""
         if not 1 <= self.min_visible <= 18 or self.memory_mb < 0 or not 0 <= self.same_camera <= 1:
             raise ValueError("min_visible: needed 1 to 18; memory_mb: at least 0; same_camera: in [0, 1]")
+        if self.pairs is not None and self.same_camera:
+            raise ValueError(f"same_camera: {self.same_camera}, but data.pairs lists the pairs; needed 0")
 
 
 @dataclass(frozen=True)
@@ -255,7 +261,8 @@ class TrainConfig:
             the same but for `keep_ground`.
         target: what the generated image is compared with: "photo", the target image; or "composite", its person in the
             source's colours on the source's ground (`training.composites`), which needs a generator with
-            `keep_ground` and data with masks.
+            `keep_ground` and data with masks. The validation compares with the photo in either case, so that its ssim,
+            l1 and psnr count another ground and light as errors: let `pck`, `reid_map` or `frechet` choose the best.
         photometric: colour changes of a pair; None for none.
         discriminators: of the adversarial loss.
         losses: weights of the terms.
@@ -323,14 +330,20 @@ class TrainConfig:
         }.items():  # fmt: skip
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name}: {getattr(self, name)}, needed at least 1, at most {most}")
-        for name in ("seed", "warmup", "checkpoint_minutes"):
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed: {self.seed}, needed 0 to {MAX_SEED}")
+        for name in ("warmup", "checkpoint_minutes"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {getattr(self, name)}, needed at least 0")
-        for name in ("lr", "clip", "loss_limit"):
+        if not 0 < self.lr <= 1:  # Adam's step is as large in every weight: more would overflow within a few
+            raise ValueError(f"lr: {self.lr}, needed above 0, up to 1")
+        for name in ("clip", "loss_limit"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {getattr(self, name)}, needed above 0")
         if not 0 <= self.ema_decay < 1 or not 0 <= self.decay_start <= 1 or not all(0 <= b < 1 for b in self.betas):
             raise ValueError("ema_decay, betas: needed in [0, 1); decay_start: needed in [0, 1]")
+        if isinstance(self.generator, str) and self.generator not in SIZES:
+            raise ValueError(f"generator: '{self.generator}', expected one of {', '.join(SIZES)}, or switches")
         if self.size is not None and not isinstance(self.generator, str):
             raise ValueError("size: belongs to a named generator; with switches give generator.size")
         if self.target == "composite" and not self.keeps_ground:

@@ -66,12 +66,19 @@ class EstimatorConfig:
         """Checks ranges."""
         if not self.data:
             raise ValueError("data: empty, needed at least one dataset")
+        for tree in (d for d in self.data if isinstance(d, TreeData)):
+            plain = TreeData(tree.root, tree.annotations, memory_mb=tree.memory_mb)
+            unused = [name for name, value in vars(tree).items() if value != getattr(plain, name)]
+            if unused:
+                raise ValueError(
+                    f"data.{unused[0]}: is about pairs of images, which an estimator has none of; leave it out"
+                )
         for name, most in {"steps": 10**9, "batch_size": 65_536}.items():
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name}: {getattr(self, name)}, needed at least 1, at most {most}")
-        for name in ("lr", "checkpoint_minutes"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: {getattr(self, name)}, needed above 0")
+        for name, most in {"lr": 1, "checkpoint_minutes": 10**9}.items():
+            if not 0 < getattr(self, name) <= most:
+                raise ValueError(f"{name}: {getattr(self, name)}, needed above 0, up to {most}")
         if not 0 <= self.ema_decay < 1 or not 0 <= self.weight_decay < math.inf or not 0 <= self.seed < 2**62:
             raise ValueError("ema_decay: needed in [0, 1); weight_decay, seed: at least 0")
         if device_problem(self.device):
@@ -140,7 +147,7 @@ def load_crops(data: list[PedestrianData | TreeData], progress: bool = True) -> 
         if not shown.any():
             where = "the drawn persons" if isinstance(d, PedestrianData) else d.root
             raise BadInput(f"data: {where}: none of {len(crops)} images shows {FEWEST_JOINTS} joints; needed one")
-        found.append(crops.select(np.flatnonzero(shown)))
+        found.append(crops.select(shown))
     return found
 
 
@@ -244,7 +251,7 @@ def train_estimator(config: EstimatorConfig, out: Path, progress: bool = True) -
 
     Args:
         config: the run.
-        out: run directory: config.yaml, environment.json, stats.jsonl, checkpoints/, and at the end
+        out: run directory: config.yaml, made_of.json, environment.json, stats.jsonl, checkpoints/, and at the end
             estimator.safetensors, the averaged weights.
         progress: show a bar on a terminal, else a line every half minute.
 
@@ -252,20 +259,25 @@ def train_estimator(config: EstimatorConfig, out: Path, progress: bool = True) -
         The path of the trained estimator.
 
     Raises:
-        BadInput: `out` holds a run of another configuration; data that cannot be used.
+        BadInput: `out` holds a run of another configuration or other data; data that cannot be used.
         WorkFailed: the loss is not finite; or SIGTERM or SIGHUP, after the current step was saved.
         KeyboardInterrupt: SIGINT, after the current step was saved.
     """
     run = RunDirectory(out)
-    with processes_of(config.device) as processes, stop_on_signals() as stop, run.claimed(is_first=True):
+    with processes_of(config.device) as processes, run.claimed(is_first=True):
         run.require_own(config)
         data = load_crops(config.data, progress)
+        read = [crops for d, crops in zip(config.data, data, strict=True) if isinstance(d, TreeData)]
+        run.require_data({"images": [crops.content_hash() for crops in read]})
         trainer = EstimatorTrainer(config, processes.device)
         if run.checkpoints():
             trainer.restore(run.checkpoints()[-1])
         run.describe(config, processes)
         log, saved = Log(run, trainer.step, config.tensorboard), time.monotonic()
-        with ProgressBar[None](None, "training", config.steps, trainer.step, "step", progress) as bar:
+        # Up to here a signal ends the program at once: there is no step to save.
+        with stop_on_signals() as stop, ProgressBar[None](
+            None, "training", config.steps, trainer.step, "step", progress
+        ) as bar:  # fmt: skip
             while trainer.step < config.steps:
                 figures = trainer.train_step(draw_crops(data, config, trainer.step))
                 log.add(trainer.step, figures)

@@ -184,6 +184,8 @@ class _Pairs:
             if split.pids[source] != split.pids[target]:
                 both = f"'{split.names[source]}' and '{split.names[target]}'"
                 raise BadInput(f"{config.pairs}: {both} show two persons, expected two images of one")
+            if source == target:
+                raise BadInput(f"{config.pairs}: '{split.names[source]}' is paired with itself, expected two images")
         annotated = table.lookup(split.names)
         for row in (*sources, *targets):
             if annotated[row] < 0:

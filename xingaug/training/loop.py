@@ -42,31 +42,35 @@ def train(
 
     Args:
         config: the run.
-        out: run directory: config.yaml, environment.json, stats.jsonl, tensorboard/, checkpoints/ (the last two and the
-            best), samples/, best.safetensors (the best checkpoint's averaged weights), and at the end
-            generator.safetensors (the averaged weights after the last step).
+        out: run directory: config.yaml, made_of.json (hashes of the data), environment.json, stats.jsonl, tensorboard/,
+            checkpoints/ (the last two and the best), samples/, best.safetensors (the best checkpoint's averaged
+            weights), and at the end generator.safetensors (the averaged weights after the last step).
         progress: show a bar on a terminal.
-        overfit_one_batch: use the first step's pairs in every step, to check that the losses fall.
+        overfit_one_batch: use the first step's pairs in every step, in their own colours, to check that the losses
+            fall.
         identity_network: replaces the configuration's: images (B, 3, H, W) in [0, 1] to features (B, D).
 
     Returns:
         The path of the trained generator.
 
     Raises:
-        BadInput: `out` holds a run of another configuration; data or weights that cannot be used.
+        BadInput: `out` holds a run of another configuration or other data; data or weights that cannot be used.
         WorkFailed: a loss is not finite or explodes; or SIGTERM or SIGHUP, after the current step was saved.
         KeyboardInterrupt: SIGINT, after the current step was saved.
     """
     run = RunDirectory(out)
-    with processes_of(config.device) as processes, stop_on_signals() as stop, run.claimed(processes.is_first):
+    with processes_of(config.device) as processes, run.claimed(processes.is_first):
         run.require_own(config)
         processes.wait()  # so that no slow process checks the directory after the first one has written to it
         trainer = Trainer(config, processes, identity_network)
         data, held_out = load_pairs(config, progress and processes.is_first, processes.on_this_machine)
+        if processes.is_first:
+            run.require_data(_facts(config, data, held_out, overfit_one_batch))
         if run.checkpoints():
             trainer.restore(run.checkpoints()[-1])
         validator = validator_of(trainer, held_out) if processes.is_first else None
-        with Recorder(run, trainer, held_out or data, validator, progress) as recorder:
+        # Up to here a signal ends the program at once: there is no step to save.
+        with stop_on_signals() as stop, Recorder(run, trainer, held_out or data, validator, progress) as recorder:
             for batch in batches(trainer, data, overfit_one_batch):
                 recorder.log(trainer.train_step(batch))
                 is_best = recorder.validate()
@@ -80,6 +84,14 @@ def train(
         if processes.is_first:
             save_generator(trainer.average, run.generator, {"training": to_mapping(config)})
     return run.generator
+
+
+def _facts(config: TrainConfig, data: PairData, held_out: PairData | None, overfit_one_batch: bool) -> dict[str, Any]:
+    """What a run is made of, beside its configuration; drawn persons follow from that."""
+    read = {} if isinstance(config.data, PedestrianData) else {"images": data.content_hash()}
+    if read and held_out is not None:
+        read["held_out"] = held_out.content_hash()
+    return {"overfit_one_batch": overfit_one_batch, **read}
 
 
 class Recorder:
@@ -230,7 +242,7 @@ def validate(trainer: Trainer, validator: Validator) -> dict[str, float]:
     return validator.measure(np.concatenate(generated))
 
 
-def plan(config: TrainConfig, out: Path) -> str:
+def plan(config: TrainConfig, out: Path, overfit_one_batch: bool = False) -> str:
     """Describes a run without starting it, as YAML: resolved configuration, size of its data and networks.
 
     Reads the data and builds the networks, writes nothing.
@@ -240,6 +252,8 @@ def plan(config: TrainConfig, out: Path) -> str:
         run.require_own(config)
         trainer = Trainer(config, processes)
         data, held_out = load_pairs(config)
+        if run.made_of.exists():
+            run.require_data(_facts(config, data, held_out, overfit_one_batch))
         validator_of(trainer, held_out)  # so that unsuitable networks or pairs are reported now
         summary = {
             "out": str(out),

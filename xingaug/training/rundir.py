@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from xingaug import __version__
 from xingaug.config import to_yaml
 from xingaug.errors import BadInput
 from xingaug.files import atomic_write, claimed_directory
-from xingaug.runs import require_own, require_same_config
+from xingaug.runs import require_own, require_same_config, require_same_or_write
 from xingaug.stats import StatsLog
 from xingaug.tensors import read_tensors
 from xingaug.training.processes import Processes
@@ -35,6 +36,7 @@ class RunDirectory:
         """Args: `path`: the directory, not created yet."""
         self.path = path
         self.config = path / "config.yaml"
+        self.made_of = path / "made_of.json"
         self.stats = path / "stats.jsonl"
         self.best = path / "checkpoints" / "best.pt"
         self.generator = path / "generator.safetensors"
@@ -49,6 +51,10 @@ class RunDirectory:
         require_own(self.path, self.config.name, "name another directory")
         if self.config.exists():
             require_same_config(self.config, config, "name another directory")
+
+    def require_data(self, facts: Mapping[str, Any]) -> None:
+        """Raises `BadInput` unless the run, if it has begun, was begun with this data; writes the facts down else."""
+        require_same_or_write(self.made_of, facts, "name another directory")
 
     def describe(self, config: "DataclassInstance", processes: Processes) -> None:
         """Writes the resolved configuration and the environment."""
