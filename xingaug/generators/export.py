@@ -44,7 +44,7 @@ def export_onnx(name_or_path: str | Path, out: Path) -> dict[str, Any]:
     if out.suffix != ".onnx":
         raise BadInput(f"{out}: an exported generator is saved as .onnx")
     stored = load_generator(name_or_path, dtype=None)
-    _require_onnx()
+    require_onnx()
     # Contiguous and with ordinary convolutions, as ONNX has no channels-last layout.
     generator = stored.optimize(torch.float32, channels_last=False)
     with atomic_write(out) as temporary:
@@ -56,7 +56,8 @@ def export_onnx(name_or_path: str | Path, out: Path) -> dict[str, Any]:
     return {"written": str(out), "megabytes": megabytes, "largest_difference": difference, "size": list(generator.size)}
 
 
-def _require_onnx() -> None:
+def require_onnx() -> None:
+    """Raises `BadInput` unless the packages that write and run ONNX are installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
