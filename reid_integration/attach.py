@@ -175,7 +175,7 @@ def attach_config(manager: Any, cfg: Any) -> PoseLoader | None:
         cfg: with the keys of `add_config`.
 
     Returns:
-        The new `manager.train_loader`; None if `augment.name` is empty.
+        The new `manager.train_loader`, whose first epoch is `cfg.train.start_epoch`; None if `augment.name` is empty.
 
     Raises:
         BadInput: a wrong value, or a file that cannot be used.
@@ -192,4 +192,5 @@ def attach_config(manager: Any, cfg: Any) -> PoseLoader | None:
     seed = cfg.train.seed if chosen.seed is None else chosen.seed
     attach(manager, chosen, list(data.transforms), list(data.norm_mean), list(data.norm_std), seed, device)
     loader: PoseLoader = manager.train_loader
+    loader.set_epoch(cfg.train.get("start_epoch", 0))  # the engine of a resumed script begins there
     return loader

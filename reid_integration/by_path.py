@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
 from reid_integration.attach import cached_bank, other_grounds
@@ -33,6 +33,7 @@ from xingaug.errors import BadInput
 from xingaug.generators.store import load_generator
 from xingaug.images import read_image
 from xingaug.poses.references import REFERENCES
+from xingaug.programs import device_problem
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's mean and standard deviation of RGB in [0, 1]."""
@@ -204,6 +205,8 @@ def render_by_path(
 ) -> PathLoader:
     """Wraps a loader whose batches hold the file path of each row.
 
+    Every iteration over it is an epoch; a resumed training begins with `set_epoch`.
+
     Args:
         loader: of normalised images.
         records: (path, pid, camid) of all images in the loader.
@@ -239,7 +242,8 @@ def render_fastreid(
     """Wraps fast-reid's training loader, whose sampler is endless; its dataset's `img_items` are the records.
 
     Rendered rows are flipped, padded and cropped as by its defaults, have values 0 to 255, and keep `targets` and
-    `camids`. The epoch of the draws advances after as many images as the dataset holds.
+    `camids`. The epoch of the draws advances after as many images as the dataset holds, in all processes together. A
+    resumed training begins with `set_epoch`, as the poses of an image depend on its epoch.
 
     Args:
         loader: of a `CommDataset`.
@@ -260,9 +264,9 @@ def render_fastreid(
         raise BadInput(f"{type(loader.dataset).__name__}: has no img_items; needed a loader of fast-reid's CommDataset")
     augment, persons = _prepared(records, annotations, generator, device, gate, options)
     batch = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
-    return PathLoader(
-        loader, augment, persons, FASTREID, partial(_finish_fastreid, erasing), max(1, len(records) // batch)
-    )
+    processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    steps = max(1, len(records) // (batch * processes))
+    return PathLoader(loader, augment, persons, FASTREID, partial(_finish_fastreid, erasing), steps)
 
 
 def _finish_fastreid(erasing: float, size: tuple[int, int]) -> Callable[[Tensor, torch.Generator], Tensor]:
@@ -282,6 +286,8 @@ def _prepared(
     gate: GateConfig | None,
     options: Mapping[str, Any],
 ) -> tuple[XingPose, TrainingImages]:
+    if device_problem(str(device)):
+        raise BadInput(f"device: {device_problem(str(device))}")
     persons = persons_of(records, annotations)
     network = load_generator(generator, device)
     size = (int(network.size[0]), int(network.size[1]))

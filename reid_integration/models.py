@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reid_integration.compat import load_torchreid, quiet, without_downloads
 from reid_integration.config import ReidConfig
-from reid_integration.weights import load_weights
+from reid_integration.weights import load_weights, read_state
 from xingaug.errors import BadInput
 
 FINER = {"resnet": "layer4", "mobilenetv2": "conv7"}
@@ -49,6 +49,7 @@ def build_model(config: ReidConfig, classes: int, device: torch.device) -> nn.Mo
     chosen = config.model
     model = bare_model(config, classes, chosen.pretrained and not chosen.load_weights, device)
     if chosen.load_weights:
+        _require_neck(config, Path(chosen.load_weights))
         # All weights used in the test must be in the file; the classifier is not one of them.
         load_weights(
             model, Path(chosen.load_weights), spare="classifier.linear" if _tested_neck(config) else "classifier"
@@ -95,6 +96,12 @@ def bare_model(config: ReidConfig, classes: int, pretrained: bool, device: torch
 
 def _tested_neck(config: ReidConfig) -> bool:
     return config.test.evaluate and config.model.neck
+
+
+def _require_neck(config: ReidConfig, weights: Path) -> None:
+    """Raises `BadInput` if a test would leave out the neck behind which the weights were trained to be tested."""
+    if config.test.evaluate and not config.model.neck and "classifier.norm.weight" in read_state(weights):
+        raise BadInput(f"model.neck: false, but {weights} was trained with one; needed true")
 
 
 def _behind_neck(model: nn.Module, _: Any, output: Any) -> Any:

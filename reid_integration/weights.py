@@ -16,6 +16,10 @@ BUNDLED = Path(xingaug.__file__).parent / "weights" / "reid"
 """Folder of the bundled weights, in which each file's name is the model's and what it was trained on."""
 
 
+_CLASSIFIERS = ("classifier", "fc.", "last_linear.")
+"""Names of classifiers, which files of another task may hold: torchreid's, torchvision's, older ImageNet files'."""
+
+
 def weights_file(name_or_path: str | Path) -> Path:
     """The file of bundled weights, such as `osnet_x0_25-pedestrians`; another path as it is."""
     bundled = BUNDLED / f"{name_or_path}.safetensors"
@@ -35,7 +39,8 @@ def load_weights(
         spare: prefix of the names that may be missing or differ in shape; None if none may.
 
     Raises:
-        BadInput: unreadable, or not weights of this model.
+        BadInput: unreadable, or not weights of this model: some are missing, or it has no place for some that are no
+            classifier's.
     """
     own = model.state_dict()
     state = read_state(path, key)
@@ -50,6 +55,12 @@ def load_weights(
         raise BadInput(
             f"{key}: {path}: not the weights of this model ({len(missing)} of {len(own)} arrays are "
             f"missing or have another shape, such as {missing[0]})"
+        )
+    unknown = [name for name in state if name not in own and not name.startswith(_CLASSIFIERS)]
+    if unknown:
+        raise BadInput(
+            f"{key}: {path}: not the weights of this model (it has no place for {len(unknown)} of {len(state)} arrays, "
+            f"such as {unknown[0]})"
         )
     model.load_state_dict({**own, **fitting})
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from networks import TINY, awake
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from xingaug.bench.networks import example_batch, variants_of
 from xingaug.errors import BadInput
@@ -55,6 +56,27 @@ def test_it_gives_torchs_images_in_any_company_on_any_number_of_threads(
     for rows in ([2], [5, 2 * ROWS + 1]):
         assert torch.equal(one(*(x[rows] for x in inputs)), whole[rows])
     assert one(*(x[:0] for x in inputs)).shape == (0, 3, *network.size)
+
+
+class Rendered(Dataset[Tensor]):
+    """Each item one rendered image."""
+
+    def __init__(self, core: Core, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        self.core, self.inputs = core, inputs
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.core(*(x[[row]] for x in self.inputs))[0]
+
+
+def test_processes_forked_after_the_first_image_render_too(network: PoseGenerator) -> None:
+    items = Rendered(Core(network, SIGMA, runtime="openvino"), persons(2, network.size))
+    first = items[0]
+    loader = DataLoader(items, batch_size=1, num_workers=1, multiprocessing_context="fork", timeout=120)
+    assert torch.equal(torch.cat(list(loader))[0], first)
+    assert torch.equal(items[0], first)
 
 
 def test_signals_keep_their_stack_which_openvino_would_take_and_free(network: PoseGenerator) -> None:

@@ -228,6 +228,16 @@ def test_a_batch_is_rendered_from_the_nearest_images(
     assert torch.allclose(new.images, images, atol=1 / 255)  # not among the references
 
 
+@pytest.mark.parametrize("folder", ["", "data/bounding_box_train/"])
+def test_an_image_named_by_another_path_is_not_rendered_in_its_own_pose(
+    batch: tuple[References, Tensor, Keypoints], folder: str
+) -> None:
+    references, images, keypoints = batch
+    for taken_from, is_there in ((f"{folder}{NAMES[1]}", False), ("elsewhere.jpg", True)):
+        out, _ = references.replace(images[:1], keypoints[[0]], NAMES[:1], keypoints[[1]], [taken_from])
+        assert torch.equal(out[0], images[1]) == is_there
+
+
 def test_references_are_checked(steps: GenerateConfig, batch: tuple[References, Tensor, Keypoints]) -> None:
     references, images, keypoints = batch
     bank = PoseBank.load(steps.bank)

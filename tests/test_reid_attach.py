@@ -142,6 +142,8 @@ def test_keys_are_added_and_checked(tree: Path, monkeypatch: pytest.MonkeyPatch)
     assert manager.train_loader is loader
     assert (loader.augment.p, loader.augment.seed) == (1.0, 3)
     assert bool(next(iter(loader))["is_synthetic"].all())
+    cfg.train.start_epoch = 5  # a resumed script
+    assert attach_config(build_datamanager(reid_config(settings(tree, "unused"), "here")), cfg).epoch == 5
     with pytest.raises(AssertionError, match=r"Non-existent key: augment\.smpler"):
         cfg.merge_from_list(["augment.smpler", "near"])
     cfg.merge_from_list(["augment.p", 2.0])

@@ -169,6 +169,14 @@ class SourceItself(StandIn):
         return source
 
 
+def test_an_epoch_is_of_all_processes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = CommDataset(tree)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    loader = render_fastreid(DataLoader(data, batch_size=2), tree / "annotations.npz")
+    assert loader.steps_per_epoch == len(data) // 4
+
+
 def test_persons_are_rendered_from_their_nearest_images(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_path, "load_generator", lambda name, device: SourceItself())
     data, file = Plain(tree), tree / "annotations.npz"
@@ -213,5 +221,7 @@ def test_what_does_not_fit_is_told(tree: Path, tmp_path: Path) -> None:
     )
     others = [("/x/1.jpg", 1, 1), ("/x/2.jpg", 1, 1)]
     assert "has keypoints for none of the 2 images" in told(persons_of, others, tree / "annotations.npz")
+    with pytest.raises(BadInput, match="device: 'foo' cannot be used"):
+        render_by_path(DataLoader(data), data.records, tree / "annotations.npz", device="foo")
     with pytest.raises(BadInput, match="p: 2, needed a probability"):
         render_by_path(DataLoader(data), data.records, tree / "annotations.npz", p=2)

@@ -121,6 +121,23 @@ def test_a_necks_weights_are_needed_to_test_it(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not the weights of this model"):
         load_weights(necked, tmp_path / "plain.safetensors", spare=None)
 
+    with pytest.raises(
+        BadInput, match=r"model.neck: false, but .*necked.safetensors was trained with one; needed true"
+    ):
+        build_model(
+            config(tmp_path, test__evaluate=True, model__load_weights=str(tmp_path / "necked.safetensors")), 7, CPU
+        )
+
+
+def test_weights_of_a_larger_network_are_refused(tmp_path: Path) -> None:
+    larger = build_model(config(tmp_path, model__name="resnet34"), 5, CPU)
+    save_weights(larger, tmp_path / "larger.safetensors", {})
+    smaller = build_model(config(tmp_path, model__name="resnet18"), 5, CPU)
+    with pytest.raises(
+        BadInput, match=r"not the weights of this model \(it has no place for \d+ of 218 arrays, such as "
+    ):
+        load_weights(smaller, tmp_path / "larger.safetensors")
+
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_x1_0"])
 def test_a_last_stride_of_one_doubles_the_last_map(tmp_path: Path, name: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xingaug.data.names import paths_agree
 from xingaug.images import bytes_to_unit, read_image
 from xingaug.keypoints import Keypoints
 from xingaug.poses.descriptor import Shapes
@@ -43,8 +44,11 @@ class References:
         if len(set(counts)) > 1:
             raise ValueError(f"paths, names, keypoints, pids, camids: {counts} of them, needed as many of each")
         self.size = size
-        self._paths, self._keypoints = [Path(path) for path in paths], keypoints
+        self._paths, self._names, self._keypoints = [Path(path) for path in paths], list(names), keypoints
         self._row = {name: row for row, name in enumerate(names)}
+        self._rows_of_file: dict[str, list[int]] = {}
+        for name, row in self._row.items():
+            self._rows_of_file.setdefault(name.rpartition("/")[2], []).append(row)
         self._candidates = Candidates.of(Shapes.of(keypoints), pids, camids)
         self._pictures: dict[int, Tensor] = {}  # (H, W, 3) uint8, by row
 
@@ -66,8 +70,8 @@ class References:
             persons: (n,) on the CPU, in their frame.
             names: n keys; an unknown one keeps its image.
             targets: (n,) poses on the CPU, in their frame.
-            taken_from: n keys of the images that they were taken from; one that is among these is not rendered in its
-                own pose.
+            taken_from: n keys of the images that they were taken from, or longer or shorter paths of these; no image is
+                rendered in its own pose.
 
         Returns:
             Images and persons, replaced where another image is nearer.
@@ -75,7 +79,8 @@ class References:
         Raises:
             BadInput: an image that is needed cannot be read.
         """
-        rows, origins = (np.array([self._row.get(name, -1) for name in some], np.int64) for some in (names, taken_from))
+        rows = np.array([self._row.get(name, -1) for name in names], np.int64)
+        origins = np.array([self._row_agreeing(name) for name in taken_from], np.int64)
         known = np.flatnonzero(rows >= 0)
         found = self._candidates.nearest(rows[known], Shapes.of(targets[known]), origins[known])
         changed = found != rows[known]
@@ -91,6 +96,13 @@ class References:
                 persons.visibility.index_copy(0, here, others.visibility.to(persons.visibility.dtype)),
             ),
         )
+
+    def _row_agreeing(self, name: str) -> int:
+        """The row of an image that another file may name by a longer or shorter path; -1 if there is not just one."""
+        if name in self._row:
+            return self._row[name]
+        alike = [r for r in self._rows_of_file.get(name.rpartition("/")[2], []) if paths_agree(name, self._names[r])]
+        return alike[0] if len(alike) == 1 else -1
 
     def _picture(self, row: int) -> Tensor:
         if row not in self._pictures:

@@ -69,7 +69,8 @@ class PoseGenerator(nn.Module, ABC):
 
         Args:
             source: (B, 3, H, W) float in [-1, 1], H and W divisible by 4 and at least 8.
-            source_heatmaps: (B, 18, H, W) float in [0, 1].
+            source_heatmaps: (B, 18, H, W) float in [0, 1]. A joint more than a pixel outside the image is taken to lie
+                there; `render` takes joints from anywhere.
             target_heatmaps: (B, 18, H, W) float in [0, 1].
 
         Returns:

@@ -1,6 +1,7 @@
 """The rendering core in batches of fixed sizes, each of them one graph on a CUDA device."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +31,10 @@ CPU_SIZE = 8
 
 _LOG = logging.getLogger(__name__)
 Rows = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+_INHERITED: list[object] = []
+"""Engines that were prepared before this process was forked: to delete one waits for threads that are not here."""
 
 
 class Core:
@@ -104,15 +109,19 @@ class Core:
         return f"{str(dtype).removeprefix('torch.')} by {runtime} on {device.type}"
 
     def engine(self) -> "nn.Module | OpenVinoCore":
-        """The generator itself or its fast form, which is made anew when weights or device have changed."""
+        """The generator itself or its fast form, which is made anew when weights, device or process have changed."""
         generator = self.generator
         runtime, dtype, device = self.plan()
         if not isinstance(generator, PoseGenerator) or (runtime, dtype) == ("torch", generator.dtype):
             return generator
         tensors = [*generator.parameters(), *generator.buffers()]
-        state = (runtime, dtype, device, sum(0 if x.is_inference() else x._version for x in tensors))
+        # A forked process has none of the threads of an engine that was prepared before it began.
+        process = os.getpid() if runtime == "openvino" else 0
+        state = (runtime, dtype, device, process, sum(0 if x.is_inference() else x._version for x in tensors))
         with self._lock:
             if self._engine is None or self._engine[0] != state:
+                if self._engine is not None and self._engine[0][3] != process:
+                    _INHERITED.append(self._engine)
                 _LOG.info("rendering: %s", self.describe())
                 built = (
                     generator.optimize(dtype) if runtime == "torch"
