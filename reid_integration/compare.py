@@ -181,7 +181,7 @@ def _require_sources(config: CompareConfig, cells: Mapping[Cell, ReidConfig]) ->
 def _require_networks(config: CompareConfig, cells: Mapping[Cell, ReidConfig], generator: nn.Module | None) -> None:
     """Raises `BadInput` unless the models, generators, banks, samplers, gates and weights of these cells can be used.
 
-    Weights of a teacher may come from an earlier cell, and so may the network of a gate.
+    Weights of a teacher may come from an earlier cell.
     """
     for cell in {cell.model: cell for cell in cells.values()}.values():
         bare_model(cell, classes=2, pretrained=False, device=torch.device("cpu"))
@@ -200,10 +200,8 @@ def _require_networks(config: CompareConfig, cells: Mapping[Cell, ReidConfig], g
         PoseBank.load(Path(bank))
     for sampler in {augment.sampler for augment in chosen} | ({config.synthetic.sampler} if makes_images else set()):
         parse_sampler(sampler)
-    out = config.out.resolve()
     for gate in {augment.gate for augment in chosen if isinstance(augment.gate, GateConfig)}:
-        if gate.features is not None and not Path(gate.features).resolve().is_relative_to(out):
-            build_gate(gate, (128, 64), torch.device("cpu"))
+        build_gate(gate, (128, 64), torch.device("cpu"))
 
 
 def _require_ground(generator: nn.Module, share: float | None) -> None:
@@ -301,9 +299,9 @@ def _finished(cell: ReidConfig, hashes: Mapping[str, str]) -> bool:
     before, now = (
         placeless(settings) for settings in (settings_of(directory / RESOLVED, type(cell)), to_mapping(cell))
     )
-    if cell.augmentation is not None and cell.augmentation.generator in hashes:
-        before["generator"] = TrainResult.load(directory).sources.get("generator")
-        now["generator"] = hashes[cell.augmentation.generator]
+    made_with = TrainResult.load(directory).sources.get("generator")  # None if it was only tested
+    if made_with is not None and cell.augmentation is not None and cell.augmentation.generator in hashes:
+        before["generator"], now["generator"] = made_with, hashes[cell.augmentation.generator]
     require_same(directory, before, now, "choose another `out`, or remove the folder to run it again")
     return True
 

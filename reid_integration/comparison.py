@@ -1,6 +1,6 @@
 """Configuration and result of a comparison: arms x cuts x seeds, means, paired differences, intervals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,9 @@ class CompareConfig:
         if not self.cuts or len(set(self.cuts)) != len(self.cuts):
             raise ValueError(f"shares, identity_shares: {len(self.cuts)}, needed at least one, and the whole only once")
         if len({cut.name for cut in self.cuts}) != len(self.cuts):
-            raise ValueError(f"shares, identity_shares: {values}, some are too close to tell apart")
+            raise ValueError(
+                f"shares: {self.shares}, identity_shares: {self.identity_shares}; some are too close to tell apart"
+            )
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation: {self.validation}, needed a share of the identities, at least 0 and below 1")
         if min(self.seeds) < 0:
@@ -202,24 +204,24 @@ class ComparisonResult:
                         f"{arm}, {cut.label}: the seeds were made with different {' and '.join(differing)}, so their "
                         "mean and interval mix these."
                     )
-            for kind in (None, "none"):
-                trained_on = self._first_arms(cut, kind)
-                if len(trained_on) > 1:
-                    found.append(
-                        f"{' and '.join(trained_on.values())}, {cut.label}: trained on different real images, so their "
-                        "difference mixes these."
-                    )
+            apart = {tuple(arms.values()): None for arms in self._arms_by_images(cut) if len(arms) > 1}
+            found += [
+                f"{' and '.join(arms)}, {cut.label}: trained on different real images, so their difference mixes these."
+                for arms in apart
+            ]
         return found
 
-    def _first_arms(self, cut: Cut, kind: str | None) -> dict[str, str]:
-        """By hash of the training images, the first arm with these, of those that choose no others by `data`."""
-        found: dict[str, str] = {}
-        for arm, changes in self.config.arms.items():
-            if changes.get("synthetic") == kind and "data" not in changes:
-                hashes = [self.cells[arm, cut, seed].sources.get("images") for seed in self.seeds(arm, cut)]
-                for images in filter(None, hashes):
-                    found.setdefault(images, arm)
-        return found
+    def _arms_by_images(self, cut: Cut) -> Iterator[dict[str, str]]:
+        """For each seed, by hash of the training images the first arm with these, of those that choose no others."""
+        for kind in (None, "none"):
+            arms = [arm for arm, c in self.config.arms.items() if c.get("synthetic") == kind and "data" not in c]
+            for seed in self.config.seeds:
+                found: dict[str, str] = {}
+                for arm in arms:
+                    cell = self.cells.get((arm, cut, seed))
+                    if cell is not None and "images" in cell.sources:
+                        found.setdefault(cell.sources["images"], arm)
+                yield found
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain data, as in results.json."""

@@ -430,11 +430,12 @@ class ReidConfig:
     def _require_negatives(self) -> None:
         """Raises ValueError if every batch would hold one identity, among whose images there are no triplets."""
         sampler, rows = self.sampler, self.train.batch_size
-        by_identity = self.loss.name == "triplet" and sampler.train_sampler == "RandomIdentitySampler"
-        if by_identity and rows < 2 * sampler.num_instances:
+        needs_two = self.loss.name == "triplet" and self.loss.triplet.weight_t > 0
+        by_identity = sampler.train_sampler == "RandomIdentitySampler"
+        if needs_two and by_identity and sampler.num_instances % rows == 0:
             raise ValueError(
                 f"train.batch_size: {rows}, holds one identity of sampler.num_instances: {sampler.num_instances}; "
-                f"the triplet loss needs two, at least {2 * sampler.num_instances}"
+                f"the triplet loss needs two, such as {2 * sampler.num_instances} images"
             )
 
     def _require_policies_that_act(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reid_integration.config import ReidConfig
 from reid_integration.models import build_model
-from reid_integration.result import RESOLVED, WEIGHTS
+from reid_integration.result import RESOLVED, RESULT, WEIGHTS
 from xingaug.commands.parser import Parser
 from xingaug.config import load_config
 from xingaug.errors import BadInput, WorkFailed, guarded
@@ -60,7 +60,7 @@ def export_features(run: Path, out: Path) -> Path:
     """
     if out.suffix not in ENDINGS:
         raise BadInput(f"{out}: needed a name that ends in {' or '.join(ENDINGS)}")
-    for name in (RESOLVED, WEIGHTS):
+    for name in (RESOLVED, WEIGHTS, RESULT):
         if not (run / name).is_file():
             raise BadInput(f"{run}: has no {name}; needed the directory of a finished re-ID training")
     if out.suffix == ".onnx":
@@ -70,7 +70,7 @@ def export_features(run: Path, out: Path) -> Path:
     config = replace(config, model=model, test=test, augment=None)
     network = Features(build_model(config, classes=2, device=torch.device("cpu")), config).requires_grad_(False)
     images = torch.rand(3, 3, *config.image_size, generator=torch.Generator().manual_seed(0))
-    free = {0: torch.export.Dim("batch", max=1024), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    free = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
     with TemporaryDirectory() as directory:
         written = Path(directory) / out.name  # its ending tells what it is
         if out.suffix == ".onnx":

@@ -17,7 +17,10 @@ RESULT, STATS, WEIGHTS, RESOLVED = "result.json", "stats.jsonl", "model.safetens
 
 def placeless(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A run's settings but for `data.save_dir`, its own place, which may be written in several ways."""
-    return {**settings, "data": {key: value for key, value in settings["data"].items() if key != "save_dir"}}
+    data = settings.get("data")
+    if not isinstance(data, Mapping):  # the file of another kind of run
+        return dict(settings)
+    return {**settings, "data": {key: value for key, value in data.items() if key != "save_dir"}}
 
 
 @dataclass

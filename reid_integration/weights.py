@@ -16,10 +16,6 @@ BUNDLED = Path(xingaug.__file__).parent / "weights" / "reid"
 """Folder of the bundled weights, in which each file's name is the model's and what it was trained on."""
 
 
-_CLASSIFIERS = ("classifier", "fc.", "last_linear.")
-"""Names of classifiers, which files of another task may hold: torchreid's, torchvision's, older ImageNet files'."""
-
-
 def weights_file(name_or_path: str | Path) -> Path:
     """The file of bundled weights, such as `osnet_x0_25-pedestrians`; another path as it is."""
     bundled = BUNDLED / f"{name_or_path}.safetensors"
@@ -56,13 +52,20 @@ def load_weights(
             f"{key}: {path}: not the weights of this model ({len(missing)} of {len(own)} arrays are "
             f"missing or have another shape, such as {missing[0]})"
         )
-    unknown = [name for name in state if name not in own and not name.startswith(_CLASSIFIERS)]
+    unknown = [name for name in state if name not in own and _is_of_a_layer(name)]
     if unknown:
         raise BadInput(
             f"{key}: {path}: not the weights of this model (it has no place for {len(unknown)} of {len(state)} arrays, "
             f"such as {unknown[0]})"
         )
     model.load_state_dict({**own, **fitting})
+
+
+def _is_of_a_layer(name: str) -> bool:
+    """Whether an array is no counter and no classifier's: torchreid's, torchvision's, or of older ImageNet files."""
+    layer, _, kind = name.rpartition(".")
+    of_layer = kind in ("weight", "bias", "running_mean", "running_var")
+    return of_layer and not layer.startswith("classifier") and layer not in ("fc", "last_linear")
 
 
 def read_state(path: Path, key: str = "model.load_weights") -> dict[str, Tensor]:

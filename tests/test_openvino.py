@@ -1,6 +1,8 @@
 """OpenVINO as what computes a generator on a CPU: torch's images, whatever the company and the number of threads."""
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,24 @@ def test_processes_forked_after_the_first_image_render_too(network: PoseGenerato
     loader = DataLoader(items, batch_size=1, num_workers=1, multiprocessing_context="fork", timeout=120)
     assert torch.equal(torch.cat(list(loader))[0], first)
     assert torch.equal(items[0], first)
+
+
+def test_a_forked_process_that_rendered_ends_as_any_other() -> None:
+    program = (
+        "import os, sys, torch\n"
+        "from xingaug.generators import load_generator\n"
+        "from xingaug.generators.core import Core\n"
+        "core = Core(load_generator(sys.argv[1]), runtime='openvino')\n"
+        "inputs = torch.zeros(1, 3, *core.generator.size), torch.full((1, 2, 18, 2), 20.0), torch.ones(1, 2, 18)\n"
+        "core(*inputs)\n"
+        "if child := os.fork():\n"
+        "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "core(*inputs)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "pedestrians-small"], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_signals_keep_their_stack_which_openvino_would_take_and_free(network: PoseGenerator) -> None:

@@ -162,7 +162,7 @@ def test_the_images_that_show_joints_are_the_crops(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("unused", [{"pairs": Path("a.csv")}, {"min_visible": 3}, {"within": "identity"}])
 def test_settings_about_pairs_are_refused(unused: dict[str, Any]) -> None:
     name = next(iter(unused))
-    with pytest.raises(ValueError, match=rf"^data.{name}: is about pairs of images"):
+    with pytest.raises(ValueError, match=rf"^data.{name}: an estimator's training does not read it"):
         EstimatorConfig(data=[TreeData(Path("tree"), Path("joints.csv"), **unused)])
 
 

@@ -12,6 +12,7 @@ from reid_integration import compare as compare_module
 from reid_integration.arms import Cut, SyntheticConfig
 from reid_integration.compare import compare, load_compare_config
 from reid_integration.compare import main as compare_main
+from reid_integration.config import reid_config
 from reid_integration.train import run
 from xingaug.errors import BadInput
 
@@ -91,6 +92,13 @@ def test_a_cell_of_a_version_that_lacked_a_setting_is_still_finished(tree, tmp_p
     file.write_text(yaml.safe_dump({**written, "of_later": 1}))
     with pytest.raises(BadInput, match=r"of_later = 1, now it is None"):
         compare(config, generator=StandIn())
+
+
+def test_arms_that_are_only_tested_are_finished_too(tree, tmp_path):
+    trained = run(reid_config(settings(tree, tmp_path / "trained", train__max_iterations=1))).directory
+    only = {"model": {"load_weights": str(trained / "model.safetensors")}, "test": {"evaluate": True}}
+    config = comparison(tree, tmp_path, arms={"a": only, "b": only | {"augment": {"p": 1.0}}}, seeds=[1])
+    assert compare(config, generator=StandIn()).summary() == compare(config, generator=StandIn()).summary()
 
 
 def test_an_arm_may_train_on_another_folder(tree, tmp_path):

@@ -78,6 +78,14 @@ def test_arms_of_different_images_are_told(tmp_path: Any) -> None:
     ]
 
 
+def test_seeds_of_different_images_are_told_once_for_each_arm(tmp_path: Any) -> None:
+    found = result(tmp_path, [2.0, 2.0])
+    for (arm, _, seed), cell in found.cells.items():
+        cell.sources = {"images": "ab"[seed - 1]}
+        assert arm in ("real", "online")
+    assert [sentence.partition(",")[0] for sentence in found.mixed()] == ["real", "online"]
+
+
 def test_what_it_cost(tmp_path: Any) -> None:
     assert cost(result(tmp_path, [2.0, 2.1]).to_mapping()) == (
         "What it cost: a training of online takes 2.00 times as long as one of real; 4 cells took 0.2 hours on a core."

@@ -95,10 +95,10 @@ def test_augment_forms():
         (
             {
                 "loss": {"name": "triplet"},
-                "train": {"batch_size": 7},
+                "train": {"batch_size": 4},
                 "sampler": {"train_sampler": "RandomIdentitySampler"},
             },
-            "train.batch_size: 7, holds one identity of sampler.num_instances: 4; the triplet loss needs two",
+            "train.batch_size: 4, holds one identity of sampler.num_instances: 4; the triplet loss needs two",
         ),
         ({"data": {"transforms": ["random_flip", "xinggan_pose"]}}, "write `augment: xinggan_pose` at the top level"),
         ({"data": {"transforms": ["random_flpi"]}}, "unknown 'random_flpi'; known: random_flip, random_crop"),

@@ -1,5 +1,6 @@
 """A trained re-ID network as a file: the same features, usable where the package asks for such a file."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def test_what_cannot_be_written_is_told(trained: Path, tmp_path: Path, monkeypat
         export_features(trained, tmp_path / "net.pth")
     with pytest.raises(BadInput, match=r"has no config.yaml; needed the directory of a finished re-ID training"):
         export_features(tmp_path, tmp_path / "net.pt2")
+
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(trained, unfinished)
+    (unfinished / "result.json").unlink()
+    with pytest.raises(BadInput, match=r"has no result.json; needed the directory of a finished re-ID training"):
+        export_features(unfinished, tmp_path / "net.pt2")
+    shutil.rmtree(unfinished)
 
     class Doubled(Features):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -81,6 +81,14 @@ def test_a_gpu_that_is_not_there_is_told(tree, tmp_path, monkeypatch):
         finish(tree, tmp_path / "run", use_gpu=True)
 
 
+@pytest.mark.parametrize("written", ["data: [1]\n", "steps: 3\n", "data: null\n"])
+def test_the_directory_of_another_kind_of_run_is_told(tree, tmp_path, written):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(written)
+    with pytest.raises(BadInput, match=r"run: was made with .*; give another data.save_dir, or remove it first"):
+        finish(tree, tmp_path / "run")
+
+
 def test_the_same_run_twice_and_no_trace_in_the_global_rng(tree, tmp_path):
     def state():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()

@@ -176,6 +176,16 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
             go_on(asked, tmp_path / "run")
 
 
+def test_a_run_that_could_not_begin_leaves_its_directory_usable(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    write_world(tree, 4, 4, 0, workers=1, progress=False)
+    data = {"root": str(tree), "annotations": str(tree / "annotations.npz"), "within": "identity"}
+    validation = {"identities": 1, "pairs": 2, "pose_estimator": str(tmp_path / "none.pt2")}
+    with pytest.raises(BadInput, match=r"none.pt2: no such file"):
+        train(config(data=data, steps=1, validation=validation), tmp_path / "run", progress=False)
+    assert train(config(data=data, steps=1), tmp_path / "run", progress=False).exists()
+
+
 def test_a_run_of_one_batch_is_not_passed_off_as_a_whole_one(given: PairData, tmp_path: Path) -> None:
     train(config(steps=1), tmp_path / "run", progress=False, overfit_one_batch=True)
     with pytest.raises(BadInput, match="was made with overfit_one_batch = True, now it is False"):

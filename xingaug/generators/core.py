@@ -1,5 +1,6 @@
 """The rendering core in batches of fixed sizes, each of them one graph on a CUDA device."""
 
+import ctypes
 import logging
 import os
 import threading
@@ -31,10 +32,6 @@ CPU_SIZE = 8
 
 _LOG = logging.getLogger(__name__)
 Rows = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-_INHERITED: list[object] = []
-"""Engines that were prepared before this process was forked: to delete one waits for threads that are not here."""
 
 
 class Core:
@@ -120,8 +117,9 @@ class Core:
         state = (runtime, dtype, device, process, sum(0 if x.is_inference() else x._version for x in tensors))
         with self._lock:
             if self._engine is None or self._engine[0] != state:
-                if self._engine is not None and self._engine[0][3] != process:
-                    _INHERITED.append(self._engine)
+                if self._engine is not None and self._engine[0][3] not in (0, os.getpid()):
+                    # Never deleted, not even at the end: that would wait for threads that this process lacks.
+                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._engine[1]))
                 _LOG.info("rendering: %s", self.describe())
                 built = (
                     generator.optimize(dtype) if runtime == "torch"

@@ -70,9 +70,7 @@ class EstimatorConfig:
             plain = TreeData(tree.root, tree.annotations, memory_mb=tree.memory_mb)
             unused = [name for name, value in vars(tree).items() if value != getattr(plain, name)]
             if unused:
-                raise ValueError(
-                    f"data.{unused[0]}: is about pairs of images, which an estimator has none of; leave it out"
-                )
+                raise ValueError(f"data.{unused[0]}: an estimator's training does not read it; leave it out")
         for name, most in {"steps": 10**9, "batch_size": 65_536}.items():
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name}: {getattr(self, name)}, needed at least 1, at most {most}")
@@ -268,11 +266,12 @@ def train_estimator(config: EstimatorConfig, out: Path, progress: bool = True) -
         run.require_own(config)
         data = load_crops(config.data, progress)
         read = [crops for d, crops in zip(config.data, data, strict=True) if isinstance(d, TreeData)]
-        run.require_data({"images": [crops.content_hash() for crops in read]})
+        facts = {"images": [crops.content_hash() for crops in read]}
+        run.require_data(facts)
         trainer = EstimatorTrainer(config, processes.device)
         if run.checkpoints():
             trainer.restore(run.checkpoints()[-1])
-        run.describe(config, processes)
+        run.describe(config, processes, facts)
         log, saved = Log(run, trainer.step, config.tensorboard), time.monotonic()
         # Up to here a signal ends the program at once: there is no step to save.
         with stop_on_signals() as stop, ProgressBar[None](

@@ -1,7 +1,7 @@
 """Generator training: one visible loop. Runs on torch, torchvision, numpy, pillow, pyyaml, safetensors, tqdm alone."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,16 @@ def train(
         processes.wait()  # so that no slow process checks the directory after the first one has written to it
         trainer = Trainer(config, processes, identity_network)
         data, held_out = load_pairs(config, progress and processes.is_first, processes.on_this_machine)
-        if processes.is_first:
-            run.require_data(_facts(config, data, held_out, overfit_one_batch))
+        facts = _facts(config, data, held_out, overfit_one_batch)
+        run.require_data(facts)
         if run.checkpoints():
             trainer.restore(run.checkpoints()[-1])
         validator = validator_of(trainer, held_out) if processes.is_first else None
         # Up to here a signal ends the program at once: there is no step to save.
-        with stop_on_signals() as stop, Recorder(run, trainer, held_out or data, validator, progress) as recorder:
+        with (
+            stop_on_signals() as stop,
+            Recorder(run, trainer, facts, held_out or data, validator, progress) as recorder,
+        ):
             for batch in batches(trainer, data, overfit_one_batch):
                 recorder.log(trainer.train_step(batch))
                 is_best = recorder.validate()
@@ -98,14 +101,29 @@ class Recorder:
     """Writes a run's files during training, in the first process only: figures, sample sheets, checkpoints."""
 
     def __init__(
-        self, run: RunDirectory, trainer: Trainer, shown: PairData, validator: Validator | None, progress: bool
+        self,
+        run: RunDirectory,
+        trainer: Trainer,
+        facts: Mapping[str, Any],
+        shown: PairData,
+        validator: Validator | None,
+        progress: bool,
     ) -> None:
-        """Args: `run`; `trainer`; `shown`: data for sample sheets; `validator`: of held-out persons; `progress`."""
+        """Opens the run's files.
+
+        Args:
+            run: the directory.
+            trainer: whose steps are recorded.
+            facts: of the data, as `RunDirectory.require_data` takes them.
+            shown: data for sample sheets.
+            validator: of held-out persons; None if there are none.
+            progress: show a bar.
+        """
         self.run, self.trainer, self.config = run, trainer, trainer.config
         self.writes = trainer.processes.is_first
         self.saved = time.monotonic()
         if self.writes:
-            run.describe(self.config, trainer.processes)
+            run.describe(self.config, trainer.processes, facts)
             self.stats = Log(run, trainer.step, self.config.tensorboard)
             count = min(SAMPLES, len(shown))
             sources, targets, mirror = shown.draw(count, self.config.seed + 1, 0)
@@ -252,8 +270,7 @@ def plan(config: TrainConfig, out: Path, overfit_one_batch: bool = False) -> str
         run.require_own(config)
         trainer = Trainer(config, processes)
         data, held_out = load_pairs(config)
-        if run.made_of.exists():
-            run.require_data(_facts(config, data, held_out, overfit_one_batch))
+        run.require_data(_facts(config, data, held_out, overfit_one_batch))
         validator_of(trainer, held_out)  # so that unsuitable networks or pairs are reported now
         summary = {
             "out": str(out),

@@ -53,13 +53,15 @@ class RunDirectory:
             require_same_config(self.config, config, "name another directory")
 
     def require_data(self, facts: Mapping[str, Any]) -> None:
-        """Raises `BadInput` unless the run, if it has begun, was begun with this data; writes the facts down else."""
-        require_same_or_write(self.made_of, facts, "name another directory")
+        """Raises `BadInput` unless the run, if it has begun, was begun with this data; writes nothing."""
+        if self.made_of.exists():
+            require_same_or_write(self.made_of, facts, "name another directory")
 
-    def describe(self, config: "DataclassInstance", processes: Processes) -> None:
-        """Writes the resolved configuration and the environment."""
+    def describe(self, config: "DataclassInstance", processes: Processes, facts: Mapping[str, Any]) -> None:
+        """Writes the resolved configuration, the facts of `require_data` and the environment."""
         with atomic_write(self.config) as temporary:
             temporary.write_text(to_yaml(config))
+        require_same_or_write(self.made_of, facts, "name another directory")
         with atomic_write(self.path / "environment.json") as temporary:
             temporary.write_text(json.dumps(environment(processes), indent=1) + "\n")
 
