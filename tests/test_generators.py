@@ -270,7 +270,7 @@ def test_named_sizes_keep_their_bounds() -> None:
     assert found["xinggan_pp"][1] == pytest.approx(58.2, abs=0.1)
     assert found["xinggan_pp_small"][0] <= 8_000_000
     assert found["xinggan_pp_small"][1] <= 6
-    with pytest.raises(BadInput, match="size: 'huge', expected one of xinggan, xinggan_pp, xinggan_pp_small"):
+    with pytest.raises(BadInput, match="generator: 'huge', expected one of xinggan, xinggan_pp, xinggan_pp_small"):
         size_config("huge")
 
 
