@@ -124,7 +124,8 @@ def plot_svg(data: Mapping[str, Any], key: str) -> str:
         axes.set_xticks(range(len(cuts)), [Cut(*place).label for place in cuts])
         axes.legend(frameon=False)
     else:
-        axes.set_xticks(range(len(data["arms"])), data["arms"])
+        crowded = len(data["arms"]) > 8
+        axes.set_xticks(range(len(data["arms"])), data["arms"], rotation=30 if crowded else 0)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 100))  # Student's interval of two seeds may be wider than any share
     axes.set_ylabel(f"{NAMES[key]}, %")
