@@ -286,8 +286,8 @@ def _prepared(
     gate: GateConfig | None,
     options: Mapping[str, Any],
 ) -> tuple[XingPose, TrainingImages]:
-    if device_problem(str(device)):
-        raise BadInput(f"device: {device_problem(str(device))}")
+    if problem := device_problem(str(device)):
+        raise BadInput(f"device: {problem}")
     persons = persons_of(records, annotations)
     network = load_generator(generator, device)
     size = (int(network.size[0]), int(network.size[1]))

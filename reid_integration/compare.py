@@ -189,13 +189,10 @@ def _require_networks(config: CompareConfig, cells: Mapping[Cell, ReidConfig], g
         read_state(Path(weights))
     chosen = [cell.augmentation for cell in cells.values() if cell.augmentation is not None]
     makes_images = any(config.arms[arm].get("synthetic", "none") != "none" for arm, *_ in cells)
-    if makes_images:
-        load_generator(config.synthetic.generator)
-    for name in {augment.generator for augment in chosen}:
-        network = generator or load_generator(name)
-        for augment in chosen:
-            if augment.generator == name:
-                _require_ground(network, augment.ground)
+    named = {augment.generator for augment in chosen} if generator is None else set()
+    loaded = {name: load_generator(name) for name in named | ({config.synthetic.generator} if makes_images else set())}
+    for augment in chosen:
+        _require_ground(generator or loaded[augment.generator], augment.ground)
     for bank in {augment.bank for augment in chosen if augment.bank is not None}:
         PoseBank.load(Path(bank))
     for sampler in {augment.sampler for augment in chosen} | ({config.synthetic.sampler} if makes_images else set()):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xingaug.data.names import paths_agree
+from xingaug.data.names import Alike
 from xingaug.images import bytes_to_unit, read_image
 from xingaug.keypoints import Keypoints
 from xingaug.poses.descriptor import Shapes
@@ -44,11 +44,9 @@ class References:
         if len(set(counts)) > 1:
             raise ValueError(f"paths, names, keypoints, pids, camids: {counts} of them, needed as many of each")
         self.size = size
-        self._paths, self._names, self._keypoints = [Path(path) for path in paths], list(names), keypoints
+        self._paths, self._keypoints = [Path(path) for path in paths], keypoints
         self._row = {name: row for row, name in enumerate(names)}
-        self._rows_of_file: dict[str, list[int]] = {}
-        for name, row in self._row.items():
-            self._rows_of_file.setdefault(name.rpartition("/")[2], []).append(row)
+        self._alike = Alike(self._row)
         self._candidates = Candidates.of(Shapes.of(keypoints), pids, camids)
         self._pictures: dict[int, Tensor] = {}  # (H, W, 3) uint8, by row
 
@@ -99,10 +97,8 @@ class References:
 
     def _row_agreeing(self, name: str) -> int:
         """The row of an image that another file may name by a longer or shorter path; -1 if there is not just one."""
-        if name in self._row:
-            return self._row[name]
-        alike = [r for r in self._rows_of_file.get(name.rpartition("/")[2], []) if paths_agree(name, self._names[r])]
-        return alike[0] if len(alike) == 1 else -1
+        alike = [name] if name in self._row else self._alike.of(name)
+        return self._row[alike[0]] if len(alike) == 1 else -1
 
     def _picture(self, row: int) -> Tensor:
         if row not in self._pictures:

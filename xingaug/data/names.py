@@ -74,6 +74,20 @@ def paths_agree(a: str, b: str) -> bool:
     return a == b or a.endswith(f"/{b}") or b.endswith(f"/{a}")
 
 
+class Alike:
+    """Names by their last part, to find those that mean the same file as another path."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Args: `names`: file names or paths."""
+        self._by_last_part: dict[str, list[str]] = {}
+        for name in names:
+            self._by_last_part.setdefault(name.rpartition("/")[2], []).append(name)
+
+    def of(self, path: str) -> list[str]:
+        """The names that agree with a path (`paths_agree`)."""
+        return [name for name in self._by_last_part.get(path.rpartition("/")[2], []) if paths_agree(path, name)]
+
+
 def ends_among(paths: Iterable[str], names: Iterable[str]) -> set[str]:
     """The names (file names or paths) that equal one of `paths` or are the end of one."""
     known = set(names)

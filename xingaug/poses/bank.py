@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xingaug.config import from_mapping
-from xingaug.data.names import paths_agree
+from xingaug.data.names import Alike
 from xingaug.errors import BadInput
 from xingaug.files import atomic_directory
 from xingaug.keypoints import JOINTS, Keypoints
@@ -392,15 +392,11 @@ class PoseBank:
 
     def _agreeing(self, name: str) -> list[int]:
         """As `positions_named`, for a name that the bank has with a longer or shorter path."""
-        known = self._named_alike.get(name.rpartition("/")[2], [])
-        return sorted(position for other in known if paths_agree(name, other) for position in self._positions[other])
+        return sorted(position for other in self._named_alike.of(name) for position in self._positions[other])
 
     @cached_property
-    def _named_alike(self) -> dict[str, list[str]]:
-        alike: dict[str, list[str]] = {}
-        for name in self._positions:
-            alike.setdefault(name.rpartition("/")[2], []).append(name)
-        return alike
+    def _named_alike(self) -> Alike:
+        return Alike(self._positions)
 
     @cached_property
     def _poses_seen(self) -> tuple[dict[int, int], np.ndarray]:
